@@ -1,0 +1,216 @@
+"""Boxes, affine maps and the canonical face.
+
+One coordinate rule holds everywhere: pixel (x, y) is the centre of the pixel in column x and row y, counted from 0.
+A map is a (..., 2, 3) float64 matrix that takes such points to such points. Normalised coordinates run from -1 to 1
+between the *edges* of an image (``align_corners=False``): ``x_n = (2 x + 1) / W - 1``.
+
+Three frames follow each other: *photo*, *crop* (the box, enlarged and squared; what stage 1 sees) and *canonical* (the
+upright, centred face; what stage 2 sees). θ (Eq. 1, Eq. 2) takes canonical to crop in normalised coordinates.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from facemsm.errors import FacemsmError
+from facemsm.schemes import LandmarkScheme
+from facemsm.typing import FloatArray
+
+Matrix = NDArray[np.float64]
+
+CROP_ENLARGEMENT = 1.5
+"""Side of stage 1's crop over the box's side: room for boxes that are shifted, small or turned."""
+
+CANONICAL_MARGIN = 1.2
+"""Side of the canonical image over the larger side of the upright face in it."""
+
+
+# --- Affine maps -----------------------------------------------------------------------------------------------------
+
+
+def apply_affine(matrix: NDArray[np.floating], points: NDArray[np.floating]) -> Matrix:
+    """Map points (..., L, 2) by ``matrix`` (..., 2, 3); NaN stays NaN. float64."""
+    linear, shift = matrix[..., :2], matrix[..., None, :, 2]
+    return np.asarray(points @ np.swapaxes(linear, -1, -2) + shift, dtype=np.float64)
+
+
+def compose(outer: NDArray[np.floating], inner: NDArray[np.floating]) -> Matrix:
+    """The map ``x -> outer(inner(x))``; (..., 2, 3) each."""
+    linear = outer[..., :2] @ inner[..., :2]
+    shift = outer[..., :2] @ inner[..., 2:] + outer[..., 2:]
+    return np.concatenate((linear, shift), axis=-1, dtype=np.float64)
+
+
+def invert(matrix: NDArray[np.floating]) -> Matrix:
+    """The inverse map, (..., 2, 3).
+
+    Raises:
+        numpy.linalg.LinAlgError: the map is singular.
+    """
+    linear = np.linalg.inv(np.asarray(matrix[..., :2], dtype=np.float64))
+    return np.concatenate((linear, -linear @ matrix[..., 2:]), axis=-1)
+
+
+def similarity(angle: float = 0.0, scale: float = 1.0, shift: ArrayLike = (0, 0), centre: ArrayLike = (0, 0)) -> Matrix:
+    """Rotate by ``angle`` radians (x towards y: clockwise in a photo) and scale about ``centre``, then shift."""
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    linear = np.array([[cos, -sin], [sin, cos]])
+    c = np.asarray(centre, dtype=np.float64)
+    return np.column_stack((linear, c - linear @ c + np.asarray(shift, dtype=np.float64)))
+
+
+def fit_similarity(
+    source: NDArray[np.floating], target: NDArray[np.floating], weights: NDArray[np.floating] | None = None
+) -> Matrix:
+    """Least-squares similarity (rotation, scale, shift; no mirror) that takes source to target.
+
+    Args:
+        source, target: (..., K, 2); points with NaN in either are left out.
+        weights: (..., K), at least 0; all 1 by default.
+
+    Returns:
+        (..., 2, 3). Fewer than two distinct points leave rotation and scale at identity.
+    """
+    z, w = _complex(source), _complex(target)
+    known = ~(np.isnan(z) | np.isnan(w))
+    m = known if weights is None else np.where(known, weights, 0.0)
+    z, w = np.where(known, z, 0), np.where(known, w, 0)
+    total = np.maximum(m.sum(-1, keepdims=True), 1e-12)
+    z_mean, w_mean = (m * z).sum(-1, keepdims=True) / total, (m * w).sum(-1, keepdims=True) / total
+    spread = (m * np.abs(z - z_mean) ** 2).sum(-1)
+    cross = (m * (w - w_mean) * np.conj(z - z_mean)).sum(-1)
+    a = np.where(spread > 1e-12, cross / np.maximum(spread, 1e-12), 1.0)
+    b = w_mean[..., 0] - a * z_mean[..., 0]
+    rows = (np.stack((a.real, -a.imag, b.real), -1), np.stack((a.imag, a.real, b.imag), -1))
+    return np.stack(rows, axis=-2)
+
+
+def fit_affine(source: NDArray[np.floating], target: NDArray[np.floating]) -> Matrix:
+    """Least-squares affine map (2, 3) that takes source (K, 2) to target (K, 2); K >= 3 points not on one line.
+
+    Raises:
+        FacemsmError: fewer than three labelled points, or all on one line.
+    """
+    known = ~(np.isnan(source).any(-1) | np.isnan(target).any(-1))
+    design = np.column_stack((source[known], np.ones(known.sum())))
+    if len(design) < 3 or np.linalg.matrix_rank(design) < 3:
+        raise FacemsmError("an affine fit needs three points that do not lie on one line")
+    solution = np.linalg.lstsq(design, np.asarray(target[known], dtype=np.float64), rcond=None)[0]
+    return np.ascontiguousarray(solution.T)
+
+
+def _complex(points: NDArray[np.floating]) -> NDArray[np.complex128]:
+    return np.asarray(points[..., 0] + 1j * points[..., 1], dtype=np.complex128)
+
+
+# --- Pixels and normalised coordinates, θ ----------------------------------------------------------------------------
+
+
+def normalised_to_pixels(width: int, height: int) -> Matrix:
+    """(2, 3): normalised coordinates to pixels of a ``width`` × ``height`` image."""
+    return np.array([[width / 2, 0, (width - 1) / 2], [0, height / 2, (height - 1) / 2]])
+
+
+def pixels_to_normalised(width: int, height: int) -> Matrix:
+    """(2, 3): pixels of a ``width`` × ``height`` image to normalised coordinates."""
+    return np.array([[2 / width, 0, 1 / width - 1], [0, 2 / height, 1 / height - 1]])
+
+
+def theta_to_matrix(theta: NDArray[np.floating], size: int) -> Matrix:
+    """θ (..., 2, 3) as a map from canonical pixels to crop pixels, both images ``size`` px square (Eq. 2)."""
+    return compose(normalised_to_pixels(size, size), compose(theta, pixels_to_normalised(size, size)))
+
+
+def matrix_to_theta(matrix: NDArray[np.floating], size: int) -> Matrix:
+    """Inverse of :func:`theta_to_matrix`."""
+    return compose(pixels_to_normalised(size, size), compose(matrix, normalised_to_pixels(size, size)))
+
+
+# --- Boxes -----------------------------------------------------------------------------------------------------------
+
+
+def tight_box(points: NDArray[np.floating]) -> FloatArray:
+    """Smallest boxes (..., 4) ``x_min, y_min, x_max, y_max`` around the labelled points (..., L, 2)."""
+    low, high = np.nanmin(points, axis=-2), np.nanmax(points, axis=-2)
+    return np.concatenate((low, high), axis=-1).astype(np.float32)
+
+
+def box_to_crop(box: NDArray[np.floating], size: int, enlargement: float = CROP_ENLARGEMENT) -> Matrix:
+    """Map photo pixels to the pixels of stage 1's crop.
+
+    The crop is a square about the box's centre; its side is ``enlargement`` times the box's larger side. Boxes (..., 4)
+    give maps (..., 2, 3).
+    """
+    box = np.asarray(box, dtype=np.float64)
+    centre = (box[..., :2] + box[..., 2:]) / 2
+    side = enlargement * np.maximum(np.max(box[..., 2:] - box[..., :2], axis=-1), 1e-6)
+    return _zoom(centre, side, size)
+
+
+def perturb_box(box: NDArray[np.floating], shift: ArrayLike = (0, 0), scale: float = 1.0) -> FloatArray:
+    """A box moved by ``shift`` (in box widths and heights) and scaled about its centre."""
+    box = np.asarray(box, dtype=np.float64)
+    extent = box[2:] - box[:2]
+    centre = (box[:2] + box[2:]) / 2 + np.asarray(shift) * extent
+    return np.concatenate((centre - scale * extent / 2, centre + scale * extent / 2)).astype(np.float32)
+
+
+# --- The canonical face ----------------------------------------------------------------------------------------------
+
+UPRIGHT = np.array([[-0.5, 0.0], [0.5, 0.0], [0.0, 1.1]])
+"""Right eye, left eye and mouth centre of an upright face, in eye distances (300-W's training mean)."""
+
+
+def upright_anchors(points: NDArray[np.floating], scheme: LandmarkScheme) -> Matrix:
+    """Right eye, left eye and mouth centre (..., 3, 2): means of the labelled points of each; NaN where none is."""
+    groups = (scheme.right_eye, scheme.left_eye, scheme.mouth)
+    return np.stack([_mean_of_labelled(points[..., list(group), :]) for group in groups], axis=-2)
+
+
+def canonical_matrix(points: NDArray[np.floating], scheme: LandmarkScheme, size: int) -> Matrix:
+    """Map photo pixels to the canonical image of a face with known points.
+
+    The paper makes shapes canonical "with the coordinates of the pupil and the midpoint" and then converts them "to a
+    128 × 128 space" (Section IV-C). Here the first step turns the face upright: the least-squares similarity of both
+    eye centres and the mouth centre onto an upright face gives the angle. The second centres the upright face's tight
+    box in the image, its larger side filling ``1 / CANONICAL_MARGIN`` of it. A full profile, whose eyes almost meet,
+    keeps the resolution of a frontal face in this way; scaling by the eye distance would shrink every other face to
+    make room for profiles. On a face that shows one eye only, that eye stands for the middle of both.
+
+    Args:
+        points: (..., L, 2), NaN where unlabelled.
+        size: side of the canonical image in pixels.
+
+    Returns:
+        (..., 2, 3), a similarity.
+    """
+    anchors = upright_anchors(points, scheme)
+    target = np.broadcast_to(UPRIGHT, anchors.shape).copy()
+    one_eye = np.isnan(anchors[..., :2, 0]).any(-1, keepdims=True)
+    target[..., :2, 0] = np.where(one_eye, 0.0, target[..., :2, 0])
+    linear = fit_similarity(anchors, target)[..., :2]
+    angle = np.arctan2(linear[..., 1, 0], linear[..., 0, 0])
+    turn = np.zeros((*angle.shape, 2, 3))
+    turn[..., 0, 0] = turn[..., 1, 1] = np.cos(angle)
+    turn[..., 1, 0], turn[..., 0, 1] = np.sin(angle), -np.sin(angle)
+    upright = apply_affine(turn, points)
+    low, high = np.nanmin(upright, axis=-2), np.nanmax(upright, axis=-2)
+    side = CANONICAL_MARGIN * np.maximum(np.max(high - low, axis=-1), 1e-6)
+    return compose(_zoom((low + high) / 2, side, size), turn)
+
+
+def _zoom(centre: NDArray[np.floating], side: NDArray[np.floating], size: int) -> Matrix:
+    """Map that takes the square of a given centre and side onto a ``size`` px image."""
+    scale = size / np.asarray(side)
+    matrix = np.zeros((*scale.shape, 2, 3))
+    matrix[..., 0, 0] = matrix[..., 1, 1] = scale
+    matrix[..., 2] = (size - 1) / 2 - scale[..., None] * centre
+    return matrix
+
+
+def _mean_of_labelled(points: NDArray[np.floating]) -> Matrix:
+    known = ~np.isnan(points).any(axis=-1, keepdims=True)
+    count = known.sum(axis=-2)
+    total = np.where(known, points, 0.0).sum(axis=-2)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)

@@ -1,0 +1,322 @@
+"""Landmark schemes as data: which points there are, which mirror which, and what they are used for.
+
+A scheme of one's own is a short TOML file, read by :func:`load_scheme`::
+
+    name = "5"
+    count = 5
+    flip = [[0, 1], [3, 4]]        # mirrored pairs; every other point is its own mirror image
+    right_eye = [0]                # the person's right eye (left in the photo): its points' mean is the eye centre
+    left_eye = [1]
+    mouth = [3, 4]                 # their mean is the mouth centre
+    edges = [[0, 1], [3, 4]]       # optional: lines of the skeleton, for drawing
+    contour = []                   # optional: points on the face's outline (lower threshold in stage 3)
+    eye_corners = [0, 1]           # optional: outer corners for inter-ocular normalisation; eye centres otherwise
+    names = ["right eye", ...]     # optional
+
+All indices are 0-based.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facemsm.errors import FacemsmError
+from facemsm.typing import IntArray, PathLike
+
+Edge = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class LandmarkScheme:
+    """A set of landmarks.
+
+    Attributes:
+        name: short name, ``"68"``.
+        count: number of points L.
+        flip_pairs: pairs of points that change places when the photo is mirrored; all others are their own mirror.
+        right_eye, left_eye: points whose mean is the eye centre (the pupil where the scheme has one). The person's
+            right eye is on the left of the photo.
+        mouth: points whose mean is the mouth centre.
+        eye_corners: outer corners of right and left eye; their distance is the inter-ocular normaliser.
+        contour: points on the outline of the face; the paper gives them a threshold of their own (Section IV-G).
+        edges: the skeleton, for drawing.
+        names: one name a point, or empty.
+    """
+
+    name: str
+    count: int
+    flip_pairs: tuple[Edge, ...]
+    right_eye: tuple[int, ...]
+    left_eye: tuple[int, ...]
+    mouth: tuple[int, ...]
+    eye_corners: Edge | None = None
+    contour: tuple[int, ...] = ()
+    edges: tuple[Edge, ...] = ()
+    names: tuple[str, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        where = f"landmark scheme {self.name!r}"
+        if self.count < 3:
+            raise FacemsmError(f"{where}: count is {self.count}, at least 3 points are needed")
+        groups: dict[str, Iterable[int]] = {
+            "flip": [i for pair in self.flip_pairs for i in pair],
+            "right_eye": self.right_eye,
+            "left_eye": self.left_eye,
+            "mouth": self.mouth,
+            "eye_corners": self.eye_corners or (),
+            "contour": self.contour,
+            "edges": [i for edge in self.edges for i in edge],
+        }
+        for group, indices in groups.items():
+            for index in indices:
+                if not 0 <= index < self.count:
+                    raise FacemsmError(f"{where}: {group} names point {index}, but points are 0 to {self.count - 1}")
+        paired = list(groups["flip"])
+        if len(set(paired)) != len(paired):
+            raise FacemsmError(f"{where}: flip names a point in two pairs")
+        for group in ("right_eye", "left_eye", "mouth"):
+            if not groups[group]:
+                raise FacemsmError(f"{where}: {group} is empty; it is needed to make faces canonical")
+        if self.names and len(self.names) != self.count:
+            raise FacemsmError(f"{where}: {len(self.names)} names for {self.count} points")
+
+    @cached_property
+    def flip(self) -> IntArray:
+        """(L,) int64: ``points[flip]`` after mirroring x puts every point back at its own index. An involution."""
+        table = np.arange(self.count)
+        for a, b in self.flip_pairs:
+            table[a], table[b] = b, a
+        return table
+
+    @cached_property
+    def features(self) -> tuple[int, ...]:
+        """Every point that is not on the contour."""
+        return tuple(sorted(set(range(self.count)) - set(self.contour)))
+
+    @cached_property
+    def outer_eye_corners(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Points whose means span the inter-ocular distance: the outer eye corners, else the eye centres."""
+        if self.eye_corners is None:
+            return self.right_eye, self.left_eye
+        return (self.eye_corners[0],), (self.eye_corners[1],)
+
+
+def _chain(first: int, last: int, *, closed: bool = False) -> tuple[Edge, ...]:
+    edges = tuple((i, i + 1) for i in range(first, last))
+    return (*edges, (last, first)) if closed else edges
+
+
+def _mirrored(first: int, last: int) -> tuple[Edge, ...]:
+    """Pairs of a run of points that reads the same from both ends."""
+    return tuple((first + i, last - i) for i in range((last - first + 1) // 2))
+
+
+SCHEME_68 = LandmarkScheme(
+    name="68",
+    count=68,
+    flip_pairs=(
+        *_mirrored(0, 16),
+        *_mirrored(17, 26),
+        *_mirrored(31, 35),
+        *((36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46)),
+        *_mirrored(48, 54),
+        *_mirrored(55, 59),
+        *_mirrored(60, 64),
+        *_mirrored(65, 67),
+    ),
+    right_eye=tuple(range(36, 42)),
+    left_eye=tuple(range(42, 48)),
+    mouth=tuple(range(48, 68)),
+    eye_corners=(36, 45),
+    contour=tuple(range(17)),
+    edges=(
+        *_chain(0, 16),
+        *_chain(17, 21),
+        *_chain(22, 26),
+        *_chain(27, 30),
+        *_chain(31, 35),
+        *_chain(36, 41, closed=True),
+        *_chain(42, 47, closed=True),
+        *_chain(48, 59, closed=True),
+        *_chain(60, 67, closed=True),
+    ),
+)
+"""300-W, 300-W private, COFW-68, Menpo semi-frontal (Fig. 16)."""
+
+SCHEME_98 = LandmarkScheme(
+    name="98",
+    count=98,
+    flip_pairs=(
+        *_mirrored(0, 32),
+        *((33, 46), (34, 45), (35, 44), (36, 43), (37, 42), (38, 50), (39, 49), (40, 48), (41, 47)),
+        *_mirrored(55, 59),
+        *((60, 72), (61, 71), (62, 70), (63, 69), (64, 68), (65, 75), (66, 74), (67, 73)),
+        *_mirrored(76, 82),
+        *_mirrored(83, 87),
+        *_mirrored(88, 92),
+        *_mirrored(93, 95),
+        (96, 97),
+    ),
+    right_eye=(96,),
+    left_eye=(97,),
+    mouth=tuple(range(76, 96)),
+    eye_corners=(60, 72),
+    contour=tuple(range(33)),
+    edges=(
+        *_chain(0, 32),
+        *_chain(33, 41, closed=True),
+        *_chain(42, 50, closed=True),
+        *_chain(51, 54),
+        *_chain(55, 59),
+        *_chain(60, 67, closed=True),
+        *_chain(68, 75, closed=True),
+        *_chain(76, 87, closed=True),
+        *_chain(88, 95, closed=True),
+    ),
+)
+"""WFLW."""
+
+SCHEME_29 = LandmarkScheme(
+    name="29",
+    count=29,
+    flip_pairs=(*((0, 1), (2, 3), (4, 6), (5, 7), (8, 9), (10, 11), (12, 14), (13, 15), (16, 17), (18, 19), (22, 23)),),
+    right_eye=(16,),
+    left_eye=(17,),
+    mouth=tuple(range(22, 28)),
+    eye_corners=(8, 9),
+    contour=(28,),
+    edges=(
+        *((0, 4), (4, 2), (2, 5), (5, 0), (1, 6), (6, 3), (3, 7), (7, 1)),
+        *((8, 12), (12, 10), (10, 13), (13, 8), (9, 14), (14, 11), (11, 15), (15, 9)),
+        *((18, 20), (20, 19), (19, 21), (21, 18)),
+        *((22, 24), (24, 23), (23, 27), (27, 22), (22, 25), (25, 23), (23, 26), (26, 22)),
+    ),
+)
+"""COFW."""
+
+_BUILT_IN: Mapping[str, LandmarkScheme] = {s.name: s for s in (SCHEME_29, SCHEME_68, SCHEME_98)}
+
+
+def get_scheme(name: PathLike) -> LandmarkScheme:
+    """The scheme called ``name`` (``"29"``, ``"68"``, ``"98"``), or the one a ``.toml`` file declares.
+
+    Raises:
+        FacemsmError: no such scheme, or a fault in the file.
+    """
+    if str(name) in _BUILT_IN:
+        return _BUILT_IN[str(name)]
+    if str(name).endswith(".toml"):
+        return load_scheme(name)
+    raise FacemsmError(f"no landmark scheme {str(name)!r}: use {', '.join(_BUILT_IN)} or a .toml file of your own")
+
+
+def load_scheme(path: PathLike) -> LandmarkScheme:
+    """Read a scheme from a TOML file (see the module's docstring).
+
+    Raises:
+        FacemsmError: the file cannot be read, or a field is missing, unknown or of the wrong kind.
+    """
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        fields: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FacemsmError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:  # TOML syntax, or bytes that are not UTF-8
+        raise FacemsmError(f"{path}: not valid TOML: {error}") from error
+    return scheme_from_dict(fields, str(path))
+
+
+def scheme_from_dict(fields: Mapping[str, Any], where: str) -> LandmarkScheme:
+    """A scheme from plain values, as in the TOML file and in model files. ``where`` is named in errors.
+
+    Raises:
+        FacemsmError: a field is missing, unknown or of the wrong kind.
+    """
+    values: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name not in _FIELDS:
+            raise FacemsmError(f"{where}: unknown field {name!r}; known are {', '.join(_FIELDS)}")
+        try:
+            values[name] = _FIELDS[name](value)
+        except (TypeError, ValueError) as error:
+            raise FacemsmError(f"{where}: field {name!r}: {error}") from error
+    for name in ("name", "count", "right_eye", "left_eye", "mouth"):
+        if name not in values:
+            raise FacemsmError(f"{where}: field {name!r} is missing")
+    try:
+        return LandmarkScheme(flip_pairs=values.pop("flip", ()), **values)
+    except FacemsmError as error:
+        raise FacemsmError(f"{where}: {error}") from error
+
+
+def scheme_to_dict(scheme: LandmarkScheme) -> dict[str, Any]:
+    """The inverse of :func:`scheme_from_dict`: plain lists, numbers and strings."""
+    return {
+        "name": scheme.name,
+        "count": scheme.count,
+        "flip": [list(pair) for pair in scheme.flip_pairs],
+        "right_eye": list(scheme.right_eye),
+        "left_eye": list(scheme.left_eye),
+        "mouth": list(scheme.mouth),
+        "eye_corners": list(scheme.eye_corners or ()),
+        "contour": list(scheme.contour),
+        "edges": [list(edge) for edge in scheme.edges],
+        "names": list(scheme.names),
+    }
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not text in quotes")
+    return value
+
+
+def _index(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is not a whole number")
+    return value
+
+
+def _items(value: object) -> Sequence[Any]:
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"{value!r} is not a list in brackets")
+    return value
+
+
+def _indices(value: object) -> tuple[int, ...]:
+    return tuple(_index(item) for item in _items(value))
+
+
+def _pair(value: object) -> Edge:
+    indices = _indices(value)
+    if len(indices) != 2:
+        raise ValueError(f"{value!r} is not a pair of points")
+    return indices[0], indices[1]
+
+
+def _pairs(value: object) -> tuple[Edge, ...]:
+    return tuple(_pair(item) for item in _items(value))
+
+
+_FIELDS: Mapping[str, Callable[[object], Any]] = {
+    "name": _text,
+    "count": _index,
+    "flip": _pairs,
+    "right_eye": _indices,
+    "left_eye": _indices,
+    "mouth": _indices,
+    "eye_corners": lambda value: _pair(value) if value else None,
+    "contour": _indices,
+    "edges": _pairs,
+    "names": lambda value: tuple(_text(item) for item in _items(value)),
+}
