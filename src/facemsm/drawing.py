@@ -1,0 +1,126 @@
+"""Drawing landmarks into a photo."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from facemsm.face import Face
+from facemsm.schemes import LandmarkScheme
+from facemsm.typing import FloatArray, Image
+
+_SHIFT = 4  # OpenCV draws at 1/16 pixel
+_WHITE = (255, 255, 255)
+_LARGEST = 1e6  # coordinates beyond this overflow OpenCV's fixed point; no photo is as large
+
+
+def draw_faces(image: Image, faces: Sequence[Face], scheme: LandmarkScheme, *, boxes: bool = False) -> Image:
+    """Draw faces into a copy of the photo.
+
+    Discs are points that were seen, rings are points rebuilt from the others. Their colour is the score, from violet
+    (0) to yellow (1). Sizes follow the face. A legend is added at the bottom left if the photo has room for it.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        faces: their points are ``scheme``'s.
+        scheme: names the lines of the skeleton.
+        boxes: draw the face boxes too.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    canvas: Image = image.copy()
+    for face in faces:
+        _draw_face(canvas, face, scheme, boxes)
+    if faces:
+        _draw_legend(canvas, any(face.occluded.any() for face in faces))
+    return canvas
+
+
+def score_colours(scores: FloatArray) -> NDArray[np.uint8]:
+    """(N, 3) uint8 RGB of scores (N,) in [0, 1], by the plasma map: even steps, readable by the colour-blind."""
+    levels = np.round(40 + np.clip(scores, 0, 1) * 215).astype(np.uint8)  # without the end that is nearly black
+    rgb: NDArray[np.uint8] = np.flip(cv2.applyColorMap(levels[:, None], cv2.COLORMAP_PLASMA)[:, 0], axis=1)
+    return rgb
+
+
+def _draw_face(canvas: Image, face: Face, scheme: LandmarkScheme, boxes: bool) -> None:
+    points = np.clip(face.points, -_LARGEST, _LARGEST)
+    size = float(np.sqrt(np.prod(np.ptp(points, axis=0) + 1)))
+    radius = max(0.9, 0.011 * size)
+    line = max(1, round(0.004 * size))
+    if boxes:
+        low, high = _fixed(np.clip(face.box, -_LARGEST, _LARGEST).reshape(2, 2)).tolist()
+        cv2.rectangle(canvas, low, high, _WHITE, line, cv2.LINE_AA, _SHIFT)
+
+    edges = np.array(scheme.edges, np.int64).reshape(-1, 2)
+    # the skeleton is blended, and only where the face is: a copy of a large photo would be slow
+    margin = 2 * line + 2
+    x0, y0 = np.maximum(np.floor(points.min(axis=0)).astype(int) - margin, 0)
+    x1, y1 = np.ceil(points.max(axis=0)).astype(int) + margin
+    region = canvas[y0 : max(y1, 0), x0 : max(x1, 0)]
+    if len(edges) and region.size:
+        lines = region.copy()
+        cv2.polylines(lines, list(_fixed(points[edges] - (x0, y0))), False, _WHITE, line, cv2.LINE_AA, _SHIFT)
+        cv2.addWeighted(lines, 0.5, region, 0.5, 0, dst=region)
+
+    for centre, colour, rebuilt in zip(points, score_colours(face.scores), face.occluded, strict=True):
+        _draw_mark(canvas, centre, colour, radius, bool(rebuilt))
+
+
+def _draw_mark(
+    canvas: Image, centre: NDArray[np.floating], colour: NDArray[np.uint8], radius: float, rebuilt: bool
+) -> None:
+    """A disc or, if rebuilt, a ring, with dark rims."""
+    inner, outer = (0.8 * radius, 1.6 * radius) if rebuilt else (-1.0, radius)
+    rim = max(0.45, 0.15 * radius)
+    _blend_ring(canvas, centre, inner - rim, outer + rim, np.zeros(3))
+    _blend_ring(canvas, centre, inner, outer, colour)
+
+
+def _blend_ring(
+    canvas: Image, centre: NDArray[np.floating], inner: float, outer: float, colour: NDArray[np.generic]
+) -> None:
+    """Blend the ring between two radii by the share of each pixel that it covers.
+
+    OpenCV's circles have whole-pixel lines, which closes the rings of small faces.
+    """
+    reach = int(np.ceil(outer)) + 1
+    x0, y0 = np.maximum(np.floor(centre).astype(int) - reach, 0)
+    x1, y1 = np.maximum(np.floor(centre).astype(int) + reach + 2, 0)
+    patch = canvas[y0:y1, x0:x1]
+    y, x = np.ogrid[y0 : y0 + patch.shape[0], x0 : x0 + patch.shape[1]]
+    distance = np.hypot(x - centre[0], y - centre[1])
+    cover = np.clip(np.minimum(outer - distance, distance - inner) + 0.5, 0, 1)[..., None]
+    patch[:] = np.round(patch * (1 - cover) + colour * cover)
+
+
+def _draw_legend(canvas: Image, rebuilt: bool) -> None:
+    """Score bar and, if any point was rebuilt, its mark, on a dark plate; nothing in a photo too small for it."""
+    height, width = canvas.shape[:2]
+    unit = max(1, round(min(height, width) / 500))
+    plate_w, plate_h = (250 if rebuilt else 150) * unit, 22 * unit
+    if width < 2 * plate_w or height < 10 * plate_h:
+        return
+    plate = canvas[height - plate_h :, :plate_w]
+    np.copyto(plate, (plate * 0.25).astype(np.uint8))
+    bar = score_colours(np.linspace(0, 1, 60 * unit, dtype=np.float32))
+    plate[8 * unit : 14 * unit, 60 * unit : 120 * unit] = bar
+    for text, x in (("score", 6), ("0", 48), ("1", 125)):
+        _text(plate, text, x, unit)
+    if rebuilt:
+        _draw_mark(plate, np.array([155.0, 10.5]) * unit, np.array(_WHITE, np.uint8), 3.0 * unit, True)
+        _text(plate, "rebuilt point", 165, unit)
+
+
+def _text(plate: Image, text: str, x: int, unit: int) -> None:
+    cv2.putText(plate, text, (x * unit, 15 * unit), cv2.FONT_HERSHEY_SIMPLEX, 0.36 * unit, _WHITE, unit, cv2.LINE_AA)
+
+
+def _fixed(points: NDArray[np.floating]) -> NDArray[np.int32]:
+    """Pixels as OpenCV's fixed point."""
+    fixed: NDArray[np.int32] = np.round(points * 2**_SHIFT).astype(np.int32)
+    return fixed

@@ -1,0 +1,74 @@
+"""What aligning a face returns, and the check of the boxes it starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from facemsm.errors import FacemsmError
+from facemsm.typing import BoolArray, FloatArray, Image
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Face:
+    """One aligned face. Points and boxes are in photo pixels, 0-based pixel centres.
+
+    Attributes:
+        points: (L, 2) float32.
+        scores: (L,) float32 in [0, 1], how surely each point was seen (Eq. 9).
+        occluded: (L,) bool, True where the point was rebuilt from the others (stage 3) rather than seen.
+        box: (4,) float32, the box it was given or found, ``[x_min, y_min, x_max, y_max]``.
+        theta: (2, 3) float32, Eq. 1: canonical to crop, normalised coordinates.
+        preliminary: (L, 2) float32, stage 2's points before stage 3.
+        detection_score: the detector's confidence; None for a given box.
+        heatmaps: (L, 64, 64) float32, only if asked for.
+        canonical: (128, 128, 3) uint8 RGB, the face as stage 2 saw it; only if asked for.
+    """
+
+    points: FloatArray
+    scores: FloatArray
+    occluded: BoolArray
+    box: FloatArray
+    theta: FloatArray
+    preliminary: FloatArray
+    detection_score: float | None = None
+    heatmaps: FloatArray | None = None
+    canonical: Image | None = None
+
+
+def check_boxes(boxes: ArrayLike, image_shape: tuple[int, ...], where: str = "image") -> FloatArray:
+    """Boxes from outside as (N, 4) float32; an empty list gives (0, 4). A box may reach past the photo.
+
+    Args:
+        boxes: ``[[x_min, y_min, x_max, y_max], ...]`` in photo pixels.
+        image_shape: (H, W, ...) of the photo.
+        where: begins the message of an error, usually the photo's path.
+
+    Raises:
+        FacemsmError: not N rows of four numbers, or a box that is not finite, has no area, or lies outside the photo.
+    """
+    try:
+        array = np.asarray(boxes, np.float64)
+    except (TypeError, ValueError):
+        array = np.empty(())
+    if array.size == 0 and array.ndim in (1, 2):
+        return np.zeros((0, 4), np.float32)
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise FacemsmError(f"{where}: boxes must be a list of [x_min, y_min, x_max, y_max], one for each face")
+    height, width = image_shape[:2]
+    low, high = array[:, :2], array[:, 2:]
+    for wrong, reason in (
+        (~np.isfinite(array).all(axis=1), "is not finite; give four numbers"),
+        ((high <= low).any(axis=1), "has no area; the order is x_min, y_min, x_max, y_max"),
+        (
+            ((high <= -0.5) | (low >= (width - 0.5, height - 0.5))).any(axis=1),
+            f"lies outside the {width}x{height} photo",
+        ),
+    ):
+        if wrong.any():
+            i = int(wrong.argmax())
+            box = ", ".join(f"{value:g}" for value in array[i])
+            raise FacemsmError(f"{where}: box {i + 1} of {len(array)}, [{box}], {reason}")
+    return array.astype(np.float32)

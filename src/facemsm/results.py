@@ -1,0 +1,306 @@
+"""Alignment results on disk.
+
+``landmarks.jsonl`` is the record of a run: one line a photo, in the order they were read, each a JSON object ::
+
+    {"image": "photos/a.jpg", "width": 640, "height": 480, "scheme": "68", "faces": [
+        {"box": [x_min, y_min, x_max, y_max], "detection_score": 0.98, "points": [[x, y], ...], "scores": [...],
+         "occluded": [0, 1, ...], "preliminary": [[x, y], ...], "theta": [[...], [...]]}, ...]}
+
+A line is appended in one step when its photo is done, so an interrupted run leaves whole lines and can be continued.
+``pandas.read_json(path, lines=True)`` reads it. Coordinates are photo pixels, 0-based pixel centres, to 0.001.
+
+``landmarks.csv`` is made from it: one row a face, with the columns image, face (from 1), x_min, y_min, x_max, y_max,
+detection_score, x_0 ..., y_0 ..., score_0 ..., occluded_0 ... (0 or 1). Photos without a face have no row.
+
+``.pts`` files are made from it too: one file a face in iBUG's format, ``a_1.pts``, ``a_2.pts``; these are 1-based.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facemsm.data.reading import read_table, read_text
+from facemsm.errors import FacemsmError
+from facemsm.face import Face
+from facemsm.images import replacing
+from facemsm.typing import FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoResult:
+    """The faces of one photo.
+
+    Attributes:
+        image: the photo's path as the user gave it, with forward slashes.
+        width, height: of the upright photo, pixels.
+        scheme: name of the landmark scheme.
+        faces: one each, in the order of the boxes; empty without a face.
+    """
+
+    image: str
+    width: int
+    height: int
+    scheme: str
+    faces: Sequence[Face]
+
+
+class ResultsFile:
+    """An open ``landmarks.jsonl`` that results are appended to.
+
+    Attributes:
+        path: the file.
+        done: photos (``PhotoResult.image``) that it already holds.
+    """
+
+    def __init__(self, path: Path, scheme: str, *, resume: bool = False) -> None:
+        """Open ``path`` and make its folder. Results of an earlier run are continued, or moved to ``*.previous.jsonl``.
+
+        Raises:
+            FacemsmError: it cannot be written, or resuming meets a line that is not a result or another scheme.
+        """
+        self.path = path
+        self.done: set[str] = set()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_file() and path.stat().st_size and not resume:
+                path.replace(path.with_suffix(".previous.jsonl"))
+            self._file = path.open("ab", buffering=0)
+            if resume:
+                self._drop_unfinished_line()
+        except OSError as error:
+            raise FacemsmError(f"{path}: cannot be written ({error.strerror}); choose another --output") from error
+        for result in read_results(path) if resume else ():
+            if result.scheme != scheme:
+                raise FacemsmError(
+                    f"{path}: holds {result.scheme}-point results, not {scheme}; choose another --output"
+                )
+            self.done.add(result.image)
+
+    def append(self, result: PhotoResult) -> None:
+        """Add one photo's results.
+
+        Raises:
+            FacemsmError: it cannot be written, e.g. the disk is full.
+        """
+        line = json.dumps(_to_json(result), ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
+        try:
+            written = self._file.write(line.encode())
+        except OSError as error:
+            raise FacemsmError(f"{self.path}: cannot be written ({error.strerror})") from error
+        if written != len(line.encode()):
+            raise FacemsmError(f"{self.path}: cannot be written (the disk is full)")
+        self.done.add(result.image)
+
+    def close(self) -> None:
+        """Close the file; nothing is pending."""
+        self._file.close()
+
+    def _drop_unfinished_line(self) -> None:
+        size = self.path.stat().st_size
+        with self.path.open("r+b") as file:
+            while size:  # back in blocks, as a file of a million photos does not fit in memory
+                start = max(0, size - (1 << 16))
+                file.seek(start)
+                newline = file.read(size - start).rfind(b"\n")
+                if newline >= 0:
+                    file.truncate(start + newline + 1)
+                    return
+                size = start
+            file.truncate(0)
+
+
+def read_results(path: Path) -> Iterator[PhotoResult]:
+    """The photos of a ``landmarks.jsonl``, one at a time.
+
+    Raises:
+        FacemsmError: the file cannot be read, or a line is not a result; the message names file and line.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                yield _from_json(line, f"{path}:{number}")
+    except OSError as error:
+        raise FacemsmError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def write_csv(path: Path, results: Iterable[PhotoResult], count: int) -> None:
+    """Write ``results`` as CSV, one row a face with ``count`` points; the file appears whole or not at all.
+
+    Raises:
+        FacemsmError: it cannot be written.
+    """
+    columns = [f"{name}_{i}" for name in ("x", "y", "score", "occluded") for i in range(count)]
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["image", "face", "x_min", "y_min", "x_max", "y_max", "detection_score", *columns])
+        for result in results:
+            for i, face in enumerate(result.faces, 1):
+                values = (face.points.T.ravel(), face.scores, face.occluded.astype(int))
+                score = "" if face.detection_score is None else round(face.detection_score, 3)
+                writer.writerow(
+                    [result.image, i, *_rounded(face.box), score, *(v for a in values for v in _rounded(a))]
+                )
+
+
+def write_pts(path: Path, points: FloatArray) -> None:
+    """Write points (L, 2), 0-based, as an iBUG ``.pts`` file, 1-based; ``facemsm.data.ibug.read_pts`` reads it.
+
+    Raises:
+        FacemsmError: it cannot be written.
+    """
+    rows = "".join(f"{x:.3f} {y:.3f}\n" for x, y in (np.asarray(points, np.float64) + 1).tolist())
+    with replacing(path) as temporary:
+        temporary.write_bytes(f"version: 1\nn_points: {len(points)}\n{{\n{rows}}}\n".encode())
+
+
+def read_boxes(path: Path) -> dict[str, FloatArray]:
+    """The boxes of a file, (N, 4) float32 for each photo it names; they are not checked against the photos.
+
+    ``.csv``: a header with the columns image, x_min, y_min, x_max, y_max (others are ignored), one row a face.
+    ``.json``: COCO, with ``images`` (id, file_name) and ``annotations`` (image_id, bbox as x, y, width, height).
+    ``.jsonl``: results of an earlier run.
+
+    Raises:
+        FacemsmError: the file cannot be read or is none of these; the message names file and line or field.
+    """
+    readers = {".csv": _boxes_of_csv, ".json": _boxes_of_coco, ".jsonl": _boxes_of_results}
+    if path.suffix.lower() not in readers:
+        raise FacemsmError(f"{path}: boxes are read from .csv, .json (COCO) or .jsonl (earlier results) files")
+    boxes = readers[path.suffix.lower()](path)
+    return {name: np.asarray(rows, np.float32).reshape(-1, 4) for name, rows in boxes.items()}
+
+
+def match_boxes(boxes: Mapping[str, FloatArray], photos: Sequence[Path], path: Path) -> dict[Path, FloatArray]:
+    """The boxes of each photo. A name fits the photo whose path ends with it, the longest name first.
+
+    Args:
+        boxes: by name, of :func:`read_boxes`.
+        photos: the photos to find boxes for; those without are not in the answer.
+        path: of the boxes file, for messages.
+
+    Raises:
+        FacemsmError: a name fits two photos, or no photo has boxes.
+    """
+    by_parts = {PurePath(name.replace("\\", "/")).parts: name for name in boxes}
+    owner: dict[str, Path] = {}
+    for photo in photos:
+        parts = Path(os.path.abspath(photo)).parts  # noqa: PTH100  (resolve() would follow links to another name)
+        name = next((by_parts[parts[i:]] for i in range(len(parts)) if parts[i:] in by_parts), None)
+        if name is None:
+            continue
+        if name in owner:
+            raise FacemsmError(f"{path}: image {name!r} fits both {owner[name]} and {photo}; name its folder too")
+        owner[name] = photo
+    if photos and not owner:
+        example = f", such as {next(iter(boxes))!r}," if boxes else ""
+        raise FacemsmError(
+            f"{path}: none of its images{example} is among the photos; names must be ends of their paths"
+        )
+    return {photo: boxes[name] for name, photo in owner.items()}
+
+
+def _boxes_of_csv(path: Path) -> dict[str, list[list[float]]]:
+    header, rows = read_table(path)
+    columns = ["x_min", "y_min", "x_max", "y_max"]
+    if missing := [column for column in ["image", *columns] if column not in header]:
+        raise FacemsmError(f"{path}:1: has no column {missing[0]!r}; the header is image,x_min,y_min,x_max,y_max")
+    boxes: dict[str, list[list[float]]] = {}
+    for line, row in rows:
+        boxes.setdefault(row["image"], []).append(_floats([row[column] for column in columns], f"{path}:{line}"))
+    return boxes
+
+
+def _boxes_of_coco(path: Path) -> dict[str, list[list[float]]]:
+    try:
+        document = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise FacemsmError(f"{path}:{error.lineno}: is not JSON ({error.msg})") from error
+    try:
+        names = {image["id"]: str(image["file_name"]) for image in document["images"]}
+        annotations = document["annotations"]
+        boxes: dict[str, list[list[float]]] = {name: [] for name in names.values()}
+    except (KeyError, TypeError) as error:
+        raise FacemsmError(f"{path}: is not COCO; expected images (id, file_name) and annotations") from error
+    for i, annotation in enumerate(annotations):
+        where = f"{path}: annotations[{i}]"
+        if not isinstance(annotation, dict) or annotation.get("image_id") not in names:
+            raise FacemsmError(f"{where}: image_id is not the id of one of the images")
+        x, y, width, height = _floats(annotation.get("bbox"), where)
+        boxes[names[annotation["image_id"]]].append([x, y, x + width, y + height])
+    return boxes
+
+
+def _boxes_of_results(path: Path) -> dict[str, list[list[float]]]:
+    return {result.image: [face.box.tolist() for face in result.faces] for result in read_results(path)}
+
+
+def _floats(values: Any, where: str) -> list[float]:
+    try:
+        a, b, c, d = map(float, values)
+    except (TypeError, ValueError) as error:
+        raise FacemsmError(f"{where}: a box is four numbers, not {values!r}") from error
+    return [a, b, c, d]
+
+
+def _rounded(array: NDArray[Any], digits: int = 3) -> list[Any]:
+    rounded: list[Any] = (
+        np.asarray(array, np.float64).round(digits).tolist() if array.dtype.kind == "f" else array.tolist()
+    )
+    return rounded
+
+
+def _to_json(result: PhotoResult) -> dict[str, Any]:
+    faces = [
+        {
+            "box": _rounded(face.box),
+            "detection_score": None if face.detection_score is None else round(face.detection_score, 3),
+            "points": _rounded(face.points),
+            "scores": _rounded(face.scores),
+            "occluded": face.occluded.astype(int).tolist(),
+            "preliminary": _rounded(face.preliminary),
+            "theta": _rounded(face.theta, 6),
+        }
+        for face in result.faces
+    ]
+    return {
+        "image": result.image,
+        "width": result.width,
+        "height": result.height,
+        "scheme": result.scheme,
+        "faces": faces,
+    }
+
+
+def _from_json(line: bytes, where: str) -> PhotoResult:
+    def array(face: Mapping[str, Any], key: str, *shape: int) -> FloatArray:
+        values = np.asarray(face[key], np.float32).reshape(shape)
+        if not np.isfinite(values).all():
+            raise ValueError(f"{key} is not finite")
+        return values
+
+    try:
+        record = json.loads(line)
+        faces = [
+            Face(
+                points=array(face, "points", -1, 2),
+                scores=array(face, "scores", -1),
+                occluded=np.asarray(face["occluded"], np.bool_),
+                box=array(face, "box", 4),
+                theta=array(face, "theta", 2, 3),
+                preliminary=array(face, "preliminary", -1, 2),
+                detection_score=None if face["detection_score"] is None else float(face["detection_score"]),
+            )
+            for face in record["faces"]
+        ]
+        return PhotoResult(str(record["image"]), record["width"], record["height"], str(record["scheme"]), faces)
+    except (ValueError, KeyError, TypeError) as error:
+        raise FacemsmError(f"{where}: is not a line of alignment results ({error!r})") from error
