@@ -1,0 +1,138 @@
+"""Data sets by name: their reader, landmark scheme, splits and published counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from facemsm.data import coco, cofw, cofw68, ibug, menpo, table, wflw
+from facemsm.data.reading import Item, faces
+from facemsm.data.sample import BoxSource, FaceSample
+from facemsm.errors import FacemsmError
+from facemsm.schemes import LandmarkScheme, get_scheme
+from facemsm.typing import PathLike
+
+Reader = Callable[[Path, str, BoxSource, int], Iterator[Item]]
+"""(root, split, box source, number of points) -> faces and errors; see :mod:`facemsm.data.reading`."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What is known about a data set before it is opened.
+
+    Attributes:
+        read: its reader.
+        splits: published number of faces of each split, None where none is published.
+        scheme: name of its landmark scheme; None where the user says which.
+        provided_boxes: whether it comes with face boxes of its own.
+    """
+
+    read: Reader
+    splits: Mapping[str, int | None]
+    scheme: str | None
+    provided_boxes: bool = True
+
+
+def _coco_split(root: Path, split: str, box_source: BoxSource, count: int) -> Iterator[Item]:
+    return coco.read_coco(root / f"{split}.json", box_source, count)
+
+
+def _coco_file(root: Path, split: str, box_source: BoxSource, count: int) -> Iterator[Item]:  # noqa: ARG001
+    return coco.read_coco(root, box_source, count)
+
+
+CATALOGUE: Mapping[str, DataSet] = {
+    "300w": DataSet(
+        ibug.read_300w,
+        {
+            **{"train": 3148, "common": 554, "challenge": 135, "full": 689},
+            **{"afw": 337, "helen/trainset": 2000, "lfpw/trainset": 811},
+            **{"helen/testset": 330, "lfpw/testset": 224, "ibug": 135},
+        },
+        "68",
+    ),
+    "300w-private": DataSet(ibug.read_private, {"indoor": 300, "outdoor": 300, "full": 600}, "68"),
+    "cofw": DataSet(cofw.read_cofw, {"train": 1345, "test": 507}, "29"),
+    "cofw68": DataSet(cofw68.read_cofw68, {"test": 507}, "68"),
+    "wflw": DataSet(
+        wflw.read_wflw,
+        {
+            **{"train": 7500, "test": 2500},
+            **{"pose": 326, "expression": 314, "illumination": 698, "makeup": 206, "occlusion": 736, "blur": 773},
+        },
+        "98",
+    ),
+    "menpo": DataSet(menpo.read_menpo, {"semifrontal": 6679}, "68", provided_boxes=False),
+    "shapes": DataSet(menpo.read_shapes, {"300w_train": 3148, "menpo_semifrontal": 6679}, "68", provided_boxes=False),
+    "aflw2000": DataSet(_coco_split, {"train": None, "val": None}, "68"),
+    "ytf": DataSet(_coco_split, {"train": None, "val": None}, "68"),
+    "coco": DataSet(_coco_file, {"all": None}, None),
+    "csv": DataSet(table.read_csv, {"all": None}, None),
+    "pts": DataSet(ibug.read_pts_tree, {"all": None}, None, provided_boxes=False),
+}
+"""Data sets by name. ``aflw2000`` and ``ytf`` are folders with train.json and val.json, COCO keypoints; the last three
+are anybody's own: a COCO file, a CSV file (:mod:`facemsm.data.table`), a folder of ``.pts`` files."""
+
+
+def load_dataset(
+    name: str, root: PathLike, split: str, box_source: BoxSource = "gt", scheme: str | None = None
+) -> list[FaceSample]:
+    """The faces of one split. Photos are not opened until a sample's ``load``.
+
+    Args:
+        name: a name in ``CATALOGUE``.
+        root: the folder (or file) the data set lies in.
+        split: one of the data set's splits; their parts are read as far as they are there.
+        box_source: ``gt`` for boxes tight around the labelled points, ``provided`` for the data set's own.
+        scheme: landmark scheme (name or ``.toml`` file), where the data set does not fix it.
+
+    Raises:
+        FacemsmError: unknown name or split, nothing there, or the first fault in its files.
+    """
+    return faces(read_items(name, root, split, box_source, scheme))
+
+
+def read_items(
+    name: str, root: PathLike, split: str, box_source: BoxSource = "gt", scheme: str | None = None
+) -> Iterator[Item]:
+    """As :func:`load_dataset`, but everything that is there, errors and skipped faces included.
+
+    Raises:
+        FacemsmError: unknown name, split or scheme, or a combination that cannot be.
+    """
+    dataset = find_dataset(name)
+    if split not in dataset.splits:
+        raise FacemsmError(f"{name} has no split {split!r}: use one of {', '.join(dataset.splits)}")
+    if box_source == "detector":
+        raise FacemsmError(
+            "data sets hold no detector boxes: use boxes 'gt' or 'provided' and run the detector on them"
+        )
+    if box_source == "provided" and not dataset.provided_boxes:
+        raise FacemsmError(f"{name} provides no face boxes: use boxes 'gt'")
+    return dataset.read(Path(root), split, box_source, dataset_scheme(name, scheme).count)
+
+
+def find_dataset(name: str) -> DataSet:
+    """The entry called ``name``.
+
+    Raises:
+        FacemsmError: there is none.
+    """
+    if name not in CATALOGUE:
+        raise FacemsmError(f"no data set {name!r}: use one of {', '.join(CATALOGUE)}")
+    return CATALOGUE[name]
+
+
+def dataset_scheme(name: str, scheme: str | None = None) -> LandmarkScheme:
+    """The landmark scheme of a data set; ``scheme`` is needed where the data set has any.
+
+    Raises:
+        FacemsmError: ``scheme`` is missing, unknown, or not the data set's.
+    """
+    fixed = find_dataset(name).scheme
+    if fixed is None and scheme is None:
+        raise FacemsmError(f"{name} may have any landmark scheme: say which, 29, 68, 98 or a .toml file")
+    if fixed and scheme and scheme != fixed:
+        raise FacemsmError(f"{name} has scheme {fixed}, not {scheme}")
+    return get_scheme(fixed or scheme or "")

@@ -1,0 +1,237 @@
+"""The iBUG family: ``.pts`` files, 300-W and 300-W private.
+
+300-W, as its authors publish it::
+
+    ROOT/afw/*.jpg *.pts
+    ROOT/helen/{trainset,testset}/*.jpg *.pts
+    ROOT/lfpw/{trainset,testset}/*.png *.pts
+    ROOT/ibug/*.jpg *.pts                                one name has a space: image_092 _01
+    ROOT/bounding_boxes_{afw,helen_trainset,...}.mat     the challenge's face boxes; also in ROOT/Bounding Boxes/
+
+Instead of a ``.mat``, a ``.csv`` of the same stem with columns image, x_min, y_min, x_max, y_max (0-based) will do.
+Coordinates in ``.pts`` and ``.mat`` files are 1-based and become 0-based here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from facemsm.data.matlab import load_mat5
+from facemsm.data.reading import (
+    AbsentError,
+    Item,
+    Skipped,
+    attempt,
+    check_box,
+    number,
+    read_table,
+    read_text,
+    tight_box,
+)
+from facemsm.data.sample import BoxSource, FaceSample
+from facemsm.errors import FacemsmError
+from facemsm.images import IMAGE_SUFFIXES
+from facemsm.typing import FloatArray
+
+PARTS_300W: Mapping[str, tuple[str, ...]] = {
+    "train": ("afw", "helen/trainset", "lfpw/trainset"),
+    "common": ("helen/testset", "lfpw/testset"),
+    "challenge": ("ibug",),
+    "full": ("helen/testset", "lfpw/testset", "ibug"),
+    **{part: (part,) for part in ("afw", "helen/trainset", "helen/testset", "lfpw/trainset", "lfpw/testset", "ibug")},
+}
+"""Folders of each split of 300-W; every folder is a split of its own as well."""
+
+PARTS_PRIVATE: Mapping[str, tuple[str, ...]] = {
+    "indoor": ("01_Indoor",),
+    "outdoor": ("02_Outdoor",),
+    "full": ("01_Indoor", "02_Outdoor"),
+}
+"""Folders of each split of 300-W private."""
+
+_BOX_COLUMNS = ["image", "x_min", "y_min", "x_max", "y_max"]
+_Entry = tuple[str, str, FloatArray]  # where it stands, photo, box
+_VERSION = re.compile(r"version:\s*1(\.0*)?")
+_COUNT = re.compile(r"n_points:\s*(\d{1,6})", re.ASCII)
+
+
+def read_pts(path: Path, count: int | None = None) -> FloatArray:
+    """The points of a ``.pts`` file, (L, 2) float32, 0-based.
+
+    Args:
+        path: the file.
+        count: how many points it must have; any number when None.
+
+    Raises:
+        FacemsmError: anything but ``version: 1``, ``n_points: L``, ``{``, L lines of x and y, ``}``. Spaces and blank
+            lines may be anywhere between them.
+    """
+    lines = [(n, line.strip()) for n, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
+    lines += [(lines[-1][0] + 1 if lines else 1, "")] * (3 - len(lines))
+    (first, version), (second, n_points), (third, opening), *body = lines
+    if not _VERSION.fullmatch(version):
+        raise FacemsmError(f"{path}:{first}: {version[:40]!r}, expected 'version: 1'")
+    declared = _COUNT.fullmatch(n_points)
+    if not declared or (count is not None and int(declared[1]) != count):
+        raise FacemsmError(f"{path}:{second}: {n_points[:40]!r}, expected 'n_points: {count or 'NUMBER'}'")
+    if opening != "{":
+        raise FacemsmError(f"{path}:{third}: {opening[:40]!r}, expected '{{'")
+    if not body or body[-1][1] != "}":
+        raise FacemsmError(f"{path}:{lines[-1][0]}: {lines[-1][1][:40]!r}, expected '}}' after the last point")
+    if len(body) - 1 != int(declared[1]):
+        raise FacemsmError(f"{path}:{body[-1][0]}: {len(body) - 1} points, expected the {declared[1]} of line {second}")
+    points = np.empty((len(body) - 1, 2))
+    for i, (n, line) in enumerate(body[:-1]):
+        tokens = line.split()
+        if len(tokens) != 2:
+            raise FacemsmError(f"{path}:{n}: {line[:40]!r}, expected two numbers, x and y")
+        points[i] = number(tokens[0], f"{path}:{n}"), number(tokens[1], f"{path}:{n}")
+    return (points - 1).astype(np.float32)
+
+
+def read_300w(root: Path, split: str, box_source: BoxSource, count: int = 68) -> Iterator[Item]:
+    """The faces of a split of 300-W, as far as its folders are there; names are ``helen/testset/296814969_3``.
+
+    Raises:
+        AbsentError: none of the split's folders is there.
+    """
+    yield from _parts(root, PARTS_300W[split], box_source, count)
+
+
+def read_private(root: Path, split: str, box_source: BoxSource, count: int = 68) -> Iterator[Item]:
+    """The faces of a split of 300-W private; it comes without boxes.
+
+    Raises:
+        AbsentError: none of the split's folders is there.
+    """
+    yield from _parts(root, PARTS_PRIVATE[split], box_source, count)
+
+
+def read_pts_tree(root: Path, split: str, box_source: BoxSource, count: int) -> Iterator[Item]:  # noqa: ARG001
+    """The faces of all ``.pts`` files in ``root`` and its folders, named after their path in it.
+
+    Raises:
+        AbsentError: there are none.
+    """
+    folders = sorted({path.parent for path in root.rglob("*.pts")})
+    if not folders:
+        raise AbsentError(f"{root}: no .pts files in this folder")
+    for folder in folders:
+        prefix = "" if folder == root else folder.relative_to(root).as_posix() + "/"
+        yield from read_pts_folder(folder, prefix, None, count)
+
+
+def read_pts_folder(folder: Path, prefix: str, boxes: Mapping[str, FloatArray] | None, count: int) -> Iterator[Item]:
+    """The faces of a folder of ``.pts`` files with photos of the same stem beside them, in order of their names.
+
+    Args:
+        folder: where they are; folders in it are not entered.
+        prefix: put before each stem to make the face's name.
+        boxes: provided boxes by stem; boxes are tight around the points when None.
+        count: points per face.
+    """
+    photos: dict[str, list[Path]] = {}
+    annotations = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() == ".pts":
+            annotations.append(path)
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            photos.setdefault(path.stem, []).append(path)
+    for path in annotations:
+        yield attempt(_face, path, photos.get(path.stem, []), prefix + path.stem, boxes, count)
+    for stem in photos.keys() - {path.stem for path in annotations}:
+        yield Skipped(prefix + stem, "photo without .pts file")
+
+
+def read_boxes(stem: Path) -> tuple[dict[str, FloatArray], list[FacemsmError]]:
+    """Provided face boxes of a folder, from ``stem``.mat (the official files) or ``stem``.csv.
+
+    Returns:
+        Boxes by stem of their photo, and the faults of single boxes, such as a second one for a photo.
+
+    Raises:
+        AbsentError: neither file is there.
+        FacemsmError: the file as a whole is broken.
+    """
+    for folder in (stem.parent, stem.parent / "Bounding Boxes"):
+        for read, suffix in ((_boxes_mat, ".mat"), (_boxes_csv, ".csv")):
+            path = folder / (stem.name + suffix)
+            if path.is_file():
+                return _by_stem(read(path))
+    raise AbsentError(f"{stem}.mat: no such file (nor .csv); add the provided boxes, or use boxes 'gt'")
+
+
+def _parts(root: Path, parts: tuple[str, ...], box_source: BoxSource, count: int) -> Iterator[Item]:
+    present = [part for part in parts if (root / part).is_dir()]
+    if not present:
+        raise AbsentError(f"{root}: has none of the folders {', '.join(parts)}; give the folder that holds them")
+    for part in present:
+        boxes = None
+        if box_source == "provided":
+            found = attempt(read_boxes, root / f"bounding_boxes_{part.replace('/', '_')}")
+            if isinstance(found, FacemsmError):
+                yield found
+                continue
+            boxes, faults = found
+            yield from faults
+        yield from read_pts_folder(root / part, part + "/", boxes, count)
+
+
+def _face(path: Path, photos: list[Path], name: str, boxes: Mapping[str, FloatArray] | None, count: int) -> FaceSample:
+    points = read_pts(path, count)
+    if len(photos) != 1:
+        found = " and ".join(photo.name for photo in photos) or "none"
+        raise FacemsmError(f"{path}: expected one photo of the same name beside it (.jpg, .png, ...), found {found}")
+    if boxes is None:
+        return FaceSample(name, photos[0], tight_box(points, str(path)), "gt", points)
+    if path.stem not in boxes:
+        raise FacemsmError(f"{path}: the file of provided boxes has none for {path.stem!r}")
+    return FaceSample(name, photos[0], boxes[path.stem], "provided", points)
+
+
+def _by_stem(entries: Iterable[_Entry | FacemsmError]) -> tuple[dict[str, FloatArray], list[FacemsmError]]:
+    boxes: dict[str, FloatArray] = {}
+    faults = []
+    for entry in entries:
+        if isinstance(entry, FacemsmError):
+            faults.append(entry)
+            continue
+        where, name, box = entry
+        if Path(name).stem in boxes:
+            faults.append(FacemsmError(f"{where}: a second box for {name!r}, expected one for each photo"))
+        boxes.setdefault(Path(name).stem, box)
+    return boxes, faults
+
+
+def _boxes_csv(path: Path) -> Iterator[_Entry | FacemsmError]:
+    header, rows = read_table(path)
+    if header != _BOX_COLUMNS:
+        raise FacemsmError(f"{path}:1: columns are {','.join(header)[:80]!r}, expected {','.join(_BOX_COLUMNS)}")
+    for n, row in rows:
+        yield attempt(_csv_entry, row, f"{path}:{n}")
+
+
+def _csv_entry(row: Mapping[str, str], where: str) -> _Entry:
+    box = np.array([number(row[column], where) for column in _BOX_COLUMNS[1:]])
+    return where, row["image"], check_box(box, where)
+
+
+def _boxes_mat(path: Path) -> Iterator[_Entry | FacemsmError]:
+    """``bounding_boxes``: 1xN cell of structs imgName, bb_detector, bb_ground_truth; boxes are 1-based."""
+    for i, cell in enumerate(load_mat5(path, "bounding_boxes"), 1):
+        yield attempt(_mat_entry, cell, f"{path}: bounding_boxes{{{i}}}")
+
+
+def _mat_entry(cell: object, where: str) -> _Entry:
+    match cell:
+        # a cell of structs as published, or one array of structs
+        case [{"imgName": str(name), "bb_detector": np.ndarray() as box}] | {
+            "imgName": str(name),
+            "bb_detector": np.ndarray() as box,
+        }:
+            return where, name, check_box(box.reshape(-1) - 1, where)
+    raise FacemsmError(f"{where}: expected a struct with imgName (text) and bb_detector (4 numbers)")

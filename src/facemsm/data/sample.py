@@ -1,0 +1,51 @@
+"""One annotated face, whatever data set it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facemsm.images import read_image
+from facemsm.typing import FloatArray, Image
+
+BoxSource = Literal["gt", "provided", "detector"]
+
+VISIBLE, OCCLUDED, UNLABELLED = 2, 1, 0
+"""Values of ``FaceSample.visibility``, as in COCO keypoints."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FaceSample:
+    """One face of a data set. Photos are read only when ``load`` is called.
+
+    Attributes:
+        name: unique within its data set, for reports and saved predictions.
+        image: path of the photo, or a function that returns it where a data set packs its photos in one file.
+        box: (4,) float32, ``[x_min, y_min, x_max, y_max]`` in photo pixels (0-based pixel centres).
+        box_source: ``gt`` (tight around the labelled points), ``provided`` (by the data set) or ``detector``.
+        points: (L, 2) float32, photo pixels, 0-based pixel centres; NaN where unlabelled.
+        visibility: (L,) int8 with COCO's values ``VISIBLE``, ``OCCLUDED``, ``UNLABELLED``; None where the data set
+            does not say.
+        attributes: per-face flags of the data set, e.g. WFLW's ``{"pose": True, ...}``.
+    """
+
+    name: str
+    image: Path | Callable[[], Image]
+    box: FloatArray
+    box_source: BoxSource
+    points: FloatArray
+    visibility: NDArray[np.int8] | None = None
+    attributes: Mapping[str, bool | str] = field(default_factory=dict)
+
+    def load(self) -> Image:
+        """The photo, (H, W, 3) uint8 RGB.
+
+        Raises:
+            FacemsmError: the photo is missing or cannot be decoded.
+        """
+        return read_image(self.image) if isinstance(self.image, Path) else self.image()
