@@ -1,0 +1,1 @@
+"""Stage 3: the exemplar shape dictionary, and the reconstruction of points from it."""

@@ -1,0 +1,168 @@
+"""Stage 3 (Section III-C, Algorithm 2): rebuild badly located points from the well located ones and exemplar shapes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facemsm.errors import FacemsmError
+from facemsm.schemes import LandmarkScheme
+from facemsm.shapes.dictionary import ShapeDictionary
+from facemsm.typing import BoolArray, FloatArray
+
+_CHUNK = 8  # faces at once: bounds the memory, and a chunk's matrices stay in the processor's cache
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Settings of stage 3; the defaults are the paper's (Sections IV-C and IV-G) where it gives them.
+
+    Attributes:
+        k: number of nearest exemplars that a face is rebuilt from; all of a smaller dictionary.
+        ridge: λ of Eq. 10, in squared pixels of a 128 px canonical image. 0 is least squares.
+        contour_threshold: T of Algorithm 2 for points on the contour, on relative scores.
+        feature_threshold: the same for all other points.
+        minimum_reliable: share of points that are taken as reliable even if their scores are too low.
+        replace: ``unreliable`` keeps the reliable points where they are, as Section III-C says; ``all`` replaces every
+            point, as Algorithm 2 says in line 13.
+        centred: fit deviations from the mean of the k exemplars rather than the shapes themselves.
+
+    Raises:
+        FacemsmError: a value is out of range.
+    """
+
+    k: int = 100
+    ridge: float = 60.0
+    contour_threshold: float = 0.4
+    feature_threshold: float = 0.6
+    minimum_reliable: float = 0.2
+    replace: Literal["unreliable", "all"] = "unreliable"
+    centred: bool = False
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise FacemsmError(f"reconstruction: k is {self.k}, at least 1 exemplar is needed")
+        if not 0 <= self.ridge < np.inf:
+            raise FacemsmError(f"reconstruction: ridge is {self.ridge}, it must be 0 or greater")
+        for name in ("contour_threshold", "feature_threshold", "minimum_reliable"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise FacemsmError(f"reconstruction: {name} is {getattr(self, name)}, it must be between 0 and 1")
+        if self.replace not in ("unreliable", "all"):
+            raise FacemsmError(f"reconstruction: replace is {self.replace!r}, use 'unreliable' or 'all'")
+
+
+def relative_scores(scores: NDArray[np.floating]) -> FloatArray:
+    """Scores as shares of the face's best score (Algorithm 2, line 6).
+
+    The paper prints a product, ``w_i * max(w)``. A quotient must be meant: by the product even perfect heatmaps
+    fall below a threshold of 0.6 when their peaks are narrow.
+
+    Args:
+        scores: (..., L), at least 0; NaN where a point is missing.
+
+    Returns:
+        (..., L) float32 in [0, 1]; 0 where the score is NaN, or everywhere if all scores are 0.
+    """
+    scores = np.nan_to_num(scores, nan=0.0)
+    best = scores.max(axis=-1, keepdims=True)
+    return np.asarray(scores / np.where(best > 0, best, 1), dtype=np.float32)
+
+
+def reliable_points(scores: NDArray[np.floating], scheme: LandmarkScheme, settings: Reconstruction) -> BoolArray:
+    """V of Algorithm 2: which points are located well enough to rebuild the others from.
+
+    A point is reliable if its relative score is above the threshold of its group. If these are fewer than
+    ``minimum_reliable`` of all points, then the points of the highest scores are reliable, so many of them and those of
+    the same score. A score of 0 or NaN is never reliable.
+
+    Args:
+        scores: (..., L) of Eq. 9; NaN where a point is missing.
+        scheme: tells contour from features.
+        settings: the thresholds.
+
+    Returns:
+        (..., L).
+    """
+    relative = relative_scores(scores)
+    thresholds = np.full(scheme.count, settings.feature_threshold, dtype=np.float32)
+    thresholds[list(scheme.contour)] = settings.contour_threshold
+    reliable = relative > thresholds
+    minimum = int(np.ceil(settings.minimum_reliable * scheme.count))
+    if minimum:
+        too_few = reliable.sum(axis=-1, keepdims=True) < minimum
+        last = np.sort(relative, axis=-1)[..., -minimum, None]
+        reliable = np.where(too_few, (relative >= last) & (relative > 0), reliable)
+    return np.asarray(reliable, dtype=np.bool_)
+
+
+def reconstruct(
+    points: FloatArray, scores: NDArray[np.floating], dictionary: ShapeDictionary, settings: Reconstruction
+) -> tuple[FloatArray, BoolArray]:
+    """Rebuild the unreliable points of faces (Algorithm 2, lines 5 to 13).
+
+    Faces do not influence each other: many at once give the same numbers, to the last bit, as one by one.
+
+    Args:
+        points: (M, L, 2) canonical pixels, also outside the image; a point that is not finite is unreliable.
+        scores: (M, L) of Eq. 9.
+        dictionary: of the scheme and canonical size of the points.
+        settings: see :class:`Reconstruction`.
+
+    Returns:
+        Points (M, L, 2) float32 canonical pixels, and (M, L) bool: which of them were rebuilt. A face without a
+        reliable point stays as it is; so does, unless all points are to be replaced, a face of reliable points only.
+
+    Raises:
+        FacemsmError: points or scores are not of the dictionary's scheme.
+    """
+    points, scores = np.asarray(points, dtype=np.float32), np.asarray(scores)
+    scheme = dictionary.scheme
+    if points.ndim != 3 or points.shape[1:] != (scheme.count, 2) or scores.shape != points.shape[:2]:
+        raise FacemsmError(
+            f"points are {points.shape} and scores {scores.shape}: the shape dictionary is for scheme "
+            f"{scheme.name!r}, so (M, {scheme.count}, 2) and (M, {scheme.count}) are needed"
+        )
+    known = np.isfinite(points).all(axis=-1)
+    reliable = reliable_points(np.where(known, scores, np.nan), scheme, settings)
+    rebuilt = reliable.any(axis=-1, keepdims=True) & (~reliable | (settings.replace == "all"))
+    result = points.copy()
+    faces = np.flatnonzero(rebuilt.any(axis=-1))
+    for start in range(0, len(faces), _CHUNK):
+        chunk = faces[start : start + _CHUNK]
+        shapes = _nearest_shapes_fit(points[chunk], reliable[chunk], dictionary, settings)
+        result[chunk] = np.where(rebuilt[chunk, :, None], shapes, points[chunk])
+    return result, rebuilt
+
+
+def _nearest_shapes_fit(
+    points: FloatArray, reliable: BoolArray, dictionary: ShapeDictionary, settings: Reconstruction
+) -> NDArray[np.float64]:
+    """Shapes D_S α (C, L, 2) of Eq. 11, with the ridge of Eq. 10.
+
+    Eq. 11 fits V*S by the k exemplars that are nearest to it on the reliable points; Eq. 10 adds λ |α|². Both
+    together: α = (A Aᵀ + λ I)⁻¹ A V*S, where the k rows of A are those exemplars, 0 at the unreliable points.
+    """
+    exemplars = dictionary.rows  # (N, 2L)
+    visible = np.repeat(reliable, 2, axis=1).astype(np.float64)  # V*
+    target = np.where(reliable[..., None], points - dictionary.centre, 0.0).reshape(visible.shape)  # V*S
+
+    # |V*(S - d)|² without |V*S|², the same for all d. One matrix-vector product a face: the sums of one matrix product
+    # for all faces would be rounded differently for different numbers of faces.
+    distance = (exemplars**2 @ visible[..., None] - 2 * (exemplars @ target[..., None]))[..., 0]
+    k = min(settings.k, len(exemplars))
+    basis = exemplars[np.argpartition(distance, k - 1, axis=1)[:, :k]]  # (C, k, 2L)
+    origin = basis.mean(axis=1, keepdims=True) if settings.centred else np.zeros((1, 1, basis.shape[2]))
+    basis -= origin
+
+    fitted = basis * visible[:, None]
+    gram = fitted @ fitted.swapaxes(1, 2)
+    diagonal = np.einsum("cii->ci", gram)
+    # a ridge that rounding drowns is no ridge: the floor keeps the system regular, far below any effect on the points
+    floor = 1e-10 * diagonal.mean(axis=1, keepdims=True) + 1e-10
+    diagonal += np.maximum(settings.ridge * (dictionary.size / 128) ** 2, floor)
+    alpha = np.linalg.solve(gram, fitted @ (target[:, None] - origin).swapaxes(1, 2))  # (C, k, 1)
+    shapes = origin + alpha.swapaxes(1, 2) @ basis
+    return np.asarray(shapes.reshape(points.shape) + dictionary.centre)
