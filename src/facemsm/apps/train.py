@@ -1,0 +1,129 @@
+"""``facemsm train``: the stages, each on its own. Needs the extra ``train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from facemsm.data.sample import BoxSource
+    from facemsm.schemes import LandmarkScheme
+    from facemsm.training.faces import Faces
+    from facemsm.training.run import StageModule
+
+app = typer.Typer(no_args_is_help=True, help="Train a stage on annotated faces (needs the extra 'train').")
+
+Data = Annotated[
+    list[str],
+    typer.Option(
+        "--data",
+        metavar="NAME=ROOT:SPLIT[@SHARE[@UNTIL]]",
+        help="Faces to train on; may be given several times. SHARE: fraction of them seen in each epoch. "
+        "UNTIL: fraction of the run after which they are left out.",
+    ),
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")]
+Preset = Annotated[str, typer.Option(help="'paper': the paper's settings; 'lite': what a CPU trains and what ships.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a setting, e.g. schedule.epochs=10.")
+]
+Scheme = Annotated[str, typer.Option(help="Landmark scheme: 29, 68, 98 or a .toml file.")]
+Exclude = Annotated[list[str] | None, typer.Option(help="Name of a face to leave out; may be given several times.")]
+Holdout = Annotated[float, typer.Option(min=0.0, max=0.9, help="Fraction of the photos to validate on.")]
+Init = Annotated[Path | None, typer.Option(help="Weights to start from (.safetensors).")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")]
+Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Show a progress bar.")]
+
+
+@app.command()
+def stgan(
+    data: Data,
+    output: Output,
+    preset: Preset = "lite",
+    settings: Settings = None,
+    scheme: Scheme = "68",
+    boxes: Annotated[str, typer.Option(help="Boxes to crop by: 'provided' by the data set, or 'gt'.")] = "provided",
+    exclude: Exclude = None,
+    holdout: Holdout = 0.1,
+    init: Init = None,
+    resume: Resume = False,
+    progress: Progress = True,
+) -> None:
+    """Stage 1: the spatial transformer GAN, on crops by detector-like boxes."""
+    from facemsm.stgan.training import STGANModule, STGANTraining
+    from facemsm.training.config import override
+
+    config = override(STGANTraining.preset(preset), settings or [])
+    landmarks, faces = _faces(data, scheme, boxes, holdout, exclude)
+    _train(STGANModule(config, landmarks, faces), config, output, init, resume, progress)
+
+
+@app.command()
+def hourglass(
+    data: Data,
+    output: Output,
+    preset: Preset = "lite",
+    settings: Settings = None,
+    scheme: Scheme = "68",
+    exclude: Exclude = None,
+    holdout: Holdout = 0.1,
+    init: Init = None,
+    resume: Resume = False,
+    progress: Progress = True,
+) -> None:
+    """Stage 2: the stacked hourglass, on ground-truth canonical faces."""
+    from facemsm.hourglass.training import HourglassModule, HourglassTraining
+    from facemsm.schemes import get_scheme
+    from facemsm.training.config import override
+
+    config = override(HourglassTraining.preset(preset, get_scheme(scheme).count), settings or [])
+    landmarks, faces = _faces(data, scheme, "gt", holdout, exclude)
+    _train(HourglassModule(config, landmarks, faces), config, output, init, resume, progress)
+
+
+@app.command()
+def dictionary(
+    data: Data,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write (.safetensors).")],
+    scheme: Scheme = "68",
+    count: Annotated[int, typer.Option(min=1, help="N, shapes in the dictionary.")] = 500,
+    mirror: Annotated[bool, typer.Option("--mirror/--no-mirror", help="Add every shape's mirror image.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of K-means.")] = 0,
+) -> None:
+    """Stage 3: the exemplar shape dictionary, K-means over canonical shapes."""
+    import numpy as np
+
+    from facemsm.shapes.dictionary import build_dictionary
+
+    landmarks, faces = _faces(data, scheme, "gt", 0.0, None)
+    points = np.stack([face.points for face in faces.training])
+    built = build_dictionary(points, landmarks, count=count, mirror=mirror, seed=seed)
+    built.save(output)
+    typer.echo(f"{len(built.shapes)} shapes from {len(points)} faces: {output}")
+
+
+def _faces(
+    data: list[str], scheme: str, boxes: str, holdout: float, exclude: list[str] | None
+) -> tuple[LandmarkScheme, Faces]:
+    from facemsm.errors import FacemsmError
+    from facemsm.schemes import get_scheme
+    from facemsm.training.faces import Source, load_faces
+
+    if boxes not in ("provided", "gt"):
+        raise FacemsmError(f"--boxes {boxes}: use provided or gt")
+    sources = [Source.parse(text) for text in data]
+    source: BoxSource = "gt" if boxes == "gt" else "provided"
+    return get_scheme(scheme), load_faces(sources, box_source=source, holdout=holdout, exclude=exclude or [])
+
+
+def _train(module: StageModule, config: object, output: Path, init: Path | None, resume: bool, progress: bool) -> None:
+    from facemsm.training.run import fit, load_weights
+
+    if init and not resume:
+        load_weights(module.network, init)
+    faces = module.faces
+    typer.echo(f"{len(faces.training)} training faces, {len(faces.validation)} held out, {module.total_steps} steps")
+    best = fit(module, config, output, resume=resume, progress=progress)
+    typer.echo(f"best weights: {best}")

@@ -1,0 +1,1 @@
+"""Stage 1: the spatial transformer GAN (Section III-A)."""

@@ -1,0 +1,148 @@
+"""Training stage 1: Algorithm 1, one discriminator step and one generator step a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from facemsm.data.augment import Augmentation
+from facemsm.errors import FacemsmError
+from facemsm.geometry import CANONICAL_MARGIN, CROP_ENLARGEMENT
+from facemsm.hourglass.training import images_to_tensor
+from facemsm.schemes import LandmarkScheme
+from facemsm.stgan.examples import CropExamples
+from facemsm.stgan.losses import adversarial_loss, corner_error, discriminator_loss, theta_loss
+from facemsm.stgan.networks import Discriminator, Generator, warp
+from facemsm.training.config import Schedule
+from facemsm.training.faces import Faces
+from facemsm.training.run import PICTURED, StageModule
+from facemsm.typing import Image
+
+CROP_SIZE = 128
+
+
+@dataclass(frozen=True)
+class STGANTraining:
+    """All settings of a stage 1 run; defaults are the paper's.
+
+    Attributes:
+        schedule: its length and rate.
+        augmentation: of the crops; jitter about the provided boxes.
+        a, b: weights of the θ loss and of the adversarial loss (Eq. 5).
+        alone: fraction of the run in which the generator learns from θ alone, before the discriminator joins. From the
+            first step on, the discriminator would win before the generator's faces are worth judging.
+        discriminator_rate: the discriminator's learning rate over the generator's.
+    """
+
+    schedule: Schedule = field(default_factory=lambda: Schedule(epochs=1000, halve_every=400))
+    augmentation: Augmentation = field(default_factory=Augmentation.paper)
+    a: float = 1.0
+    b: float = 0.5
+    alone: float = 0.0
+    discriminator_rate: float = 0.2
+
+    @classmethod
+    def preset(cls, name: str) -> STGANTraining:
+        """``paper``: Section IV-C to the letter. ``lite``: what a CPU trains and what ships.
+
+        Raises:
+            FacemsmError: no such preset.
+        """
+        if name == "paper":
+            return cls()
+        if name == "lite":
+            schedule = Schedule(
+                epochs=100,
+                batch_size=32,
+                learning_rate=2e-3,
+                decay="cosine",
+                warmup=200,
+                ema=0.998,
+                precision="bf16-mixed",
+            )
+            # Boxes off by a fifth, a quarter too small or large, heads turned by 40°: wider than it will be asked for.
+            return cls(schedule, replace(Augmentation.full(), rotation=40.0, scale=0.3, shift=0.14), b=0.01, alone=0.8)
+        raise FacemsmError(f"no preset {name!r}: use paper or lite")
+
+
+class STGANModule(StageModule):
+    """Stage 1 in training."""
+
+    def __init__(self, config: STGANTraining, scheme: LandmarkScheme, faces: Faces) -> None:
+        still = Augmentation(
+            flip=0,
+            rotation=config.augmentation.rotation,
+            scale=config.augmentation.scale,
+            shift=config.augmentation.shift,
+        )
+        super().__init__(
+            config.schedule,
+            faces,
+            CropExamples(scheme, CROP_SIZE, config.augmentation),
+            CropExamples(scheme, CROP_SIZE, still, fixed=True),
+        )
+        self.automatic_optimization = False
+        self.config = config
+        # A box that fits its face needs no turn and no shift, only the two margins evened out.
+        self.network = Generator(start_scale=CANONICAL_MARGIN / CROP_ENLARGEMENT)
+        self.discriminator = Discriminator()
+        self.steps_alone = round(config.alone * self.total_steps) if config.b else self.total_steps
+
+    def configure_optimizers(self) -> Any:
+        """One Adam for each network, both on the schedule's rate."""
+        generator = self.optimiser(self.network)
+        discriminator = self.optimiser(self.discriminator, self.config.discriminator_rate)
+        schedules = [
+            torch.optim.lr_scheduler.LambdaLR(generator, self.rate),
+            torch.optim.lr_scheduler.LambdaLR(discriminator, lambda step: self.rate(self.steps_alone + step)),
+        ]
+        return [generator, discriminator], schedules
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:  # noqa: ARG002
+        """Lines 1 to 4 of Algorithm 1, read as one step of each network on the same generated faces."""
+        config = self.config
+        generator_step, discriminator_step = self.optimizers()  # type: ignore[attr-defined]
+        image, truth = images_to_tensor(batch["image"]), batch["theta"]
+        with torch.autocast(self.device.type, enabled=False):  # eight bits of mantissa are too few for θ
+            theta = self.network(image)
+            loss = config.a * theta_loss(theta, truth)
+            self.log("train/theta", loss)
+            adversarial = self.batches_done >= self.steps_alone
+            if adversarial:
+                real, fake = warp(image, truth), warp(image, theta)
+        if adversarial:
+            real_logit, fake_logit = self.discriminator(real).float(), self.discriminator(fake.detach()).float()
+            discriminator_step.zero_grad()
+            self.manual_backward(discriminator_loss(real_logit, fake_logit))
+            discriminator_step.step()
+            self.log("train/log D(real)", -torch.nn.functional.softplus(-real_logit).mean())
+            self.log("train/log D(fake)", -torch.nn.functional.softplus(-fake_logit).mean())
+            self.toggle_optimizer(generator_step)
+            loss = loss + config.b * adversarial_loss(self.discriminator(fake).float())
+        generator_step.zero_grad()
+        self.manual_backward(loss)
+        generator_step.step()
+        generator_schedule, discriminator_schedule = self.lr_schedulers()  # type: ignore[misc]
+        generator_schedule.step()
+        if adversarial:
+            self.untoggle_optimizer(generator_step)
+            discriminator_schedule.step()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:  # noqa: ARG002
+        """Corner error in crop pixels (deciding) and the norm of Eq. 5, on crops jittered the same way every time."""
+        with torch.autocast(self.device.type, enabled=False):
+            theta: Tensor = self.network(images_to_tensor(batch["image"]))
+        norm = (theta - batch["theta"]).flatten(1).norm(dim=1)
+        self.collect({"corners": corner_error(theta, batch["theta"], CROP_SIZE), "theta": norm})
+        return theta
+
+    def picture(self, batch: dict[str, Any], predicted: Tensor) -> Image:
+        """Crops, and below each what θ̂ makes of it."""
+        crops = images_to_tensor(batch["image"][:PICTURED])
+        rows = torch.stack((crops, warp(crops, predicted[:PICTURED].float())))  # (2, N, 3, S, S)
+        pixels = rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+        picture: Image = (255 * pixels).round().byte().cpu().numpy()
+        return picture

@@ -1,0 +1,110 @@
+"""How a run is trained: typed settings, settable one by one from the command line, saved beside the weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from typing import Any, Literal, TypeVar
+
+from facemsm.errors import FacemsmError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Everything about a run but the network, its examples and its loss. Defaults are the paper's (Section IV-C).
+
+    Attributes:
+        epochs: passes over the training faces.
+        steps: optimiser steps instead of epochs, where above 0.
+        batch_size: faces a step.
+        learning_rate: of Adam at the start.
+        decay: ``halve`` halves the rate every ``halve_every`` epochs, as we read "reduced by half after"; ``cosine``
+            rises for ``warmup`` steps and then falls to nearly nothing at the end.
+        halve_every, warmup: see ``decay``.
+        weight_decay: decoupled from the gradient (AdamW); 0 is plain Adam.
+        ema: decay of the weights' running mean, which is then what is validated and saved; 0 for none.
+        clip: largest norm of the gradient; 0 for no limit.
+        precision: ``32-true``, or ``bf16-mixed`` where the device has it.
+        validate_every: steps between validations.
+        workers: processes that prepare examples; 0 prepares them between steps.
+        threads: CPU threads that PyTorch may use; 0 leaves it the choice.
+        seed: of weights, order and augmentation.
+    """
+
+    epochs: int = 300
+    steps: int = 0
+    batch_size: int = 16
+    learning_rate: float = 5e-4
+    decay: Literal["halve", "cosine"] = "halve"
+    halve_every: int = 100
+    warmup: int = 0
+    weight_decay: float = 0.0
+    ema: float = 0.0
+    clip: float = 0.0
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    validate_every: int = 500
+    workers: int = 1
+    threads: int = 0
+    seed: int = 0
+
+    def total_steps(self, epoch_size: int) -> int:
+        """Optimiser steps of the whole run over an epoch of so many faces."""
+        return self.steps or self.epochs * max(1, epoch_size // self.batch_size)
+
+
+def override(config: T, settings: Sequence[str]) -> T:
+    """A configuration with fields replaced by ``name=value`` or ``group.name=value``; values are JSON or plain words.
+
+    Raises:
+        FacemsmError: no such field, or a value of another kind than the field's.
+    """
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise FacemsmError(f"--set {setting!r}: expected NAME=VALUE")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        config = _replaced(config, name.split("."), value, setting)
+    return config
+
+
+def _replaced(config: T, path: list[str], value: Any, setting: str) -> T:
+    assert is_dataclass(config)
+    assert not isinstance(config, type)
+    known = [f.name for f in fields(config)]
+    if path[0] not in known:
+        raise FacemsmError(f"--set {setting!r}: no field {path[0]!r}; there are {', '.join(known)}")
+    old = getattr(config, path[0])
+    if len(path) > 1:
+        if not is_dataclass(old):
+            raise FacemsmError(f"--set {setting!r}: {path[0]!r} has no fields")
+        new: Any = _replaced(old, path[1:], value, setting)
+    else:
+        new = tuple(value) if isinstance(old, tuple) and isinstance(value, list) else value
+        if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
+            new = float(new)
+        if type(new) is not type(old):
+            raise FacemsmError(f"--set {setting!r}: expected a {type(old).__name__}, such as {old!r}")
+    return replace(config, **{path[0]: new})
+
+
+def as_json(config: Any) -> str:
+    """A configuration as indented JSON, for the file beside the weights."""
+    return json.dumps(asdict(config), indent=2) + "\n"
+
+
+def from_mapping(kind: type[T], values: Mapping[str, Any]) -> T:
+    """The inverse of ``asdict`` for a flat configuration; lists become tuples.
+
+    Raises:
+        FacemsmError: fields are unknown or of the wrong kind.
+    """
+    try:
+        return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+    except TypeError as error:
+        raise FacemsmError(f"{kind.__name__}: {error}") from error

@@ -1,0 +1,121 @@
+"""Which faces a run learns from and which it is judged by."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from facemsm.data.catalogue import load_dataset
+from facemsm.data.sample import BoxSource, FaceSample
+from facemsm.errors import FacemsmError
+from facemsm.typing import IntArray
+
+
+@dataclass(frozen=True)
+class Source:
+    """One split of one data set, as training uses it.
+
+    Attributes:
+        name, root, split: as in :func:`facemsm.data.catalogue.load_dataset`.
+        share: fraction of its faces seen in each epoch, drawn anew every time.
+        until: fraction of the run after which the source is left out, for labels good enough to begin with only.
+    """
+
+    name: str
+    root: str
+    split: str
+    share: float = 1.0
+    until: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> Source:
+        """Read ``NAME=ROOT:SPLIT[@SHARE[@UNTIL]]``, e.g. ``ytf=data/ytf:train@0.25@0.6``.
+
+        Raises:
+            FacemsmError: the text is of another form.
+        """
+        name, equals, rest = text.partition("=")
+        place, *numbers = rest.split("@")
+        root, colon, split = place.rpartition(":")
+        try:
+            share, until = ([float(n) for n in numbers] + [1.0, 1.0])[:2]
+        except ValueError:
+            share = until = -1.0
+        if not (equals and colon and root and split and 0 < share <= 1 and 0 < until <= 1 and len(numbers) <= 2):
+            raise FacemsmError(f"data {text!r}: expected NAME=ROOT:SPLIT[@SHARE[@UNTIL]], fractions above 0 up to 1")
+        return cls(name, root, split, share, until)
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Training and validation faces of a run, and how often each source's are seen."""
+
+    training: Sequence[FaceSample]
+    validation: Sequence[FaceSample]
+    source: IntArray
+    """(len(training),) index into ``sources``."""
+    sources: tuple[Source, ...]
+
+    @property
+    def epoch_size(self) -> int:
+        """Faces in a full epoch, every source taking part."""
+        counts = np.bincount(self.source, minlength=len(self.sources))
+        return int(sum(round(n * s.share) for n, s in zip(counts, self.sources, strict=True)))
+
+    def epoch(self, number: int, progress: float, seed: int) -> IntArray:
+        """Indices of the training faces of an epoch, in order; the same numbers give the same faces.
+
+        Args:
+            number: which epoch.
+            progress: fraction of the run that lies behind.
+            seed: of the run.
+        """
+        rng = np.random.default_rng((seed, number))
+        chosen = []
+        for i, source in enumerate(self.sources):
+            members = np.flatnonzero(self.source == i)
+            if progress < source.until:
+                chosen.append(rng.permutation(members)[: round(len(members) * source.share)])
+        return rng.permutation(np.concatenate(chosen))
+
+
+def load_faces(
+    sources: Sequence[Source], *, box_source: BoxSource, holdout: float = 0.1, exclude: Sequence[str] = ()
+) -> Faces:
+    """Load every source and set aside a part of each full-share source for validation.
+
+    A face is held out by a checksum of its photo's name, so the choice is the same in every run and all faces of a
+    photo (300-W's ``name_1``, ``name_2``) fall on the same side.
+
+    Args:
+        sources: where the faces come from; those with ``share`` below 1 are for training only.
+        box_source: which boxes the samples carry.
+        holdout: fraction of the photos to validate on.
+        exclude: names of samples to leave out altogether, e.g. near copies of test photos.
+
+    Raises:
+        FacemsmError: a source cannot be read, a name to exclude does not exist, or nothing is left to train on.
+    """
+    training: list[FaceSample] = []
+    validation: list[FaceSample] = []
+    owner: list[int] = []
+    unknown = set(exclude)
+    for i, source in enumerate(sources):
+        for face in load_dataset(source.name, source.root, source.split, box_source):
+            unknown.discard(face.name)
+            if face.name in exclude:
+                continue
+            photo = face.name.rsplit("_", 1)[0] if source.split == "afw" else face.name
+            if source.share == 1.0 and zlib.crc32(photo.encode()) % 1000 < 1000 * holdout:
+                validation.append(face)
+            else:
+                training.append(face)
+                owner.append(i)
+    if unknown:
+        raise FacemsmError(f"exclude: no face is called {min(unknown)!r} in the training data")
+    if not training:
+        raise FacemsmError("no faces to train on: name at least one source with --data")
+    return Faces(training, validation, np.array(owner), tuple(sources))

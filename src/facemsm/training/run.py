@@ -1,0 +1,417 @@
+"""One training run: Lightning does the work, this says what is kept and where.
+
+A run lives in one folder: ``config.json``, ``best.safetensors`` (the weights that validated best), ``last.ckpt``
+(everything needed to go on), ``history.csv`` (one line a validation) and TensorBoard's event files. A run that was
+stopped anywhere and resumed ends with the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import signal
+import threading
+import time
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from facemsm.errors import FacemsmError
+from facemsm.images import replacing
+from facemsm.training.config import Schedule, as_json
+from facemsm.training.faces import Faces
+from facemsm.training.stream import ExampleStream, FixedExamples, From, MakeExample, loader
+from facemsm.typing import Image
+
+PICTURED = 8
+"""Validation faces that TensorBoard shows after each validation."""
+
+
+class StageModule(lightning.LightningModule):
+    """What all stages' modules share: examples by step, learning rate by step, errors of a validation pass."""
+
+    network: nn.Module
+    """What is saved as the stage's weights."""
+
+    def __init__(self, schedule: Schedule, faces: Faces, training: MakeExample, validation: MakeExample) -> None:
+        super().__init__()
+        self.schedule, self.faces = schedule, faces
+        self._training, self._validation = training, validation
+        self.total_steps = schedule.total_steps(faces.epoch_size)
+        self.batches_done = 0
+        self._errors: dict[str, list[Tensor]] = {}
+        self._names: list[str] = []
+
+    def train_dataloader(self) -> Any:
+        """Examples from the next step on, so that a resumed run sees what it would have seen."""
+        schedule = self.schedule
+        total = self.total_steps * schedule.batch_size * self.trainer.world_size
+        stream = ExampleStream(self.faces, self._training, total=total, seed=schedule.seed)
+        sampler = From(
+            self.batches_done * schedule.batch_size * self.trainer.world_size,
+            total,
+            batch=schedule.batch_size,
+            rank=self.trainer.global_rank,
+            world=self.trainer.world_size,
+        )
+        return loader(stream, batch=schedule.batch_size, workers=schedule.workers, sampler=sampler)
+
+    def val_dataloader(self) -> Any:
+        """Every validation face once, in order."""
+        dataset = FixedExamples(list(self.faces.validation), self._validation)
+        return loader(dataset, batch=32, workers=min(1, self.schedule.workers))
+
+    def rate(self, step: int) -> float:
+        """Factor of the learning rate at a step."""
+        schedule = self.schedule
+        if schedule.decay == "halve":
+            return float(0.5 ** (step // max(1, schedule.halve_every * (self.faces.epoch_size // schedule.batch_size))))
+        if step < schedule.warmup:
+            return (step + 1) / schedule.warmup
+        progress = (step - schedule.warmup) / max(1, self.total_steps - schedule.warmup)
+        return float(0.01 + 0.99 * 0.5 * (1 + torch.cos(torch.tensor(min(1.0, progress) * torch.pi))))
+
+    def optimiser(self, network: nn.Module, factor: float = 1.0) -> torch.optim.Optimizer:
+        """Adam as the schedule says; ``factor`` multiplies the rate."""
+        schedule = self.schedule
+        return torch.optim.AdamW(
+            network.parameters(), lr=schedule.learning_rate * factor, weight_decay=schedule.weight_decay
+        )
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        """Remember whose faces they are."""
+        self._names = batch["name"]
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Stop before a loss that is no number reaches the weights.
+
+        Raises:
+            FacemsmError: the loss is NaN or infinite; names the step and the faces.
+        """
+        if not loss.isfinite():
+            raise FacemsmError(
+                f"step {self.batches_done + 1}: the loss is {loss.item()} on the faces {', '.join(self._names)}; "
+                "last.ckpt is from before. Look at these faces, or lower schedule.learning_rate or set schedule.clip"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember how far the stream of examples has been read.
+
+        Raises:
+            FacemsmError: weights are no longer finite; the checkpoint before stays the last.
+        """
+        for name, tensor in self.state_dict().items():
+            if not tensor.isfinite().all():
+                raise FacemsmError(
+                    f"step {self.batches_done}: {name} is no longer finite; last.ckpt is from before. "
+                    "Lower schedule.learning_rate or set schedule.clip"
+                )
+        checkpoint["batches_done"] = self.batches_done
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on where the stream was left."""
+        self.batches_done = checkpoint["batches_done"]
+
+    def collect(self, errors: Mapping[str, Tensor]) -> None:
+        """Add a validation batch's per-face errors, the first of them being the one that decides."""
+        for name, values in errors.items():
+            self._errors.setdefault(name, []).append(values.detach().float().cpu())
+
+    def take_errors(self) -> dict[str, float]:
+        """Mean errors of the validation pass that has just ended; NaN values are left out."""
+        means = {name: float(torch.cat(values).nanmean()) for name, values in self._errors.items()}
+        self._errors = {}
+        return means
+
+    @abstractmethod
+    def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Call :meth:`collect` with the batch's errors and return what was predicted, a row for each face."""
+
+    @abstractmethod
+    def picture(self, batch: Any, predicted: Tensor) -> Image:
+        """Predictions as a picture, for TensorBoard.
+
+        Args:
+            batch: the first validation batch.
+            predicted: what :meth:`validation_step` returned for it.
+
+        Returns:
+            (height, width, 3) uint8 RGB, the first ``PICTURED`` faces side by side.
+        """
+
+
+class Record(Callback):
+    """Counts batches, writes down each validation and keeps the best weights.
+
+    Comes first: weight averaging, which follows it, puts the weights that were validated away again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.best = float("inf")
+        self._start = time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Count the batch, and have the end of the run validated wherever it falls."""
+        assert isinstance(pl_module, StageModule)
+        pl_module.batches_done += 1
+        if pl_module.batches_done == pl_module.total_steps:
+            trainer.val_check_batch = pl_module.total_steps
+
+    def on_validation_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,  # noqa: ARG002
+    ) -> None:
+        """Show the first faces."""
+        assert isinstance(pl_module, StageModule)
+        if batch_idx == 0 and trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
+            picture = pl_module.picture(batch, outputs)
+            trainer.logger.experiment.add_image("val/faces", picture, pl_module.batches_done, dataformats="HWC")
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Compare with the best so far."""
+        assert isinstance(pl_module, StageModule)
+        errors = pl_module.take_errors()
+        if trainer.sanity_checking or not trainer.is_global_zero or not errors:
+            return
+        decisive = next(iter(errors.values()))
+        if decisive < self.best:
+            self.best = decisive
+            save_weights(pl_module.network, self.folder / "best.safetensors")
+        row = {"step": pl_module.batches_done, "seconds": round(time.monotonic() - self._start), **errors}
+        _append(self.folder / "history.csv", row)
+        print("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
+        if trainer.logger:
+            trainer.logger.log_metrics({f"val/{k}": v for k, v in errors.items()}, pl_module.batches_done)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The best error so far."""
+        self.best = state_dict["best"]
+
+
+class Keep(Callback):
+    """Saves ``last.ckpt`` after each validation, and when Ctrl-C or SIGTERM asks the run to stop.
+
+    Comes last: what it saves includes what the other callbacks did after the batch.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.asked = False
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002
+        """Take both signals over; Lightning restores them at the end."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._ask)
+
+    def _ask(self, number: int, _: Any) -> None:
+        self.asked = True
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)  # a second one
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Save and stop if asked to, unless a validation comes first."""
+        assert isinstance(pl_module, StageModule)
+        if pl_module.batches_done % trainer.val_check_batch and self._is_asked(trainer):
+            trainer.save_checkpoint(self.path)
+            raise self._stopped(pl_module)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Save, and stop if asked to."""
+        assert isinstance(pl_module, StageModule)
+        trainer.save_checkpoint(self.path)
+        if pl_module.batches_done < pl_module.total_steps and self._is_asked(trainer):
+            raise self._stopped(pl_module)
+
+    def _is_asked(self, trainer: lightning.Trainer) -> bool:
+        return bool(trainer.strategy.reduce_boolean_decision(self.asked, all=False))  # any process of the run
+
+    def _stopped(self, module: StageModule) -> FacemsmError:
+        done = f"stopped and saved after step {module.batches_done} of {module.total_steps}"
+        return FacemsmError(f"{self.path.parent}: {done}; the same command with --resume goes on")
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """A checkpoint appears whole or not at all: an interrupted writer or a full disk leaves the one before."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
+        """Write beside, then rename.
+
+        Raises:
+            FacemsmError: the file cannot be written.
+        """
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        with replacing(Path(path)) as partial:
+            partial.write_bytes(content.getbuffer())
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        """Read tensors and plain values, never code.
+
+        Raises:
+            FacemsmError: the file is not a checkpoint.
+        """
+        try:
+            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise FacemsmError(f"{path}: not a checkpoint of facemsm ({type(error).__name__}); train anew") from error
+        return content
+
+
+def fit(module: StageModule, config: Any, folder: Path, *, resume: bool = False, progress: bool = True) -> Path:
+    """Train ``module`` to the end of its schedule.
+
+    Args:
+        module: the stage.
+        config: saved as ``config.json``.
+        folder: where the run lives; made if needed.
+        resume: go on from ``last.ckpt`` in it.
+        progress: show Lightning's progress bar.
+
+    Returns:
+        The best weights' file.
+
+    Raises:
+        FacemsmError: the folder holds a run already and ``resume`` is False, there is nothing that ``module`` could
+            resume, a photo cannot be read, the loss is no number, something cannot be written, or Ctrl-C or SIGTERM
+            stopped the run.
+    """
+    last, best = folder / "last.ckpt", folder / "best.safetensors"
+    if resume and not last.is_file():
+        raise FacemsmError(f"{folder}: no last.ckpt to resume from")
+    if not resume and last.exists():
+        raise FacemsmError(f"{folder}: holds a run already; resume it with --resume or name another folder")
+    if resume and _steps_saved(last, module) >= module.total_steps:
+        return best
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(as_json(config), encoding="utf-8")
+    schedule = module.schedule
+    if schedule.threads:
+        torch.set_num_threads(schedule.threads)
+    torch.set_flush_denormal(True)  # vanishing gradients of dark heatmaps are many times slower as denormals
+    averaging: list[Callback] = [EMAWeightAveraging(decay=schedule.ema)] if schedule.ema else []
+    with _quiet(), _one_line():
+        lightning.seed_everything(schedule.seed, workers=True, verbose=False)
+        trainer = lightning.Trainer(
+            max_steps=-1,
+            max_epochs=1,
+            val_check_interval=min(schedule.validate_every, module.total_steps),
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            callbacks=[Record(folder), *averaging, Keep(last)],
+            plugins=[WholeCheckpoints()],
+            enable_checkpointing=False,
+            logger=TensorBoardLogger(folder, name="", version="tensorboard"),
+            precision=schedule.precision,
+            gradient_clip_val=schedule.clip if module.automatic_optimization and schedule.clip else None,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            log_every_n_steps=50,
+        )
+        trainer.fit(module, ckpt_path=last if resume else None)
+    return best
+
+
+def _steps_saved(last: Path, module: StageModule) -> int:
+    """Steps that a checkpoint has seen, which must be of the module's networks."""
+    checkpoint = WholeCheckpoints().load_checkpoint(last)
+    saved, wanted = checkpoint.get("state_dict", {}), module.state_dict()
+    if {name: t.shape for name, t in saved.items()} != {name: t.shape for name, t in wanted.items()}:
+        raise FacemsmError(f"{last}: holds another network; resume with the settings in {last.parent / 'config.json'}")
+    return int(checkpoint["batches_done"])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's tips and warnings: they are about what is decided here, not by the user."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """A loader process wraps its error in a traceback; take the error out again."""
+    try:
+        yield
+    except FacemsmError as error:
+        line = str(error).strip().rpartition("\n")[2]
+        raise FacemsmError(line.removeprefix(f"{FacemsmError.__module__}.{FacemsmError.__name__}: ")) from error
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """Write a network's weights as safetensors, whole or not at all.
+
+    Raises:
+        FacemsmError: the file cannot be written.
+    """
+    content = save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Read what :func:`save_weights` wrote into a network of the same shape.
+
+    Raises:
+        FacemsmError: the file is missing, is not safetensors, or belongs to another network.
+    """
+    try:
+        network.load_state_dict(load_file(path))
+    except OSError as error:
+        raise FacemsmError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:
+        raise FacemsmError(f"{path}: not this network's weights: {str(error).splitlines()[0]}") from error
+
+
+def _append(path: Path, row: Mapping[str, Any]) -> None:
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, row.keys())
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
