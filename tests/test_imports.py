@@ -1,0 +1,56 @@
+"""Using facemsm needs none of the training libraries, nor does it wait for them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+HEAVY = {"h5py", "lightning", "matplotlib", "onnx", "onnxscript", "scipy", "sklearn", "tensorboard", "torch"}
+
+
+def imported(code: str, folder: Path) -> set[str]:
+    """Top-level modules loaded once a fresh interpreter has run the code."""
+    report = "import json, sys\nprint(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    run = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{report}"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return set(json.loads(run.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["facemsm", "facemsm.schemes", "facemsm.geometry", "facemsm.heatmaps", "facemsm.apps.cli", "facemsm.apps.align"],
+)
+def test_importing_stays_light(module: str, tmp_path: Path) -> None:
+    assert "facemsm" in (modules := imported(f"import {module}", tmp_path))
+    assert modules & HEAVY == set()
+
+
+def test_align_stays_light(tmp_path: Path) -> None:
+    code = """
+import sys
+from facemsm.apps.cli import main
+sys.argv = ["facemsm", "align", "--draw"]
+try:
+    main()
+except SystemExit as error:
+    assert not error.code, error
+"""
+    assert imported(code, tmp_path) & HEAVY == set()
+    assert list(tmp_path.rglob("*.jpg"))
+
+
+def test_the_check_sees_what_is_imported(tmp_path: Path) -> None:
+    assert "decimal" in imported("import decimal", tmp_path)
+    assert "decimal" not in imported("import json", tmp_path)
+
+
+def test_the_command_is_installed() -> None:
+    (script,) = entry_points(group="console_scripts", name="facemsm")
+    assert callable(script.load())
