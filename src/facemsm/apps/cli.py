@@ -1,0 +1,67 @@
+"""The command ``facemsm``. A command is loaded when it is called, so that ``facemsm --help`` stays fast."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from facemsm.errors import FacemsmError
+
+COMMANDS = {
+    "align": "Find the landmarks of every face in photos.",
+    "data": "Look at annotated faces and convert them.",
+    "evaluate": "Measure how well landmarks are found in annotated faces.",
+    "export": "Turn trained stages into a model that needs no PyTorch (needs the extra 'train').",
+    "train": "Train a stage on annotated faces (needs the extra 'train').",
+}
+"""Name and help. ``facemsm NAME`` runs the typer ``app`` of ``facemsm.apps.NAME``."""
+
+
+class _LazyGroup(TyperGroup):
+    """Lists ``COMMANDS`` without importing them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        return TyperCommand(cmd_name, help=COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, stub, rest = super().resolve_command(ctx, args)
+        if name in COMMANDS:
+            return name, typer.main.get_command(import_module(f"facemsm.apps.{name}").app), rest
+        return name, stub, rest
+
+
+app = typer.Typer(cls=_LazyGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(version("facemsm"))
+        raise typer.Exit
+
+
+@app.callback()
+def _facemsm(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Find the landmarks of faces in photos, and tell which of them were seen and which are hidden."""
+
+
+def main() -> None:
+    """Run the command line. Unusable input ends it with one line on stderr and exit code 2."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what is wrong with a photo is said once, by us
+    try:
+        app()
+    except FacemsmError as error:
+        print(f"facemsm: {error}", file=sys.stderr)
+        sys.exit(2)

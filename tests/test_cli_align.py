@@ -1,0 +1,364 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import ArrayLike
+
+from facemsm.apps.align import SAMPLE, find_photos, output_names
+from facemsm.apps.cli import COMMANDS, main
+from facemsm.data.ibug import read_pts
+from facemsm.errors import FacemsmError
+from facemsm.face import Face
+from facemsm.images import read_image, write_image
+from facemsm.results import read_results
+from facemsm.schemes import get_scheme
+from facemsm.typing import Image, PathLike
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+class StandInAligner:
+    """Finds one face in the middle of every photo that is not black; its landmarks are spread over the box."""
+
+    scheme = get_scheme("68")
+    options: Mapping[str, Any] = {}
+    interrupt_at: int | None = None
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    @classmethod
+    def from_pretrained(cls, name: str = "68", **options: Any) -> StandInAligner:
+        if name != "68":
+            raise FacemsmError(f"there are no weights {name!r}; choose 68")
+        cls.options = options
+        return cls()
+
+    def align(self, image: PathLike | Image, boxes: ArrayLike | None = None) -> list[Face]:
+        assert isinstance(image, np.ndarray)
+        if self.calls == self.interrupt_at:
+            raise KeyboardInterrupt
+        self.calls += 1
+        height, width = image.shape[:2]
+        if (image[0, 0] == (255, 0, 255)).all():
+            raise IndexError("a bug\nof two lines")
+        given = boxes is not None
+        rows: ArrayLike = boxes if boxes is not None else [[0, 0, width - 1, height - 1]] if image.any() else []
+        unit = np.random.default_rng(0).random((68, 2))
+        faces = []
+        for box in np.asarray(rows, np.float32).reshape(-1, 4):
+            points = (box[:2] + unit * (box[2:] - box[:2])).astype(np.float32)
+            scores = unit[:, 0].astype(np.float32)
+            theta = np.eye(2, 3, dtype=np.float32)
+            faces.append(Face(points, scores, scores < 0.4, box, theta, points, None if given else 0.9))
+        return faces
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs ``facemsm align ARGS`` in an empty folder with the stand-in; exit code, stdout, stderr."""
+    module = ModuleType("facemsm.aligner")
+    module.Aligner = StandInAligner  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "facemsm.aligner", module)
+    monkeypatch.setattr(StandInAligner, "interrupt_at", None)
+    monkeypatch.chdir(tmp_path)
+
+    def run_align(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["facemsm", "align", *args])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return int(exit_.value.code or 0), out, err
+
+    return run_align
+
+
+def photo(path: str, value: int = 90, shape: tuple[int, int] = (60, 80)) -> None:
+    write_image(path, np.full((*shape, 3), value, np.uint8))
+
+
+def images() -> list[str]:
+    return [result.image for result in read_results(Path("facemsm-out/landmarks.jsonl"))]
+
+
+def test_photos_folders_and_patterns(run: Run) -> None:
+    for name in (
+        "b.jpg",
+        "a.PNG",
+        "in/one.webp",
+        "in/deep/Zoë.tif",
+        "in/.hidden.jpg",
+        "in/.git/x.jpg",
+        "p1.bmp",
+        "p2.bmp",
+    ):
+        photo(name)
+    Path("in/notes.txt").write_text("no photo")
+    Path("b.jpg").rename("b.photo")
+    code, out, err = run("b.photo", "in", "p*.bmp", "a.PNG", "a.PNG")
+    assert (code, err) == (0, "")
+    assert images() == ["b.photo", "in/one.webp", "in/deep/Zoë.tif", "p1.bmp", "p2.bmp", "a.PNG"]
+    assert "6 photos read" in out
+    assert "6 faces" in out
+    assert f"landmarks: {Path('facemsm-out/landmarks.jsonl')}" in out
+    assert "pictures" not in out
+
+
+def test_without_paths_the_sample_is_aligned_and_drawn(run: Run) -> None:
+    code, out, _ = run("--draw")
+    assert code == 0
+    assert images() == [SAMPLE.as_posix()]
+    assert f"pictures:  {Path('facemsm-out/drawn/sample.jpg')}" in out
+    drawn, original = read_image("facemsm-out/drawn/sample.jpg"), read_image(SAMPLE)
+    assert drawn.shape == original.shape
+    assert np.abs(drawn.astype(int) - original).max() > 50
+
+
+def test_sample_is_small() -> None:
+    assert SAMPLE.stat().st_size < 150_000
+    assert SAMPLE.with_name("SAMPLE_LICENSE.md").is_file()
+
+
+def test_bad_photos_are_reported_in_a_line_each_and_the_rest_goes_on(run: Run) -> None:
+    photo("0 good.jpg")
+    Path("in").mkdir()
+    Path("in/text.jpg").write_text("words, words, words, words")
+    Path("in/empty.jpg").touch()
+    Path("in/cut.jpg").write_bytes(SAMPLE.read_bytes()[:50_000])
+    write_image("in/bug.png", np.full((9, 9, 3), (255, 0, 255), np.uint8))
+    photo("in/black.png", 0)
+    photo("in/dot.png", 0, (1, 1))
+    photo("z good.jpg")
+    code, out, err = run("0 good.jpg", "missing.jpg", "in", "no*.jpg", "emptyfolder", "z good.jpg")
+    assert code == 1
+    assert images() == ["0 good.jpg", "in/black.png", "in/dot.png", "z good.jpg"]
+    lines = err.splitlines()
+    expected = {
+        "no*.jpg": "no photo there",
+        "missing.jpg": "cannot be read (No such file or directory)",
+        "in/black.png": "no face found",
+        "in/dot.png": "no face found",
+        "in/bug.png": "failed unexpectedly (IndexError('a bug\\nof two lines')); please report this",
+        "in/cut.jpg": "truncated",
+        "in/empty.jpg": "is empty (0 bytes)",
+        "in/text.jpg": "is not a JPEG",
+        "emptyfolder": "cannot be read",
+    }
+    assert len(lines) == len(expected)
+    for name, why in expected.items():
+        assert [why in line for line in lines if line.startswith(f"{Path(name)}: ")] == [True], name
+    assert "4 photos read" in out
+    assert "2 faces" in out
+    assert "2 photos without a face" in out
+    assert "7 failed, reasons above" in out
+
+
+def test_no_face_at_all_is_no_error(run: Run) -> None:
+    photo("black.png", 0)
+    for form in ("json", "csv", "pts"):
+        code, out, err = run("black.png", "--draw", "-f", form)
+        assert (code, err) == (0, "black.png: no face found\n")
+        assert "0 faces, 1 photo without a face" in out
+        assert "pictures" not in out
+    assert next(read_results(Path("facemsm-out/landmarks.jsonl"))).faces == []
+
+
+def test_large_and_odd_photos_give_points_in_their_own_pixels(run: Run) -> None:
+    cv2.imencode(".png", np.full((50, 70), 40_000, np.uint16))[1].tofile("deep.png")
+    cv2.imencode(".jpg", np.full((50, 70), 99, np.uint8))[1].tofile("grey.jpg")
+    cv2.imencode(".jpg", np.full((10_000, 10_000), 99, np.uint8))[1].tofile("huge.jpg")
+    code, _, err = run("deep.png", "grey.jpg", "huge.jpg")
+    assert (code, err) == (0, "")
+    sizes = [(r.width, r.height, r.faces[0].points.max()) for r in read_results(Path("facemsm-out/landmarks.jsonl"))]
+    assert [size[:2] for size in sizes] == [(70, 50), (70, 50), (10_000, 10_000)]
+    assert sizes[2][2] > 9_000
+
+
+def test_csv_and_pts_are_made_from_all_results(run: Run) -> None:
+    photo("a/one.jpg")
+    photo("b/one.jpg")
+    photo("b/one.png")
+    code, out, _ = run("a", "b", "--format", "csv")
+    assert code == 0
+    assert f"landmarks: {Path('facemsm-out/landmarks.csv')}" in out
+    rows = Path("facemsm-out/landmarks.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["image", "a/one.jpg", "b/one.jpg", "b/one.png"]
+    assert len(rows[0].split(",")) == 7 + 4 * 68
+
+    code, out, _ = run("a", "b", "--format", "pts", "--resume")
+    assert (code, "3 finished before" in out) == (0, True)
+    written = sorted(path.relative_to("facemsm-out/pts").as_posix() for path in Path("facemsm-out/pts").rglob("*.pts"))
+    assert written == ["a/one_1.pts", "b/one.jpg_1.pts", "b/one.png_1.pts"]
+    first = next(read_results(Path("facemsm-out/landmarks.jsonl")))
+    np.testing.assert_allclose(read_pts(Path("facemsm-out/pts/a/one_1.pts"), 68), first.faces[0].points, atol=2e-3)
+
+
+def test_drawn_pictures_are_not_aligned_the_next_time(run: Run) -> None:
+    photo("a.jpg")
+    for _ in range(2):
+        assert run(".", "--draw", "--output", ".")[0] == 0
+        assert sorted(path.as_posix() for path in Path().rglob("*.jpg")) == ["a.jpg", "drawn/a.jpg"]
+    assert [r.image for r in read_results(Path("landmarks.jsonl"))] == ["a.jpg"]
+
+
+def test_given_boxes(run: Run) -> None:
+    for name in ("in/a.jpg", "in/b.jpg", "in/c.jpg", "in/d.jpg", "in/e.jpg", "in/f.jpg"):
+        photo(name)
+    Path("boxes.csv").write_text(
+        "image,x_min,y_min,x_max,y_max\na.jpg,10,10,30,30\nb.jpg,nan,1,2,3\nc.jpg,30,10,10,30\nd.jpg,500,500,600,600\n"
+        "a.jpg,40,10,70,40\nf.jpg,-20,-20,30,30\n"
+    )
+    code, _, err = run("in", "--boxes", "boxes.csv")
+    assert code == 1
+    assert [line.replace("\\", "/") for line in err.splitlines()] == [
+        "in/b.jpg: box 1 of 1, [nan, 1, 2, 3], is not finite; give four numbers",
+        "in/c.jpg: box 1 of 1, [30, 10, 10, 30], has no area; the order is x_min, y_min, x_max, y_max",
+        "in/d.jpg: box 1 of 1, [500, 500, 600, 600], lies outside the 80x60 photo",
+        "in/e.jpg: has no box in boxes.csv; add a row for it",
+    ]
+    a, f = read_results(Path("facemsm-out/landmarks.jsonl"))
+    assert [face.box.tolist() for face in a.faces] == [[10, 10, 30, 30], [40, 10, 70, 40]]
+    assert a.faces[0].detection_score is None
+    assert f.faces[0].box.tolist() == [-20, -20, 30, 30]
+    # the results serve as boxes for the same photos
+    assert run("in/a.jpg", "--boxes", "facemsm-out/landmarks.jsonl")[0] == 0
+    assert [face.box.tolist() for face in next(read_results(Path("facemsm-out/landmarks.jsonl"))).faces] == [
+        [10, 10, 30, 30],
+        [40, 10, 70, 40],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("args", "why"),
+    [
+        (["--boxes", "none.csv"], "none.csv: "),
+        (["--boxes", "empty.csv"], "empty.csv:1: "),
+        (["--stages", "1;2"], "--stages '1;2': expected numbers"),
+        (["--weights", "5000"], "there are no weights '5000'"),
+        (["--detector", "eagle"], "unknown face detector 'eagle'"),
+        (["--output", "a.jpg"], "cannot be written"),
+        (["--output", "a.jpg/out"], "cannot be written"),
+    ],
+)
+def test_what_stops_a_run_before_any_photo(run: Run, args: list[str], why: str) -> None:
+    photo("a.jpg")
+    Path("empty.csv").touch()
+    code, out, err = run("a.jpg", *args)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert err.startswith("facemsm: ")
+    assert why in err
+    assert not Path("facemsm-out/landmarks.jsonl").exists() or not images()
+
+
+def test_output_that_fails_in_the_middle_stops_the_run(run: Run) -> None:
+    photo("a.jpg")
+    Path("facemsm-out").mkdir()
+    Path("facemsm-out/drawn").touch()
+    code, _, err = run("a.jpg", "--draw")
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert "cannot be written" in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_is_one_line(run: Run) -> None:
+    photo("a.jpg")
+    Path("facemsm-out").mkdir()
+    Path("facemsm-out/landmarks.jsonl").symlink_to("/dev/full")
+    code, _, err = run("a.jpg")
+    assert code == 2
+    assert err == f"facemsm: {Path('facemsm-out/landmarks.jsonl')}: cannot be written (No space left on device)\n"
+
+
+def test_interrupt_leaves_whole_results_and_resume_continues(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(5):
+        photo(f"in/{i}.jpg")
+    monkeypatch.setattr(StandInAligner, "interrupt_at", 2)
+    code, out, _ = run("in", "missing.jpg", "--format", "csv")
+    assert code == 130
+    assert images() == ["in/0.jpg", "in/1.jpg"]
+    assert len(Path("facemsm-out/landmarks.csv").read_text().splitlines()) == 3
+    assert "interrupted with 4 photos left; the same command with --resume continues" in out
+
+    with Path("facemsm-out/landmarks.jsonl").open("a") as file:
+        file.write('{"image":"in/2.jp')  # what a killed process may leave
+    monkeypatch.setattr(StandInAligner, "interrupt_at", None)
+    code, out, err = run("in", "--format", "csv", "--resume")
+    assert (code, err) == (0, "")
+    assert images() == [f"in/{i}.jpg" for i in range(5)]
+    assert len(Path("facemsm-out/landmarks.csv").read_text().splitlines()) == 6
+    assert "3 photos read" in out
+    assert "2 finished before" in out
+
+    run("in/0.jpg")
+    assert images() == ["in/0.jpg"]
+    assert len(list(read_results(Path("facemsm-out/landmarks.previous.jsonl")))) == 5
+
+
+def test_options_reach_the_aligner(run: Run) -> None:
+    photo("a.jpg")
+    run("a.jpg", "--stages", "2,3", "--threshold-contour", "0.3", "--threads", "2")
+    assert StandInAligner.options == {
+        "detector": None,
+        "stages": (2, 3),
+        "thresholds": {"contour": 0.3},
+        "threads": 2,
+    }
+
+
+def test_output_names_are_unique_and_follow_the_folders(tmp_path: Path) -> None:
+    photos = [tmp_path / name for name in ("x/a.jpg", "x/y/a.jpg", "x/b.jpg", "x/B.png", "x/c.d.jpg")]
+    assert list(output_names(photos).values()) == ["a", "y/a", "b.jpg", "B.png", "c.d"]
+    assert output_names([]) == {}
+
+
+def test_unreadable_folders_are_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def walk(top: Path, onerror: Callable[[OSError], None]) -> list[Any]:
+        onerror(PermissionError(13, "Permission denied", str(top / "secret")))
+        return []
+
+    monkeypatch.setattr(os, "walk", walk)
+    _, failures = find_photos([tmp_path], skip=tmp_path / "drawn")
+    assert failures[0] == f"{tmp_path / 'secret'}: cannot be read (Permission denied)"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_loads(name: str) -> None:
+    command = [sys.executable, "-c", "from facemsm.apps.cli import main; main()", name, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Usage:" in done.stdout
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = (
+        "import sys, json; sys.argv = ['facemsm', '--help']\n"
+        "from facemsm.apps.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: print(json.dumps(sorted({'cv2', 'torch', 'onnxruntime', 'numpy'} & set(sys.modules))))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+def test_unknown_command_and_version() -> None:
+    command = [sys.executable, "-c", "from facemsm.apps.cli import main; main()"]
+    unknown = subprocess.run([*command, "aling"], capture_output=True, text=True)
+    assert unknown.returncode == 2
+    assert "aling" in unknown.stderr
+    assert "Traceback" not in unknown.stderr
+    version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    assert version.stdout.strip()[0].isdigit()
