@@ -1,0 +1,250 @@
+"""The whole way of a face, photo to landmarks (Algorithm 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from facemsm.detectors import FaceDetector, get_detector
+from facemsm.errors import FacemsmError
+from facemsm.face import Face, check_boxes
+from facemsm.geometry import (
+    CANONICAL_MARGIN,
+    CROP_ENLARGEMENT,
+    Matrix,
+    apply_affine,
+    box_to_crop,
+    compose,
+    invert,
+    theta_to_matrix,
+)
+from facemsm.images import check_image, read_image
+from facemsm.runtime.model import DICTIONARY, HOURGLASS, STGAN, Model, load_model
+from facemsm.runtime.session import Network
+from facemsm.schemes import LandmarkScheme
+from facemsm.shapes.dictionary import ShapeDictionary
+from facemsm.shapes.reconstruction import Reconstruction, reconstruct
+from facemsm.typing import FloatArray, Image, PathLike
+from facemsm.warping import warp
+
+BATCH = 32
+"""Faces that go through the networks at once; bounds the memory."""
+
+NO_TURN = CANONICAL_MARGIN / CROP_ENLARGEMENT * np.eye(2, 3)
+"""θ without stage 1: the box as it is, its larger side where the face's would be."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    """One face on its way: its photo, its box, and the map from the photo to stage 1's crop."""
+
+    image: Image
+    box: FloatArray
+    detection_score: float | None
+    to_crop: Matrix
+
+
+class Aligner:
+    """Finds the landmarks of faces. Loads its networks once; use one for many photos.
+
+    Args:
+        model: a checked model.
+        detector: finds the faces where no boxes are given; the bundled one by default.
+        stages: which stages run; 2 must be among them. Without 1 the box is taken as it is; without 3 no point is
+            rebuilt, and ``occluded`` is False everywhere.
+        reconstruction: settings of stage 3.
+        keep: ``"heatmaps"`` and ``"canonical"`` are kept in every ``Face``, at 1.1 MB a face.
+        threads: CPU threads.
+
+    Raises:
+        FacemsmError: unknown stages or names to keep.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        detector: FaceDetector | None = None,
+        stages: Collection[int] = (1, 2, 3),
+        reconstruction: Reconstruction | None = None,
+        keep: Collection[str] = (),
+        threads: int = 1,
+    ) -> None:
+        if 2 not in stages or not set(stages) <= {1, 2, 3}:
+            raise FacemsmError(
+                f"stages are {sorted(stages)}: choose from 1, 2 and 3, and keep 2, which finds the points"
+            )
+        if not set(keep) <= {"heatmaps", "canonical"}:
+            raise FacemsmError(f"keep is {sorted(keep)}: choose from heatmaps and canonical")
+        if threads < 1:
+            raise FacemsmError(f"threads is {threads}: at least 1 is needed")
+        self.model, self.stages, self.keep = model, frozenset(stages), frozenset(keep)
+        self.reconstruction = reconstruction or Reconstruction()
+        self._threads = threads
+        self._given_detector = detector
+        self._generator = Network(model.path(STGAN), threads) if 1 in stages else None
+        self._hourglass = Network(model.path(HOURGLASS), threads)
+        self._dictionary = ShapeDictionary.load(model.path(DICTIONARY)) if 3 in stages else None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: PathLike = "68",
+        *,
+        detector: FaceDetector | None = None,
+        stages: Collection[int] = (1, 2, 3),
+        thresholds: Mapping[str, float] | None = None,
+        keep: Collection[str] = (),
+        threads: int = 1,
+    ) -> Aligner:
+        """An aligner with bundled weights, offline, or with those in a model folder.
+
+        Args:
+            name: a bundled model's name or a folder's path.
+            detector, stages, keep, threads: as for :class:`Aligner`.
+            thresholds: scores below which stage 3 rebuilds a point: ``"contour"`` and ``"features"``.
+
+        Raises:
+            FacemsmError: no such model, a damaged one, or an unknown option.
+        """
+        chosen = dict(thresholds or {})
+        if not set(chosen) <= {"contour", "features"}:
+            raise FacemsmError(f"thresholds are {sorted(chosen)}: choose from contour and features")
+        settings = Reconstruction()
+        if "contour" in chosen:
+            settings = replace(settings, contour_threshold=chosen["contour"])
+        if "features" in chosen:
+            settings = replace(settings, feature_threshold=chosen["features"])
+        model = load_model(name)
+        return cls(model, detector=detector, stages=stages, reconstruction=settings, keep=keep, threads=threads)
+
+    @property
+    def scheme(self) -> LandmarkScheme:
+        """The landmarks that are found."""
+        return self.model.scheme
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a report must say about the weights."""
+        return {
+            "weights": self.model.name,
+            "checksum": self.model.checksum,
+            "stages": sorted(self.stages),
+            **self.model.provenance,
+        }
+
+    @cached_property
+    def detector(self) -> FaceDetector:
+        """The face detector, loaded when it is first needed."""
+        return self._given_detector or get_detector()
+
+    def align(self, image: PathLike | Image, boxes: ArrayLike | None = None) -> list[Face]:
+        """Landmarks of the faces in one photo.
+
+        Args:
+            image: a path, or (H, W, 3) uint8 RGB.
+            boxes: (N, 4) ``[x_min, y_min, x_max, y_max]`` in photo pixels, tight around the landmarks or a usual
+                detector's. The detector finds them if None.
+
+        Returns:
+            A face for each box, in their order; the detector's, best first.
+
+        Raises:
+            FacemsmError: the photo cannot be read, or a box is not one.
+        """
+        return self.align_batch([image], [boxes])[0]
+
+    def align_batch(
+        self, images: Sequence[PathLike | Image], boxes: Sequence[ArrayLike | None] | None = None
+    ) -> list[list[Face]]:
+        """Landmarks of the faces in several photos, the same numbers as one by one.
+
+        Args:
+            images: as for :meth:`align`.
+            boxes: one entry a photo, as for :meth:`align`; None for the detector everywhere.
+
+        Raises:
+            FacemsmError: as :meth:`align`, or ``boxes`` has not as many entries as there are photos.
+        """
+        if boxes is None:
+            boxes = [None] * len(images)
+        if len(boxes) != len(images):
+            raise FacemsmError(f"boxes for {len(boxes)} photos, but there are {len(images)} photos")
+        jobs: list[_Job] = []
+        counts: list[int] = []
+        for index, (image, given) in enumerate(zip(images, boxes, strict=True)):
+            where = f"image {index}" if isinstance(image, np.ndarray) else str(image)
+            found = self._jobs(image, given, where)
+            jobs += found
+            counts.append(len(found))
+        faces = [face for i in range(0, len(jobs), BATCH) for face in self._align_jobs(jobs[i : i + BATCH])]
+        ends = np.cumsum(counts, dtype=int)
+        return [faces[end - count : end] for end, count in zip(ends, counts, strict=True)]
+
+    def _jobs(self, image: PathLike | Image, boxes: ArrayLike | None, where: str) -> list[_Job]:
+        photo = check_image(image, where) if isinstance(image, np.ndarray) else read_image(Path(image))
+        if boxes is None:
+            detections = self.detector.detect(photo)
+            checked = detections[:, :4]
+            scores: list[float | None] = [float(score) for score in detections[:, 4]]
+        else:
+            checked = check_boxes(boxes, photo.shape, where)
+            scores = [None] * len(checked)
+        size = self.model.codec.input_size
+        return [
+            _Job(photo, box, score, to_crop)
+            for box, score, to_crop in zip(checked, scores, box_to_crop(checked, size), strict=True)
+        ]
+
+    def _align_jobs(self, jobs: Sequence[_Job]) -> list[Face]:
+        """Algorithm 2 for up to BATCH faces."""
+        codec = self.model.codec
+        size = codec.input_size
+        to_crop = np.stack([job.to_crop for job in jobs])
+        # Stage 1: where in the crop the canonical face is.
+        theta = np.tile(NO_TURN, (len(jobs), 1, 1))
+        if self._generator:
+            crops = np.stack([warp(job.image, job.to_crop, size) for job in jobs])
+            theta = _trusted(self._generator(crops).astype(np.float64))
+        # The canonical face is cut from the photo itself: sampling the crop once more would blur it.
+        to_canonical = compose(invert(theta_to_matrix(theta, size)), to_crop)
+        canonical = np.stack([warp(job.image, matrix, size) for job, matrix in zip(jobs, to_canonical, strict=True)])
+        # Stage 2: a heatmap a point; its peak is the point (Eq. 8), the mean about it the score (Eq. 9).
+        heatmaps = self._hourglass(canonical)
+        preliminary, intensity = codec.decode(heatmaps)
+        scores = np.clip(intensity / codec.ideal_score, 0, 1).astype(np.float32)
+        # Stage 3: points with low scores, from the others and similar shapes (Eq. 10, Eq. 11).
+        points, rebuilt = preliminary, np.zeros(scores.shape, dtype=bool)
+        if self._dictionary:
+            points, rebuilt = reconstruct(preliminary, scores, self._dictionary, self.reconstruction)
+        # Line 14: back to the photo. θ runs from canonical to crop, so it is θ and not its inverse that is applied.
+        to_photo = invert(to_canonical)
+        points = apply_affine(to_photo, points).astype(np.float32)
+        preliminary = apply_affine(to_photo, preliminary).astype(np.float32)
+        return [
+            Face(
+                points=points[i],
+                scores=scores[i],
+                occluded=rebuilt[i],
+                box=job.box,
+                theta=theta[i].astype(np.float32),
+                preliminary=preliminary[i],
+                detection_score=job.detection_score,
+                heatmaps=heatmaps[i] if "heatmaps" in self.keep else None,
+                canonical=canonical[i] if "canonical" in self.keep else None,
+            )
+            for i, job in enumerate(jobs)
+        ]
+
+
+def _trusted(theta: Matrix) -> Matrix:
+    """θ as the generator gave it, or no turn where it would show next to nothing, mirror the face or is no number."""
+    scale = np.linalg.det(theta[..., :2])
+    good = np.isfinite(theta).all((1, 2)) & (scale > 0.04) & (scale < 4.0)
+    return np.where(good[:, None, None], theta, NO_TURN)

@@ -1,0 +1,125 @@
+"""A trained model on disk: a folder with ``model.json`` and the files it names.
+
+``model.json`` carries the landmark scheme, the settings that inference must share with training, where the weights come
+from, and the SHA-256 of every other file. Networks are ONNX, the shape dictionary is safetensors; neither can run code
+when it is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from facemsm.errors import FacemsmError
+from facemsm.heatmaps import HeatmapCodec
+from facemsm.schemes import LandmarkScheme, scheme_from_dict
+from facemsm.typing import PathLike
+
+FORMAT = 1
+MANIFEST = "model.json"
+STGAN, HOURGLASS, DICTIONARY = "stgan.onnx", "hourglass.onnx", "dictionary.safetensors"
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model folder that has been checked.
+
+    Attributes:
+        folder: where it lies.
+        name: ``"68"``.
+        scheme: the landmarks it finds.
+        codec: how its heatmaps are read.
+        provenance: preset, commit, data and the like, for reports.
+        checksum: of ``model.json``, which holds the checksums of all else; names the model in reports.
+    """
+
+    folder: Path
+    name: str
+    scheme: LandmarkScheme
+    codec: HeatmapCodec
+    provenance: Mapping[str, Any]
+    checksum: str
+
+    def path(self, file: str) -> Path:
+        """Where one of the model's files lies."""
+        return self.folder / file
+
+
+def bundled_models() -> list[str]:
+    """Names of the models that ship with facemsm."""
+    return sorted(path.parent.name for path in WEIGHTS.glob(f"*/{MANIFEST}"))
+
+
+def load_model(name: PathLike) -> Model:
+    """A bundled model by name, or a model folder of one's own.
+
+    Raises:
+        FacemsmError: there is no such model, or one of its files is missing, truncated or altered.
+    """
+    folder = WEIGHTS / str(name) if str(name) in bundled_models() else Path(name)
+    manifest = folder / MANIFEST
+    try:
+        content = manifest.read_bytes()
+    except OSError as error:
+        choices = ", ".join(bundled_models()) or "none"
+        raise FacemsmError(
+            f"no model {str(name)!r}: bundled are {choices}; or name a folder with {MANIFEST}"
+        ) from error
+    try:
+        fields: dict[str, Any] = json.loads(content)
+        if fields["format"] != FORMAT:
+            raise FacemsmError(f"{manifest}: format {fields['format']!r}, this facemsm reads {FORMAT}")
+        files: dict[str, str] = fields["files"]
+        model = Model(
+            folder,
+            str(fields["name"]),
+            scheme_from_dict(fields["scheme"], str(manifest)),
+            HeatmapCodec(**fields["codec"]),
+            dict(fields["provenance"]),
+            hashlib.sha256(content).hexdigest(),
+        )
+        expected = dict(files.items())
+    except FacemsmError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise FacemsmError(f"{manifest}: not a facemsm model file ({type(error).__name__}: {error})") from error
+    for file in (STGAN, HOURGLASS, DICTIONARY):
+        if file not in expected:
+            raise FacemsmError(f"{manifest}: names no checksum for {file}")
+        _check(folder / file, expected[file])
+    return model
+
+
+def write_manifest(
+    folder: Path, *, name: str, scheme: Mapping[str, Any], codec: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> None:
+    """Write ``model.json`` for the files that lie in ``folder``."""
+    files = {file: _sha256(folder / file) for file in (STGAN, HOURGLASS, DICTIONARY)}
+    fields = {
+        "format": FORMAT,
+        "name": name,
+        "scheme": scheme,
+        "codec": codec,
+        "provenance": provenance,
+        "files": files,
+    }
+    (folder / MANIFEST).write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+
+
+def _check(path: Path, expected: str) -> None:
+    try:
+        actual = _sha256(path)
+    except OSError as error:
+        raise FacemsmError(f"{path}: cannot be read ({error.strerror}); install the model again") from error
+    if actual != expected:
+        raise FacemsmError(f"{path}: truncated or altered, its checksum is not model.json's; install the model again")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facemsm import Aligner, Face, FacemsmError
+from facemsm.geometry import apply_affine, box_to_crop, compose, invert, similarity, theta_to_matrix
+from facemsm.images import read_image
+from facemsm.typing import FloatArray, Image
+from facemsm.warping import warp
+
+SAMPLE = Path(__file__).parents[1] / "src" / "facemsm" / "apps" / "sample.jpg"
+BOX = [180.0, 75.0, 275.0, 185.0]
+
+
+@pytest.fixture(scope="module")
+def aligner() -> Aligner:
+    return Aligner.from_pretrained("68", keep=("heatmaps", "canonical"))
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image:
+    return read_image(SAMPLE)
+
+
+@pytest.fixture(scope="module")
+def face(aligner: Aligner, photo: Image) -> Face:
+    return aligner.align(photo, [BOX])[0]
+
+
+def distance(a: FloatArray, b: FloatArray) -> float:
+    return float(np.linalg.norm(a - b, axis=-1).mean())
+
+
+def inter_ocular(points: FloatArray) -> float:
+    return float(np.linalg.norm(points[36] - points[45]))
+
+
+def test_what_a_face_holds(face: Face) -> None:
+    assert (face.points.shape, face.points.dtype) == ((68, 2), np.float32)
+    assert (face.scores.shape, face.scores.dtype) == ((68,), np.float32)
+    assert (face.occluded.shape, face.occluded.dtype) == ((68,), np.bool_)
+    assert face.scores.min() >= 0
+    assert face.scores.max() <= 1
+    assert face.box.tolist() == BOX
+    assert face.theta.shape == (2, 3)
+    assert face.heatmaps is not None
+    assert face.heatmaps.shape == (68, 64, 64)
+    assert face.canonical is not None
+    assert face.canonical.shape == (128, 128, 3)
+
+
+def test_landmarks_lie_where_the_face_has_them(face: Face) -> None:
+    right_eye, left_eye, mouth = (face.points[s].mean(0) for s in (slice(36, 42), slice(42, 48), slice(48, 68)))
+    # measured by hand in the photo, in pixels
+    assert np.linalg.norm(right_eye - (206, 111)) < 6
+    assert np.linalg.norm(left_eye - (245, 108)) < 6
+    assert np.linalg.norm(mouth - (229, 153)) < 6
+
+
+def test_detector_and_box_agree(aligner: Aligner, face: Face) -> None:
+    (found,) = aligner.align(SAMPLE)
+    assert found.detection_score is not None
+    assert distance(found.points, face.points) < 0.05 * inter_ocular(face.points)
+
+
+def test_boxes_may_be_loose_and_faces_turned(aligner: Aligner, photo: Image, face: Face) -> None:
+    loose = aligner.align(photo, [[168.0, 50.0, 290.0, 190.0]])[0]
+    assert distance(loose.points, face.points) < 0.05 * inter_ocular(face.points)
+    turn = similarity(np.deg2rad(25), centre=(227, 130))
+    turned = aligner.align(warp(photo, turn, 512), [BOX])[0]
+    expected = apply_affine(turn, face.points).astype(np.float32)
+    assert distance(turned.points, expected) < 0.06 * inter_ocular(face.points)
+
+
+def test_batch_gives_the_same_numbers_as_one_by_one(aligner: Aligner, photo: Image) -> None:
+    small = np.ascontiguousarray(photo[20:300, 100:360])
+    boxes = [[BOX, [170.0, 60.0, 280.0, 190.0]], [[80.0, 55.0, 175.0, 165.0]], []]
+    many = aligner.align_batch([photo, small, SAMPLE], boxes)
+    assert [len(faces) for faces in many] == [2, 1, 0]
+    single = [aligner.align(image, given) for image, given in zip([photo, small, SAMPLE], boxes, strict=True)]
+    for together, alone in zip(many, single, strict=True):
+        for a, b in zip(together, alone, strict=True):
+            np.testing.assert_allclose(a.points, b.points, atol=1e-3)
+            np.testing.assert_allclose(a.scores, b.scores, atol=1e-4)
+            assert (a.occluded == b.occluded).all()
+
+
+def test_more_faces_than_fit_one_batch(aligner: Aligner, photo: Image, face: Face) -> None:
+    faces = aligner.align(photo, [BOX] * 33)
+    assert len(faces) == 33
+    np.testing.assert_allclose(faces[32].points, face.points, atol=1e-3)
+
+
+def test_theta_takes_canonical_points_to_the_photo(aligner: Aligner, face: Face) -> None:
+    """Eq. 2: θ maps the canonical face's points to the crop; the crop's map takes them on to the photo."""
+    assert face.heatmaps is not None
+    canonical, _ = aligner.model.codec.decode(face.heatmaps)
+    crop_to_photo = invert(box_to_crop(face.box, 128))
+    to_photo = compose(crop_to_photo, theta_to_matrix(face.theta.astype(np.float64), 128))
+    np.testing.assert_allclose(apply_affine(to_photo, canonical), face.preliminary, atol=0.01)
+
+
+def test_stages_off(photo: Image, face: Face) -> None:
+    without_shapes = Aligner.from_pretrained("68", stages=(1, 2)).align(photo, [BOX])[0]
+    assert not without_shapes.occluded.any()
+    np.testing.assert_array_equal(without_shapes.points, without_shapes.preliminary)
+    np.testing.assert_allclose(without_shapes.points, face.preliminary, atol=1e-3)
+    without_turn = Aligner.from_pretrained("68", stages=(2,)).align(photo, [BOX])[0]
+    np.testing.assert_allclose(without_turn.theta, [[0.8, 0, 0], [0, 0.8, 0]], atol=1e-6)
+    assert without_turn.heatmaps is None
+
+
+def test_only_flagged_points_are_rebuilt(photo: Image) -> None:
+    strict = Aligner.from_pretrained("68", thresholds={"contour": 0.95, "features": 0.95})
+    face = strict.align(photo, [BOX])[0]
+    moved = np.linalg.norm(face.points - face.preliminary, axis=1) > 1e-3
+    assert face.occluded.any()
+    assert not (moved & ~face.occluded).any()
+    never = Aligner.from_pretrained("68", thresholds={"contour": 0.0, "features": 0.0}).align(photo, [BOX])[0]
+    assert not never.occluded.any()
+
+
+def test_photos_without_faces(aligner: Aligner) -> None:
+    assert aligner.align(np.zeros((1, 1, 3), np.uint8)) == []
+    assert aligner.align(np.full((200, 300, 3), 127, np.uint8)) == []
+    assert aligner.align_batch([]) == []
+
+
+def test_a_box_reaching_past_the_photo_is_aligned(aligner: Aligner, photo: Image) -> None:
+    cut = np.ascontiguousarray(photo[100:, 200:])
+    (half,) = aligner.align(cut, [[-20.0, -25.0, 75.0, 85.0]])
+    assert np.isfinite(half.points).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"stages": (1, 3)}, "stages"),
+        ({"stages": (2, 4)}, "stages"),
+        ({"keep": ("everything",)}, "keep"),
+        ({"thresholds": {"nose": 0.5}}, "thresholds"),
+        ({"threads": 0}, "threads"),
+        ({"name": "67"}, "no model '67'"),
+    ],
+)
+def test_unknown_options_are_named(options: dict[str, object], said: str) -> None:
+    with pytest.raises(FacemsmError, match=said):
+        Aligner.from_pretrained(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "boxes", [[[0, 0, np.nan, 9]], [[50, 50, 10, 90]], [[9000, 9000, 9100, 9100]], [[1, 2, 3]], "face"]
+)
+def test_bad_boxes_are_refused(aligner: Aligner, photo: Image, boxes: object) -> None:
+    with pytest.raises(FacemsmError, match="box"):
+        aligner.align(photo, boxes)  # type: ignore[arg-type]
+
+
+def test_as_many_box_lists_as_photos(aligner: Aligner, photo: Image) -> None:
+    with pytest.raises(FacemsmError, match="2 photos, but there are 1"):
+        aligner.align_batch([photo], [None, None])
+
+
+def test_aligning_needs_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.argv = ['facemsm', 'align', '--draw', '-o', sys.argv[1]]\n"
+        "from facemsm.apps.cli import main; main()"
+    )
+    run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "landmarks.jsonl").is_file()
+    assert len(list((tmp_path / "drawn").iterdir())) == 1
