@@ -11,16 +11,15 @@ import argparse
 import multiprocessing
 import os
 import platform
-import subprocess
 import time
 from datetime import date
-from pathlib import Path
 
 import cv2
 import numpy as np
 
 from facemsm.data.augment import Augmentation, augment_crop, jitter_matrix, take_crop
 from facemsm.geometry import box_to_crop, compose
+from facemsm.provenance import commit, machine
 from facemsm.schemes import SCHEME_68
 from facemsm.typing import FloatArray, Image
 
@@ -59,21 +58,6 @@ def work(setting: str, photo: int, size: int, seconds: float, seed: int) -> tupl
     return count, time.perf_counter() - start, time.process_time() - busy
 
 
-def machine() -> str:
-    """The processor's name, as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-    return names[0] if info.exists() and names else platform.processor() or platform.machine()
-
-
-def commit() -> str:
-    """The working copy's commit, or a word that there is none."""
-    git = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    return git.stdout.strip() if git.returncode == 0 else "no commit"
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="crops a second that augmentation prepares")
@@ -84,7 +68,7 @@ def main() -> None:
 
     print(f"Augmentation, {args.photo} px photo in memory to {args.size} px crop, decoding left out.")
     load = f"load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else "load unknown"
-    print(f"{machine()}, {os.cpu_count()} cores, {load}; Python {platform.python_version()}, ", end="")
+    print(f"{machine()}, {load}; Python {platform.python_version()}, ", end="")
     print(f"NumPy {np.__version__}, OpenCV {cv2.__version__}; commit {commit()}; {date.today()}.\n")
     print("| setting | processes | crops/s | ms/crop, one process | processor time, ms/crop |")
     print("|---|---|---|---|---|")

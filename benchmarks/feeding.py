@@ -1,0 +1,116 @@
+"""Does the preparation of examples keep up with training? Prints Markdown.
+
+    python benchmarks/feeding.py [--steps 20] [--preset lite]
+
+Trains each stage for a few steps on synthetic JPEG photos, one loader process beside the training process, and measures
+how long training waits for its next batch. Nothing is saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from facemsm.data.sample import FaceSample
+from facemsm.hourglass.losses import LOSSES
+from facemsm.hourglass.training import HourglassModule, HourglassTraining, images_to_tensor
+from facemsm.provenance import commit, machine
+from facemsm.schemes import SCHEME_68
+from facemsm.shapes.dictionary import ShapeDictionary
+from facemsm.stgan.losses import theta_loss
+from facemsm.stgan.training import STGANModule, STGANTraining
+from facemsm.training.faces import Faces, Source
+from facemsm.training.stream import ExampleStream, From, loader
+
+
+def synthetic_faces(folder: Path, count: int = 64, side: int = 400) -> Faces:
+    """Mottled photos with a plausible shape in each."""
+    rng = np.random.default_rng(0)
+    dictionary = Path(__file__).parents[1] / "src/facemsm/weights/68/dictionary.safetensors"
+    shapes = ShapeDictionary.load(dictionary).shapes
+    samples = []
+    for i in range(count):
+        photo = cv2.resize(rng.integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8), (side, side))
+        cv2.imwrite(str(folder / f"{i}.jpg"), photo)
+        points = ((shapes[i] - 64) * 1.5 + side / 2).astype(np.float32)
+        box = np.concatenate((points.min(0), points.max(0)))
+        samples.append(FaceSample(str(i), folder / f"{i}.jpg", box, "gt", points))
+    return Faces(samples, samples[:8], np.zeros(count, np.int64), (Source("synthetic", "", ""),))
+
+
+def measure(module: HourglassModule | STGANModule, loss: Callable[[dict[str, Any]], Tensor], steps: int) -> str:
+    """One row of the table."""
+    schedule = module.schedule
+    precision = schedule.precision == "bf16-mixed" and isinstance(module, HourglassModule)
+    batch_size = schedule.batch_size
+    total = batch_size * (steps + 3)
+    stream = ExampleStream(module.faces, module._training, total=total, seed=0)
+    batches = iter(loader(stream, batch=batch_size, workers=1, sampler=From(0, total, batch=batch_size)))
+    optimiser = module.optimiser(module.network)
+    module.network.train()
+    waiting = working = 0.0
+    for step in range(steps + 3):  # the first three fill the loader's queue and PyTorch's caches
+        start = time.perf_counter()
+        batch = next(batches)
+        ready = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision):
+            value = loss(batch)
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+        if step >= 3:
+            waiting += ready - start
+            working += time.perf_counter() - ready
+    rate = steps * batch_size / (waiting + working)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return f"| {rate:.1f} | {100 * waiting / (waiting + working):.1f} % | {memory:.0f} |"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="share of training that waits for data")
+    parser.add_argument("--steps", type=int, default=20, help="steps of each stage")
+    parser.add_argument("--preset", default="lite", help="lite or paper")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the training process")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)
+    print(f"Preset {args.preset}, {args.steps} steps a stage, {args.threads} training thread, one loader process,")
+    print(f"400 px JPEG photos; {machine()}; PyTorch {torch.__version__}; commit {commit()}; {date.today()}.\n")
+    print("| stage | images/s | waiting for data | peak MB so far |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        faces = synthetic_faces(Path(folder))
+        generator = STGANModule(STGANTraining.preset(args.preset), SCHEME_68, faces)
+
+        def theta(batch: dict[str, Any]) -> Tensor:
+            return theta_loss(generator.network(images_to_tensor(batch["image"])), batch["theta"])
+
+        print("| 1, generator alone", measure(generator, theta, args.steps), flush=True)
+        config = HourglassTraining.preset(args.preset, 68)
+        hourglass = HourglassModule(config, SCHEME_68, faces)
+
+        def heatmap(batch: dict[str, Any]) -> Tensor:
+            outputs: list[Tensor] = hourglass.network(images_to_tensor(batch["image"]))
+            targets = [
+                batch[f"rows_{i}"][..., :, None] * batch[f"columns_{i}"][..., None, :] for i in range(len(outputs))
+            ]
+            loss = LOSSES[config.loss]
+            values = [loss(o.float(), t, batch["labelled"]) for o, t in zip(outputs, targets, strict=True)]
+            return torch.stack(values).sum()
+
+        print("| 2, hourglass", measure(hourglass, heatmap, args.steps), flush=True)
+
+
+if __name__ == "__main__":
+    main()
