@@ -25,7 +25,15 @@ def imported(code: str, folder: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     "module",
-    ["facemsm", "facemsm.schemes", "facemsm.geometry", "facemsm.heatmaps", "facemsm.apps.cli", "facemsm.apps.align"],
+    [
+        "facemsm",
+        "facemsm.schemes",
+        "facemsm.geometry",
+        "facemsm.heatmaps",
+        "facemsm.apps.cli",
+        "facemsm.apps.align",
+        "facemsm.apps.evaluate",
+    ],
 )
 def test_importing_stays_light(module: str, tmp_path: Path) -> None:
     assert "facemsm" in (modules := imported(f"import {module}", tmp_path))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,7 @@ class Aligner:
             "weights": self.model.name,
             "checksum": self.model.checksum,
             "stages": sorted(self.stages),
+            "reconstruction": asdict(self.reconstruction) if 3 in self.stages else None,
             **self.model.provenance,
         }
 

@@ -99,7 +99,7 @@ def align(
     aligner = Aligner.from_pretrained(
         weights,
         detector=get_detector(detector, model=detector_model) if detector or detector_model else None,
-        stages=_parse_stages(stages),
+        stages=parse_stages(stages),
         thresholds={group: value for group, value in thresholds.items() if value is not None},
         threads=threads,
     )
@@ -208,7 +208,8 @@ def output_names(photos: Sequence[Path]) -> dict[Path, str]:
     }
 
 
-def _parse_stages(text: str) -> tuple[int, ...]:
+def parse_stages(text: str) -> tuple[int, ...]:
+    """Read ``1,2,3``; which stages go together is the aligner's to say."""
     try:
         return tuple(int(stage) for stage in text.split(","))
     except ValueError as error:

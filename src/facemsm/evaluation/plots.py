@@ -1,4 +1,4 @@
-"""Plots of results, written to ``.png``, ``.svg`` or ``.pdf``. They need matplotlib (extra ``train``), no display.
+"""Plots of results, written to ``.png``, ``.svg`` or ``.pdf``. They need matplotlib (extra ``plots``), no display.
 
 Every plot names its normaliser and thresholds. Colour-blind readers can tell the colours apart (Okabe and Ito, 2008),
 and lines differ in dashes too.
@@ -135,7 +135,7 @@ def _figure(path: PathLike, height: float = 4.8) -> Iterator[Figure]:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise FacemsmError("plots need matplotlib: pip install 'facemsm[train]'") from error
+        raise FacemsmError("plots need matplotlib: pip install 'facemsm[plots]'") from error
     figure = Figure(figsize=(6.4, height), layout="constrained")
     yield figure
     for axes in figure.axes:

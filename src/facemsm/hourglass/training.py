@@ -118,7 +118,9 @@ class HourglassModule(StageModule):
         """Canonical faces at twice their size: true points green, predicted ones red."""
         zoom, shift = 2, 4  # OpenCV draws at 1/16 pixel
         tiles = []
-        for image, *both in zip(*(each[:PICTURED] for each in (batch["image"], batch["points"], predicted)), strict=True):
+        for image, *both in zip(
+            *(each[:PICTURED] for each in (batch["image"], batch["points"], predicted)), strict=True
+        ):
             tile = cv2.resize(image.cpu().numpy(), None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR)
             for points, colour in zip(both, ((0, 255, 0), (255, 0, 0)), strict=True):
                 known = points[~points.isnan().any(1)].cpu().numpy()

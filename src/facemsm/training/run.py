@@ -103,7 +103,7 @@ class StageModule(lightning.LightningModule):
         if not loss.isfinite():
             raise FacemsmError(
                 f"step {self.batches_done + 1}: the loss is {loss.item()} on the faces {', '.join(self._names)}; "
-                "last.ckpt is from before. Look at these faces, or lower schedule.learning_rate or set schedule.clip"
+                "nothing of it was saved. Look at these faces, lower schedule.learning_rate or set schedule.clip"
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -115,8 +115,8 @@ class StageModule(lightning.LightningModule):
         for name, tensor in self.state_dict().items():
             if not tensor.isfinite().all():
                 raise FacemsmError(
-                    f"step {self.batches_done}: {name} is no longer finite; last.ckpt is from before. "
-                    "Lower schedule.learning_rate or set schedule.clip"
+                    f"step {self.batches_done}: {name} is no longer finite and was not saved; "
+                    "lower schedule.learning_rate or set schedule.clip"
                 )
         checkpoint["batches_done"] = self.batches_done
 
@@ -247,7 +247,7 @@ class Keep(Callback):
     ) -> None:
         """Save and stop if asked to, unless a validation comes first."""
         assert isinstance(pl_module, StageModule)
-        if pl_module.batches_done % trainer.val_check_batch and self._is_asked(trainer):
+        if pl_module.batches_done % (trainer.val_check_batch or 1) and self._is_asked(trainer):
             trainer.save_checkpoint(self.path)
             raise self._stopped(pl_module)
 

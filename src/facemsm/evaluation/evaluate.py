@@ -1,0 +1,176 @@
+"""Running the aligner over annotated faces, with the boxes given, found by a detector, or spoilt by known amounts."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from facemsm.data.sample import FaceSample
+from facemsm.detectors import FaceDetector
+from facemsm.detectors.boxes import overlaps
+from facemsm.errors import FacemsmError
+from facemsm.evaluation.predictions import Predictions
+from facemsm.face import Face
+from facemsm.geometry import Matrix, apply_affine, compose, invert, perturb_box, similarity, tight_box
+from facemsm.typing import FloatArray, Image
+from facemsm.warping import BORDER_MODE, BORDER_VALUE
+
+if TYPE_CHECKING:
+    from facemsm.aligner import Aligner
+
+LEAST_OVERLAP = 0.3
+"""A detection is of the annotated face if its IoU with the tight box of the landmarks is at least this."""
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """Spoils a face's box by uniform random amounts, the same for a face whatever method or part of the data is run.
+
+    A box cannot be turned, so the photo is, about the box's centre.
+
+    Attributes:
+        shift: at most, in box widths and heights.
+        scale: the box grows or shrinks about its centre by a factor between ``1 - scale`` and ``1 + scale``.
+        rotation: at most, in degrees, either way.
+        seed: another seed gives other amounts.
+    """
+
+    shift: float
+    scale: float
+    rotation: float
+    seed: int = 0
+
+    @classmethod
+    def parse(cls, text: str, seed: int = 0) -> Perturbation:
+        """Read ``shift,scale,rotation``, e.g. ``0.15,0.25,30``.
+
+        Raises:
+            FacemsmError: not three numbers, or out of range.
+        """
+        try:
+            shift, scale, rotation = (float(word) for word in text.split(","))
+        except ValueError:
+            shift = scale = rotation = -1
+        if not (0 <= shift < 1 and 0 <= scale < 1 and 0 <= rotation <= 180):
+            raise FacemsmError(
+                f"perturbation {text!r}: expected shift,scale,rotation such as 0.15,0.25,30: "
+                "fractions of the box from 0 to below 1, and degrees up to 180"
+            )
+        return cls(shift, scale, rotation, seed)
+
+    def apply(self, image: Image, box: FloatArray, name: str) -> tuple[Image, FloatArray, Matrix]:
+        """Turn a photo and spoil a box in it.
+
+        Args:
+            image: (H, W, 3) uint8.
+            box: (4,) photo pixels.
+            name: of the face; decides the amounts, together with the seed.
+
+        Returns:
+            The turned photo, enlarged so that nothing is cut off; the box in it; the (2, 3) map from the photo to it.
+        """
+        rng = np.random.default_rng((self.seed, zlib.crc32(name.encode())))
+        dx, dy, growth, angle = rng.uniform(-1, 1, 4) * (self.shift, self.shift, self.scale, np.deg2rad(self.rotation))
+        centre = (box[:2] + box[2:]) / 2
+        to_turned = similarity(0.0)
+        if angle:
+            turn = similarity(angle, centre=centre)
+            height, width = image.shape[:2]
+            corners = np.array([[0, 0], [width, 0], [0, height], [width, height]]) - 0.5
+            turned = apply_affine(turn, corners)
+            low = turned.min(axis=0)
+            size = np.ceil(turned.max(axis=0) - low).astype(int)
+            to_turned = compose(similarity(shift=-low - 0.5), turn)
+            image = np.asarray(
+                cv2.warpAffine(
+                    image,
+                    to_turned,
+                    (int(size[0]), int(size[1])),
+                    flags=cv2.INTER_LINEAR,
+                    borderMode=BORDER_MODE,
+                    borderValue=BORDER_VALUE,
+                ),
+                np.uint8,
+            )
+        moved = np.tile(apply_affine(to_turned, centre[None])[0] - centre, 2)
+        return image, perturb_box(box + moved, (dx, dy), 1 + growth), to_turned
+
+
+def run_aligner(
+    aligner: Aligner,
+    samples: Iterable[FaceSample],
+    detector: FaceDetector | None = None,
+    perturbation: Perturbation | None = None,
+) -> Predictions:
+    """Align every face.
+
+    Args:
+        aligner: with any weights.
+        samples: the faces; their photos are opened one by one.
+        detector: finds the faces; their own boxes are used if None. Of its boxes the one that overlaps the tight box
+            of a face's landmarks most is taken, if by ``LEAST_OVERLAP``; otherwise the face is missed.
+        perturbation: spoils the boxes, the detector's too.
+
+    Returns:
+        Predictions in the order of the samples, in pixels of the photos as they are, without ``origin``.
+
+    Raises:
+        FacemsmError: a photo cannot be read or a box not be used; the message names the face.
+    """
+    names, found = [], []
+    for sample in samples:
+        names.append(sample.name)
+        try:
+            found.append(_align(aligner, sample, detector, perturbation))
+        except FacemsmError as error:
+            raise FacemsmError(f"face {sample.name}: {error}") from error
+    count = aligner.scheme.count
+
+    def stack(values: str, *shape: int) -> FloatArray:
+        gap = np.full((count, *shape), np.nan, np.float32)
+        return np.array([gap if face is None else getattr(face, values) for face in found], np.float32)
+
+    return Predictions(
+        method="facemsm",
+        names=tuple(names),
+        points=stack("points", 2),
+        occluded=stack("occluded") == 1,
+        scores=stack("scores"),
+        preliminary=stack("preliminary", 2) if 3 in aligner.stages else None,
+    )
+
+
+def _align(
+    aligner: Aligner, sample: FaceSample, detector: FaceDetector | None, perturbation: Perturbation | None
+) -> Face | None:
+    image, box, to_photo = sample.load(), sample.box, similarity(0.0)
+    if detector is not None:
+        match = matching_detection(detector.detect(image), sample.points)
+        if match is None:
+            return None
+        box = match
+    if perturbation is not None:
+        image, box, to_turned = perturbation.apply(image, box, sample.name)
+        to_photo = invert(to_turned)
+    face = aligner.align(image, box[None])[0]
+    return replace(
+        face,
+        points=apply_affine(to_photo, face.points).astype(np.float32),
+        preliminary=apply_affine(to_photo, face.preliminary).astype(np.float32),
+    )
+
+
+def matching_detection(detections: FloatArray, points: FloatArray) -> FloatArray | None:
+    """The box (4,) that overlaps a face's tight box most, None if all overlap it less than ``LEAST_OVERLAP``.
+
+    Args:
+        detections: (N, 5) from a face detector.
+        points: (L, 2) true landmarks, NaN where unlabelled.
+    """
+    overlap = overlaps(tight_box(points), detections[:, :4])
+    return detections[overlap.argmax(), :4] if (overlap >= LEAST_OVERLAP).any() else None

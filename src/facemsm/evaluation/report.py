@@ -1,0 +1,362 @@
+"""Predictions beside the truth: all figures as one plain dictionary, the same as Markdown, and plots.
+
+Every figure says what it was divided by and at which threshold. The same predictions give the same report, bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facemsm.data.sample import OCCLUDED, UNLABELLED, FaceSample
+from facemsm.errors import FacemsmError
+from facemsm.evaluation import metrics, occlusion, plots
+from facemsm.evaluation.metrics import Array, Normaliser
+from facemsm.evaluation.predictions import Predictions
+from facemsm.schemes import LandmarkScheme
+from facemsm.typing import BoolArray, FloatArray
+
+NORMALISERS: tuple[Normaliser, ...] = ("inter-pupil", "inter-ocular", "box")
+"""What is reported unless asked otherwise."""
+
+_ERROR_NOTE = """\
+NME, median and FR in per cent, AUC as a fraction. FR@T: faces with an error of T % of the normaliser or more; missed
+faces are among them, but not in NME and median. Unscored: the normaliser cannot be computed."""
+
+THRESHOLDS = (8, 10)
+"""Of failure rate and AUC, in per cent of the normaliser."""
+
+CORRECT = 5
+"""A point counts as correct for the calibration of scores below this error, in per cent of the normaliser."""
+
+PRECISION = 0.8
+"""At which the recall of occlusion scores is read, as in the COFW literature."""
+
+FINAL, BEFORE = "final", "before stage 3"
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Predictions and truth of N faces, row by row.
+
+    Attributes:
+        predictions: of the method.
+        truth: (N, L, 2) photo pixels, NaN where unlabelled.
+        visibility: (N, L) int8 as in ``FaceSample``; ``UNLABELLED`` everywhere if the data set marks no occlusion.
+        scheme: the landmark scheme of both.
+    """
+
+    predictions: Predictions
+    truth: FloatArray
+    visibility: NDArray[np.int8]
+    scheme: LandmarkScheme
+
+    @classmethod
+    def of(cls, samples: Sequence[FaceSample], predictions: Predictions, scheme: LandmarkScheme) -> Evaluation:
+        """Put the predictions for ``samples`` beside their truth. Other predictions are left out.
+
+        Raises:
+            FacemsmError: none of the predictions is for one of the samples.
+        """
+        unknown = np.full(scheme.count, UNLABELLED, np.int8)
+        visibility = np.stack([unknown if s.visibility is None else s.visibility for s in samples])
+        # A data set in which every point is "visible" does not tell: its labels say so by default.
+        known = bool((visibility == OCCLUDED).any())
+        return cls(
+            predictions.for_faces([sample.name for sample in samples]),
+            np.stack([sample.points for sample in samples]),
+            visibility if known else np.full_like(visibility, UNLABELLED),
+            scheme,
+        )
+
+    @property
+    def found(self) -> BoolArray:
+        """(N,) faces with a prediction."""
+        return np.asarray(np.isfinite(self.predictions.points).all(axis=(1, 2)))
+
+    @property
+    def stages(self) -> dict[str, FloatArray]:
+        """The predicted points and, where stage 3 ran, those before it, by name."""
+        points = {FINAL: self.predictions.points}
+        if self.predictions.preliminary is not None:
+            points[BEFORE] = self.predictions.preliminary
+        return points
+
+    @property
+    def judged(self) -> BoolArray:
+        """(N, L) points of faces found of which the data set says whether they are occluded."""
+        return np.asarray((self.visibility != UNLABELLED) & self.found[:, None])
+
+    def nme(self, kind: Normaliser, stage: str = FINAL) -> Array:
+        """(N,) error of every face, see :func:`facemsm.evaluation.metrics.nme`."""
+        return metrics.nme(self.stages[stage], self.truth, self.scheme, kind)
+
+    def usable(self, kind: Normaliser) -> bool:
+        """Whether any face has this normaliser."""
+        return bool(np.isfinite(metrics.normaliser(self.truth, self.scheme, kind)).any())
+
+    def occlusion_scores(self) -> tuple[Array, BoolArray] | None:
+        """Occlusion score ``1 - score`` and truth of the :attr:`judged` points; None if there are none occluded."""
+        hidden = self.visibility[self.judged] == OCCLUDED
+        if self.predictions.scores is None or not hidden.any():
+            return None
+        return 1 - self.predictions.scores[self.judged].astype(float), hidden
+
+    def calibration(self) -> tuple[Normaliser, occlusion.Reliability] | None:
+        """How often points of a score are correct, and the normaliser of that; None without scores.
+
+        The normaliser is inter-ocular if every face has it, else box for all of them.
+        """
+        every = np.isfinite(metrics.normaliser(self.truth, self.scheme, "inter-ocular")).all()
+        kind: Normaliser = "inter-ocular" if every else "box"
+        errors = metrics.normalised_errors(self.predictions.points, self.truth, self.scheme, kind)
+        errors[~self.found] = np.nan
+        counted = np.isfinite(errors)
+        if self.predictions.scores is None or not counted.any():
+            return None
+        return kind, occlusion.reliability(self.predictions.scores[counted], errors[counted] < CORRECT / 100)
+
+
+def measure(evaluation: Evaluation, normalisers: Iterable[Normaliser] = ()) -> dict[str, Any]:
+    """All figures; what cannot be computed is None.
+
+    Args:
+        evaluation: predictions and truth.
+        normalisers: which to divide by; those of ``NORMALISERS`` that any face has, by default.
+
+    Returns:
+        - ``faces``, ``missed``: how many, and how many of them have no prediction.
+        - ``errors``: normaliser -> ``final`` and, where stage 3 ran, ``before stage 3`` -> ``summary`` of
+          :func:`facemsm.evaluation.metrics.summarise`, ``groups`` of :func:`facemsm.evaluation.metrics.per_group` and
+          ``per landmark``, (L,); the latter two of the faces found, in per cent.
+        - ``occlusion``: None where the data set marks none; else ``points``, ``occluded`` (of faces found), precision
+          and recall of the ``flags`` and, where the method gives scores, ``average precision``,
+          ``recall@80P`` and its ``threshold`` on ``1 - score``. Fractions.
+        - ``calibration``: None without scores; else ``correct`` (what counts as such), ``ece``, and the bins.
+
+    Raises:
+        FacemsmError: no face can be scored by a normaliser that was asked for, or by any.
+    """
+    chosen = list(normalisers) or [kind for kind in NORMALISERS if evaluation.usable(kind)]
+    if not chosen:
+        raise FacemsmError("no face can be scored: none has labelled points enough for any normaliser")
+    report = {
+        "faces": len(evaluation.truth),
+        "missed": int((~evaluation.found).sum()),
+        "errors": {
+            kind: {stage: _errors(evaluation, kind, stage) for stage in evaluation.stages}
+            for kind in dict.fromkeys(chosen)
+        },
+        "occlusion": _occlusion(evaluation),
+        "calibration": _calibration(evaluation),
+    }
+    plain: dict[str, Any] = _plain(report)
+    return plain
+
+
+def _errors(evaluation: Evaluation, kind: Normaliser, stage: str) -> dict[str, Any]:
+    scheme, visibility = evaluation.scheme, evaluation.visibility
+    errors = 100 * metrics.normalised_errors(evaluation.stages[stage], evaluation.truth, scheme, kind)
+    errors[~evaluation.found] = np.nan
+    groups = metrics.per_group(errors, scheme)
+    if (visibility != UNLABELLED).any():
+        judged = np.where(visibility != UNLABELLED, errors, np.nan)
+        by_visibility = metrics.per_group(judged, scheme, visibility == OCCLUDED)
+        groups |= {name: by_visibility[name] for name in ("visible", "occluded")}
+    try:
+        summary = metrics.summarise(evaluation.nme(kind, stage), THRESHOLDS)
+    except FacemsmError as error:
+        raise FacemsmError(f"normaliser {kind}: {error}") from error
+    return {"summary": summary, "groups": groups, "per landmark": metrics.per_landmark(errors)}
+
+
+def _occlusion(evaluation: Evaluation) -> dict[str, Any] | None:
+    judged = evaluation.judged
+    if not judged.any():
+        return None
+    hidden = evaluation.visibility[judged] == OCCLUDED
+    precision, recall = occlusion.precision_recall(evaluation.predictions.occluded[judged], hidden)
+    report: dict[str, Any] = {
+        "points": len(hidden),
+        "occluded": int(hidden.sum()),
+        "flags": {"precision": precision, "recall": recall},
+    }
+    if scored := evaluation.occlusion_scores():
+        recall_at, threshold = occlusion.recall_at_precision(*scored, PRECISION)
+        report["scores"] = {
+            "average precision": occlusion.average_precision(*scored),
+            f"recall@{PRECISION * 100:g}P": recall_at,
+            "threshold": threshold,
+        }
+    return report
+
+
+def _calibration(evaluation: Evaluation) -> dict[str, Any] | None:
+    calibration = evaluation.calibration()
+    if calibration is None:
+        return None
+    kind, bins = calibration
+    return {
+        "correct": _correct(kind),
+        "ece": bins.expected_calibration_error,
+        **{name: getattr(bins, name) for name in ("edges", "count", "confidence", "accuracy")},
+    }
+
+
+def _correct(kind: Normaliser) -> str:
+    return f"error < {CORRECT} % of {kind}"
+
+
+def _plain(value: Any) -> Any:
+    """As JSON holds it: lists, and None for what is not finite. Rounded, as later digits are noise."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return round(float(value), 6) if math.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
+
+
+# --- Markdown --------------------------------------------------------------------------------------------------------
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The tables of a report of :func:`measure`, readable as they are. Its entry ``run``, if any, comes first."""
+    parts = [f"# {report['run']['data set']}", _run_table(report["run"])] if "run" in report else []
+    parts += ["## Errors", _error_table(report), _ERROR_NOTE, "## Points", _group_table(report)]
+    parts.append("Mean error of all points of a kind in the faces found, in per cent of the normaliser.")
+    if report["occlusion"]:
+        parts += ["## Occlusion", _occlusion_text(report["occlusion"])]
+    if report["calibration"]:
+        found = report["calibration"]
+        parts += ["## Calibration of scores", f"Correct: {found['correct']}. ECE {found['ece'] * 100:.2f} %, 10 bins."]
+    return "\n\n".join(parts) + "\n"
+
+
+def _run_table(run: Mapping[str, Any]) -> str:
+    return _table([["run", ""], *_flat(run)], left=2)
+
+
+def _flat(value: Any, name: str = "") -> list[list[str]]:
+    """Rows of name and value, nested names joined by colons."""
+    if isinstance(value, Mapping):
+        return [row for key, item in value.items() for row in _flat(item, f"{name}: {key}" if name else str(key))]
+    if isinstance(value, list | tuple):
+        value = ", ".join(map(str, value))
+    return [[name, "none" if value is None else str(value)]]
+
+
+def _error_table(report: Mapping[str, Any]) -> str:
+    head = ["normaliser", "points", "NME", "95 % interval", "median"]
+    head += [f"FR@{t}" for t in THRESHOLDS] + [f"AUC@{t}" for t in THRESHOLDS] + ["faces", "missed", "unscored"]
+    rows = [head]
+    for kind, stage, entry in _entries(report):
+        s = entry["summary"]
+        interval = f"{_number(s['nme low'])} to {_number(s['nme high'])}"
+        row = [kind, stage, _number(s["nme"]), interval, _number(s["median"])]
+        row += [_number(s[f"fr@{t}"]) for t in THRESHOLDS] + [_number(s[f"auc@{t}"], 4) for t in THRESHOLDS]
+        rows.append(row + [str(s[name]) for name in ("faces", "missed", "unscored")])
+    return _table(rows, left=2)
+
+
+def _group_table(report: Mapping[str, Any]) -> str:
+    entries = list(_entries(report))
+    names = list(entries[0][2]["groups"])
+    rows = [["normaliser", "points", *names]]
+    for kind, stages in report["errors"].items():
+        groups = {stage: entry["groups"] for stage, entry in stages.items()}
+        rows += [[kind, stage, *(_number(values[name]) for name in names)] for stage, values in groups.items()]
+        if BEFORE in groups:
+            change = [_difference(groups[FINAL][name], groups[BEFORE][name]) for name in names]
+            rows.append([kind, "change by stage 3", *(_number(value, sign="+") for value in change)])
+    return _table(rows, left=2)
+
+
+def _difference(after: float | None, before: float | None) -> float | None:
+    return None if after is None or before is None else after - before
+
+
+def _occlusion_text(found: Mapping[str, Any]) -> str:
+    flags = found["flags"]
+    lines = [
+        f"{found['occluded']} of {found['points']} points of the faces found are occluded.",
+        f"- Flags: precision {_percent(flags['precision'])}, recall {_percent(flags['recall'])}",
+    ]
+    if "scores" in found:
+        scores = found["scores"]
+        at = f"recall@{PRECISION * 100:g}P"
+        threshold = scores["threshold"]
+        reached = "never reached" if threshold is None else f"flagging scores up to {1 - threshold:.3f}"
+        lines.append(
+            f"- Scores: average precision {_percent(scores['average precision'])}, "
+            f"recall {_percent(scores[at])} at {PRECISION * 100:g} % precision ({reached})"
+        )
+    return "\n".join([lines[0], "", *lines[1:]])
+
+
+def _entries(report: Mapping[str, Any]) -> Iterable[tuple[str, str, Mapping[str, Any]]]:
+    return ((kind, stage, entry) for kind, stages in report["errors"].items() for stage, entry in stages.items())
+
+
+def _number(value: float | None, digits: int = 2, sign: str = "") -> str:
+    return "-" if value is None else f"{value:{sign}.{digits}f}"
+
+
+def _percent(value: float | None) -> str:
+    return "undefined" if value is None else f"{value * 100:.1f} %"
+
+
+def _table(rows: Sequence[Sequence[str]], left: int) -> str:
+    """A Markdown table whose columns line up as text, too; the first ``left`` ones begin at the left."""
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+    sides = ["<" if i < left else ">" for i in range(len(widths))]
+    lines = [" | ".join(f"{c:{s}{w}}" for c, s, w in zip(row, sides, widths, strict=True)) for row in rows]
+    rules = ["-" * width + ("-" if side == "<" else ":") for side, width in zip(sides, widths, strict=True)]
+    return "\n".join([f"| {lines[0]} |", f"|-{'|-'.join(rules)}|", *(f"| {line} |" for line in lines[1:])])
+
+
+# --- Plots -----------------------------------------------------------------------------------------------------------
+
+
+def draw_plots(evaluation: Evaluation, normalisers: Iterable[Normaliser], stem: Path) -> list[Path]:
+    """Draw the CED curve for each normaliser, precision-recall where occlusion is known, and reliability of scores.
+
+    Args:
+        evaluation: predictions and truth.
+        normalisers: as in the report.
+        stem: beginning of the files' paths.
+
+    Returns:
+        The files written: ``STEM-ced-NORMALISER.png``, ``STEM-precision-recall.png``, ``STEM-reliability.png``.
+
+    Raises:
+        FacemsmError: no matplotlib, or a file cannot be written.
+    """
+    method = evaluation.predictions.method
+    names = {stage: method if stage == FINAL else f"{method}, {stage}" for stage in evaluation.stages}
+    written = []
+
+    def path(kind: str) -> Path:
+        written.append(stem.with_name(f"{stem.name}-{kind}.png"))
+        return written[-1]
+
+    for kind in normalisers:
+        curves = {name: evaluation.nme(kind, stage) for stage, name in names.items()}
+        plots.plot_ced(curves, path(f"ced-{kind}"), normaliser=kind, threshold=max(THRESHOLDS))
+    if scored := evaluation.occlusion_scores():
+        hidden = evaluation.visibility[evaluation.judged] == OCCLUDED
+        flags = occlusion.precision_recall(evaluation.predictions.occluded[evaluation.judged], hidden)
+        marks = {method: flags} if np.isfinite(flags).all() else {}
+        plots.plot_precision_recall({method: scored}, path("precision-recall"), flags=marks, precision=PRECISION)
+    if calibration := evaluation.calibration():
+        kind, bins = calibration
+        plots.plot_reliability(bins, path("reliability"), correct=_correct(kind))
+    return written
