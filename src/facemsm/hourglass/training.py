@@ -118,14 +118,12 @@ class HourglassModule(StageModule):
         """Canonical faces at twice their size: true points green, predicted ones red."""
         zoom, shift = 2, 4  # OpenCV draws at 1/16 pixel
         tiles = []
-        for image, *both in zip(
-            *(each[:PICTURED] for each in (batch["image"], batch["points"], predicted)), strict=True
-        ):
+        for image, *both in list(zip(batch["image"], batch["points"], predicted, strict=True))[:PICTURED]:
             tile = cv2.resize(image.cpu().numpy(), None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR)
-            for points, colour in zip(both, ((0, 255, 0), (255, 0, 0)), strict=True):
+            for points, colour, size in zip(both, ((0, 255, 0), (255, 0, 0)), (5, 3), strict=True):
                 known = points[~points.isnan().any(1)].cpu().numpy()
                 centres = np.round((zoom * (known + 0.5) - 0.5) * 2**shift).astype(np.int32)
-                cv2.polylines(tile, list(centres[:, None]), True, colour, 2, cv2.LINE_AA, shift)  # each a dot
+                cv2.polylines(tile, list(centres[:, None]), True, colour, size, cv2.LINE_AA, shift)  # dots
             tiles.append(tile)
         return np.concatenate(tiles, axis=1)
 
