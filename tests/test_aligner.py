@@ -39,9 +39,8 @@ def inter_ocular(points: FloatArray) -> float:
 
 
 def test_what_a_face_holds(face: Face) -> None:
-    assert (face.points.shape, face.points.dtype) == ((68, 2), np.float32)
-    assert (face.scores.shape, face.scores.dtype) == ((68,), np.float32)
-    assert (face.occluded.shape, face.occluded.dtype) == ((68,), np.bool_)
+    assert [a.shape for a in (face.points, face.scores, face.occluded)] == [(68, 2), (68,), (68,)]
+    assert [str(a.dtype) for a in (face.points, face.scores, face.occluded)] == ["float32", "float32", "bool"]
     assert face.scores.min() >= 0
     assert face.scores.max() <= 1
     assert face.box.tolist() == BOX
@@ -78,9 +77,10 @@ def test_boxes_may_be_loose_and_faces_turned(aligner: Aligner, photo: Image, fac
 def test_batch_gives_the_same_numbers_as_one_by_one(aligner: Aligner, photo: Image) -> None:
     small = np.ascontiguousarray(photo[20:300, 100:360])
     boxes = [[BOX, [175.0, 70.0, 280.0, 185.0]], [[80.0, 67.0, 173.0, 159.0]], []]
-    many = aligner.align_batch([photo, small, SAMPLE], boxes)
+    images: list[Path | Image] = [photo, small, SAMPLE]
+    many = aligner.align_batch(images, boxes)
     assert [len(faces) for faces in many] == [2, 1, 0]
-    single = [aligner.align(image, given) for image, given in zip([photo, small, SAMPLE], boxes, strict=True)]
+    single = [aligner.align(image, given) for image, given in zip(images, boxes, strict=True)]
     for together, alone in zip(many, single, strict=True):
         for a, b in zip(together, alone, strict=True):
             np.testing.assert_allclose(a.points, b.points, atol=1e-3)

@@ -115,7 +115,9 @@ def _faces(
         raise FacemsmError(f"--boxes {boxes}: use provided or gt")
     sources = [Source.parse(text) for text in data]
     source: BoxSource = "gt" if boxes == "gt" else "provided"
-    return get_scheme(scheme), load_faces(sources, box_source=source, holdout=holdout, exclude=exclude or [])
+    return get_scheme(scheme), load_faces(
+        sources, box_source=source, scheme=scheme, holdout=holdout, exclude=exclude or []
+    )
 
 
 def _train(module: StageModule, config: object, output: Path, init: Path | None, resume: bool, progress: bool) -> None:

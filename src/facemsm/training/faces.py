@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -79,20 +81,28 @@ class Faces:
             members = np.flatnonzero(self.source == i)
             if progress < source.until:
                 chosen.append(rng.permutation(members)[: round(len(members) * source.share)])
+        if not chosen:
+            raise FacemsmError("every --data source leaves before the run ends: let one stay, without a second @")
         return rng.permutation(np.concatenate(chosen))
 
 
 def load_faces(
-    sources: Sequence[Source], *, box_source: BoxSource, holdout: float = 0.1, exclude: Sequence[str] = ()
+    sources: Sequence[Source],
+    *,
+    box_source: BoxSource,
+    scheme: str | None = None,
+    holdout: float = 0.1,
+    exclude: Sequence[str] = (),
 ) -> Faces:
     """Load every source and set aside a part of each full-share source for validation.
 
     A face is held out by a checksum of its photo's name, so the choice is the same in every run and all faces of a
-    photo (300-W's ``name_1``, ``name_2``) fall on the same side.
+    photo (AFW's ``name_1``, ``name_2``; lines of WFLW that name the same file) fall on the same side.
 
     Args:
         sources: where the faces come from; those with ``share`` below 1 are for training only.
         box_source: which boxes the samples carry.
+        scheme: landmark scheme of the run; sources of another are refused.
         holdout: fraction of the photos to validate on.
         exclude: names of samples to leave out altogether, e.g. near copies of test photos.
 
@@ -104,12 +114,14 @@ def load_faces(
     owner: list[int] = []
     unknown = set(exclude)
     for i, source in enumerate(sources):
-        for face in load_dataset(source.name, source.root, source.split, box_source):
+        samples = load_dataset(source.name, source.root, source.split, box_source, scheme)
+        shared = Counter(face.image for face in samples if isinstance(face.image, Path))
+        for face in samples:
             unknown.discard(face.name)
             if face.name in exclude:
                 continue
-            photo = face.name.rsplit("_", 1)[0] if source.split == "afw" else face.name
-            if source.share == 1.0 and zlib.crc32(photo.encode()) % 1000 < 1000 * holdout:
+            crowded = isinstance(face.image, Path) and shared[face.image] > 1
+            if source.share == 1.0 and zlib.crc32(_photo(face, crowded=crowded).encode()) % 1000 < 1000 * holdout:
                 validation.append(face)
             else:
                 training.append(face)
@@ -119,3 +131,11 @@ def load_faces(
     if not training:
         raise FacemsmError("no faces to train on: name at least one source with --data")
     return Faces(training, validation, np.array(owner), tuple(sources))
+
+
+def _photo(face: FaceSample, *, crowded: bool) -> str:
+    """What the faces of one photo have in common: the file, or AFW's name without the face's number."""
+    if crowded:
+        assert isinstance(face.image, Path)
+        return face.image.name
+    return face.name.rsplit("_", 1)[0] if face.name.startswith("afw/") else face.name

@@ -47,6 +47,7 @@ class StageModule(lightning.LightningModule):
 
     def __init__(self, schedule: Schedule, faces: Faces, training: MakeExample, validation: MakeExample) -> None:
         super().__init__()
+        torch.manual_seed(schedule.seed)  # the stage makes its networks next
         self.schedule, self.faces = schedule, faces
         self._training, self._validation = training, validation
         self.total_steps = schedule.total_steps(faces.epoch_size)
@@ -308,14 +309,16 @@ def fit(module: StageModule, config: Any, folder: Path, *, resume: bool = False,
 
     Raises:
         FacemsmError: the folder holds a run already and ``resume`` is False, there is nothing that ``module`` could
-            resume, a photo cannot be read, the loss is no number, something cannot be written, or Ctrl-C or SIGTERM
-            stopped the run.
+            resume, no face to validate on, a photo cannot be read, the loss is no number, something cannot be written,
+            or Ctrl-C or SIGTERM stopped the run.
     """
     last, best = folder / "last.ckpt", folder / "best.safetensors"
     if resume and not last.is_file():
         raise FacemsmError(f"{folder}: no last.ckpt to resume from")
     if not resume and last.exists():
         raise FacemsmError(f"{folder}: holds a run already; resume it with --resume or name another folder")
+    if not module.faces.validation:
+        raise FacemsmError("no faces are held out to validate on, so no weights could be the best; raise --holdout")
     if resume and _steps_saved(last, module) >= module.total_steps:
         return best
     folder.mkdir(parents=True, exist_ok=True)
@@ -326,7 +329,6 @@ def fit(module: StageModule, config: Any, folder: Path, *, resume: bool = False,
     torch.set_flush_denormal(True)  # vanishing gradients of dark heatmaps are many times slower as denormals
     averaging: list[Callback] = [EMAWeightAveraging(decay=schedule.ema)] if schedule.ema else []
     with _quiet(), _one_line():
-        lightning.seed_everything(schedule.seed, workers=True, verbose=False)
         trainer = lightning.Trainer(
             max_steps=-1,
             max_epochs=1,

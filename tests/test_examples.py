@@ -1,0 +1,185 @@
+"""What the networks are shown: crops with θ*, canonical faces with heatmap profiles."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from facemsm.data.augment import Augmentation
+from facemsm.data.sample import OCCLUDED, UNLABELLED, VISIBLE, FaceSample
+from facemsm.geometry import apply_affine, canonical_matrix, invert, similarity, tight_box, upright_anchors
+from facemsm.heatmaps import HeatmapCodec
+from facemsm.hourglass.examples import HourglassExamples
+from facemsm.schemes import get_scheme
+from facemsm.stgan.examples import CropExamples
+from facemsm.stgan.networks import warp
+from facemsm.typing import Image
+from synthetic_faces import SIDE, mean_shape
+
+SCHEME = get_scheme("68")
+SIZE = 128
+STILL = Augmentation(flip=0, rotation=0, scale=0, brightness=0, contrast=0, saturation=0, hue=0)
+JITTER = replace(STILL, rotation=35.0, scale=0.2, shift=0.1)
+CODECS = (HeatmapCodec(SIZE, 32, 0.75), HeatmapCodec(SIZE, 64, 1.5))
+
+
+def marked_face(angle: float = 0.3) -> FaceSample:
+    """Landmarks of a face; its photo is black but for a red disc on the person's right eye, green left, blue mouth."""
+    points = apply_affine(similarity(angle, 28, (SIDE / 2, SIDE / 2 - 12)), mean_shape(0.1, 0.9)).astype(np.float32)
+    photo: Image = np.zeros((SIDE, SIDE, 3), np.uint8)
+    for centre, colour in zip(upright_anchors(points, SCHEME), ((255, 0, 0), (0, 255, 0), (0, 0, 255)), strict=True):
+        cv2.circle(photo, np.round(centre * 16).astype(int).tolist(), 5 * 16, colour, cv2.FILLED, cv2.LINE_AA, 4)
+    return FaceSample("marked", lambda: photo, tight_box(points), "gt", points)
+
+
+def marks(image: NDArray[Any]) -> NDArray[np.float64]:
+    """Centres of the red, green and blue discs, (3, 2)."""
+    light = np.maximum(image.astype(float) - 20, 0)
+    y, x = np.mgrid[: image.shape[0], : image.shape[1]]
+    return np.array([[(x * c).sum(), (y * c).sum()] / c.sum() for c in np.moveaxis(light, 2, 0)])
+
+
+def mirrored(points: NDArray[Any]) -> NDArray[Any]:
+    return (points * [-1, 1] + [SIDE - 1, 0])[SCHEME.flip]
+
+
+def canonical_anchors(points: NDArray[Any]) -> NDArray[Any]:
+    return apply_affine(canonical_matrix(points.astype(float), SCHEME, SIZE), upright_anchors(points, SCHEME))
+
+
+@pytest.mark.parametrize(("flip", "seed"), list(itertools.product((0.0, 1.0), range(4))))
+def test_theta_makes_the_crop_canonical(flip: float, seed: int) -> None:
+    face = marked_face()
+    example = CropExamples(SCHEME, SIZE, replace(JITTER, flip=flip), fixed=True)(face, np.random.default_rng(seed))
+    assert example["image"].shape == (SIZE, SIZE, 3)
+    assert example["image"].dtype == np.uint8
+    assert example["theta"].dtype == np.float32
+    assert example["name"] == "marked"
+    crop = torch.from_numpy(example["image"]).permute(2, 0, 1)[None].float()
+    canonical = warp(crop, torch.from_numpy(example["theta"])[None])[0].permute(1, 2, 0).numpy()
+    right, left, mouth = anchors = canonical_anchors(mirrored(face.points) if flip else face.points)
+    # the photo's left eye is the mirrored face's right eye
+    np.testing.assert_allclose(marks(canonical), anchors[[1, 0, 2]] if flip else anchors, atol=0.6)
+    assert abs(right[1] - left[1]) < 0.5 < left[0] - right[0]  # upright
+    assert mouth[1] > right[1]
+
+
+def test_jitter_stays_within_what_is_set() -> None:
+    face = marked_face(angle=0.0)
+    make = CropExamples(SCHEME, SIZE, replace(STILL, rotation=20.0, shift=0.05), fixed=True)
+    thetas = np.stack([make(face, np.random.default_rng(i))["theta"] for i in range(60)])
+    angles = np.rad2deg(np.arctan2(thetas[:, 1, 0], thetas[:, 0, 0]))
+    still = CropExamples(SCHEME, SIZE, STILL, fixed=True)(face, np.random.default_rng(0))["theta"]
+    assert 15 < np.abs(angles).max() <= 20.01
+    assert 0.05 < np.abs(thetas - still)[:, :, 2].max() < 0.25
+    np.testing.assert_allclose(np.linalg.norm(thetas[:, :, 0], axis=1), np.linalg.norm(still[:, 0]), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("flip", "seed"), list(itertools.product((0.0, 1.0), range(3))))
+def test_points_move_with_the_picture(flip: float, seed: int) -> None:
+    face = marked_face()
+    augmentation = replace(JITTER, flip=flip, rotation=20.0)
+    example = HourglassExamples(SCHEME, CODECS, augmentation)(face, np.random.default_rng(seed))
+    anchors = upright_anchors(example["points"].astype(float), SCHEME)
+    np.testing.assert_allclose(marks(example["image"]), anchors[[1, 0, 2]] if flip else anchors, atol=0.6)
+
+
+def test_validation_faces_are_canonical() -> None:
+    face = marked_face()
+    example = HourglassExamples(SCHEME, CODECS, None)(face, np.random.default_rng(0))
+    expected = apply_affine(canonical_matrix(face.points.astype(float), SCHEME, SIZE), face.points)
+    np.testing.assert_allclose(example["points"], expected, atol=1e-3)
+    assert example["labelled"].tolist() == [1.0] * 68
+
+
+def test_profiles_peak_at_the_points_of_every_stack() -> None:
+    example = HourglassExamples(SCHEME, CODECS, JITTER)(marked_face(), np.random.default_rng(1))
+    inside = example["labelled"] > 0
+    assert inside.sum() > 50
+    for i, codec in enumerate(CODECS):
+        columns, rows = example[f"columns_{i}"], example[f"rows_{i}"]
+        assert columns.shape == rows.shape == (68, codec.size)
+        assert columns.dtype == rows.dtype == np.float32
+        decoded, _ = codec.decode(rows[:, :, None] * columns[:, None, :])
+        np.testing.assert_allclose(decoded[inside], example["points"][inside], atol=0.1)
+
+
+def test_hidden_points_have_lower_peaks() -> None:
+    visibility = np.full(68, VISIBLE, np.int8)
+    visibility[[3, 30]] = OCCLUDED
+    face = replace(marked_face(), visibility=visibility)
+    heights = {}
+    for peak in (1.0, 0.4):
+        example = HourglassExamples(SCHEME, CODECS, None, peak)(face, np.random.default_rng(0))
+        bare = HourglassExamples(SCHEME, CODECS, None)(marked_face(), np.random.default_rng(0))
+        heights[peak] = example["rows_1"].max(axis=1) / bare["rows_1"].max(axis=1)
+        assert example["labelled"].all()  # located all the same
+    np.testing.assert_allclose(heights[1.0], 1.0)
+    np.testing.assert_allclose(heights[0.4][[3, 30]], 0.4, rtol=1e-5)
+    np.testing.assert_allclose(np.delete(heights[0.4], [3, 30]), 1.0)
+
+
+def test_a_flip_takes_visibility_along() -> None:
+    visibility = np.full(68, VISIBLE, np.int8)
+    visibility[36] = OCCLUDED
+    make = HourglassExamples(SCHEME, CODECS, replace(STILL, flip=1.0), 0.4)
+    example = make(replace(marked_face(), visibility=visibility), np.random.default_rng(0))
+    heights = example["rows_1"].max(axis=1)
+    assert heights[45] < 0.41
+    assert np.delete(heights, 45).min() > 0.9
+
+
+def test_points_without_label_or_out_of_frame_are_left_out() -> None:
+    face = marked_face()
+    points = face.points.copy()
+    points[[0, 60]] = np.nan
+    visibility = np.where(np.isnan(points[:, 0]), UNLABELLED, VISIBLE).astype(np.int8)
+    make = HourglassExamples(SCHEME, CODECS, replace(STILL, shift=0.5))
+    example = make(replace(face, points=points, visibility=visibility), np.random.default_rng(4))
+    moved, labelled = example["points"], example["labelled"]
+    outside = ~((moved > -0.5) & (moved < SIZE - 0.5)).all(axis=1)
+    assert 2 < outside.sum() < 60
+    assert labelled.tolist() == (~outside).astype(float).tolist()
+    assert np.isnan(moved[[0, 60]]).all()
+    for name in ("columns_0", "rows_0", "columns_1", "rows_1"):
+        assert np.isfinite(example[name]).all()
+        assert (example[name][[0, 60]] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        CropExamples(SCHEME, SIZE, Augmentation.full()),
+        HourglassExamples(SCHEME, CODECS, Augmentation.full(), 0.4),
+    ],
+)
+def test_the_same_chance_gives_the_same_example(make: CropExamples | HourglassExamples) -> None:
+    face = marked_face()
+    first, again, other = (make(face, np.random.default_rng(seed)) for seed in (7, 7, 8))
+    assert first.keys() == again.keys()
+    for name in first.keys() - {"name"}:
+        np.testing.assert_array_equal(first[name], again[name])
+    assert not np.array_equal(first["image"], other["image"])
+
+
+def test_validation_does_not_depend_on_chance_but_for_the_jitter() -> None:
+    still = CropExamples(SCHEME, SIZE, STILL, fixed=True)
+    a, b = (still(marked_face(), np.random.default_rng(seed)) for seed in (1, 2))
+    np.testing.assert_array_equal(a["image"], b["image"])
+    np.testing.assert_array_equal(a["theta"], b["theta"])
+
+
+def test_theta_of_a_perfect_box_is_the_margins() -> None:
+    """An upright face in its tight box: θ* has no turn and no shear, and undoing it places the tight box."""
+    face = marked_face(angle=0.0)
+    theta = CropExamples(SCHEME, SIZE, STILL, fixed=True)(face, np.random.default_rng(0))["theta"]
+    np.testing.assert_allclose(theta, np.array([[0.8, 0, 0], [0, 0.8, 0]]), atol=1e-5)
+    corners = apply_affine(invert(theta.astype(float)), np.array([[-0.8, -0.8], [0.8, 0.8]]))
+    np.testing.assert_allclose(corners, [[-1, -1], [1, 1]], atol=1e-4)

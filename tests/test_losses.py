@@ -1,0 +1,97 @@
+"""The losses of stage 1 (Eq. 3 to 5) and stage 2."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from facemsm.hourglass.losses import FOREGROUND_WEIGHT, LOSSES, mean_squared, weighted_squared
+from facemsm.stgan.losses import REAL_LABEL, adversarial_loss, corner_error, discriminator_loss, theta_loss
+
+thetas = st.lists(st.floats(-2, 2), min_size=12, max_size=12).map(lambda v: torch.tensor(v).view(2, 1, 2, 3).double())
+
+
+def gradient(loss: Tensor, at: Tensor) -> Tensor:
+    return torch.autograd.grad(loss, at)[0]
+
+
+@given(thetas)
+def test_theta_loss_is_the_distance_of_the_corners(pair: Tensor) -> None:
+    predicted, truth = pair
+    corners = torch.tensor([[x, y, 1.0] for x in (-1, 1) for y in (-1, 1)]).double().T
+    squared = (predicted @ corners - truth @ corners).square().sum(1).mean()
+    assert theta_loss(predicted, truth).item() == pytest.approx(squared.sqrt().item(), abs=1e-9)
+
+
+def test_theta_loss_is_a_mean_over_the_batch() -> None:
+    truth = torch.zeros(4, 2, 3)
+    predicted = truth.clone()
+    predicted[1, 0, 2], predicted[2, 1, 1] = 3.0, 5.0
+    assert theta_loss(predicted, truth).item() == pytest.approx(2.0)
+    assert theta_loss(truth, truth).item() == 0
+
+
+def test_corner_error_is_in_pixels() -> None:
+    truth = torch.tensor([[1.0, 0, 0], [0, 1, 0]]).expand(3, 2, 3)
+    predicted = truth.clone()
+    predicted[1, 0, 2] += 2 * 3 / 128  # three pixels to the right
+    predicted[2, 0, 0] += 2 * 5 / 128  # five pixels wider on either side
+    torch.testing.assert_close(corner_error(predicted, truth, 128), torch.tensor([0.0, 3.0, 5.0]))
+
+
+def test_an_undecided_discriminator_loses_twice_ln_2() -> None:
+    assert discriminator_loss(torch.zeros(5), torch.zeros(5)).item() == pytest.approx(2 * math.log(2))
+
+
+def test_the_discriminator_is_not_to_be_certain_of_real_faces() -> None:
+    certain = math.log(REAL_LABEL / (1 - REAL_LABEL))
+    for logit, direction in ((certain - 1, -1), (certain, 0), (certain + 1, 1)):
+        real = torch.tensor([logit], requires_grad=True)
+        slope = gradient(discriminator_loss(real, torch.zeros(1)), real).item()
+        assert slope == pytest.approx(0, abs=1e-6) if direction == 0 else slope * direction > 0.01
+    fake = torch.tensor([-5.0, 5.0], requires_grad=True)  # of fakes it may be as certain as it likes
+    assert (gradient(discriminator_loss(torch.zeros(2), fake), fake) > 0).all()
+
+
+def test_the_generator_learns_most_when_the_discriminator_has_won() -> None:
+    lost = torch.tensor([-12.0], requires_grad=True)
+    assert gradient(adversarial_loss(lost), lost).item() == pytest.approx(-1, abs=1e-4)
+    saturating = torch.log(1 - torch.sigmoid(lost.double())).sum()  # Eq. 4 to the letter
+    assert abs(gradient(saturating, lost).item()) < 1e-4
+    won = torch.tensor([12.0], requires_grad=True)
+    assert gradient(adversarial_loss(won), won).item() == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_unlabelled_points_teach_nothing(name: str) -> None:
+    torch.manual_seed(0)
+    target = torch.rand(2, 3, 8, 8)
+    predicted = torch.rand(2, 3, 8, 8, requires_grad=True)
+    labelled = torch.tensor([[1.0, 0, 1], [0, 0, 1]])
+    loss = LOSSES[name](predicted, target, labelled)
+    per_map = gradient(loss, predicted).abs().sum((2, 3))
+    assert torch.equal(per_map > 0, labelled > 0)
+    # the mean is over labelled maps: as many more without a label change nothing
+    doubled = LOSSES[name](predicted.repeat(2, 1, 1, 1), target.repeat(2, 1, 1, 1), torch.cat((labelled, 0 * labelled)))
+    torch.testing.assert_close(loss, doubled)
+    nothing = LOSSES[name](predicted, target, torch.zeros(2, 3))
+    assert nothing.item() == 0
+    assert gradient(nothing, predicted).abs().max() == 0
+
+
+def test_weighted_counts_the_peak_more_and_the_dark_the_same() -> None:
+    target = torch.zeros(1, 1, 8, 8)
+    target[..., 4, 4] = 1
+    labelled = torch.ones(1, 1)
+    dark, peak = target.clone(), target.clone()
+    dark[..., 0, 0] += 0.5
+    peak[..., 4, 4] += 0.5
+    assert mean_squared(dark, target, labelled) == mean_squared(peak, target, labelled) == 0.25 / 64
+    assert weighted_squared(dark, target, labelled).item() == pytest.approx(0.25 / 64)
+    assert weighted_squared(peak, target, labelled).item() == pytest.approx((1 + FOREGROUND_WEIGHT) * 0.25 / 64)
+    assert weighted_squared(target, target, labelled) == 0

@@ -1,0 +1,692 @@
+"""Training as a user runs it: settings, data, the commands, stopping and going on, and what goes wrong on the way."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from facemsm.apps.cli import main
+from facemsm.data.augment import Augmentation
+from facemsm.data.sample import BoxSource, FaceSample
+from facemsm.errors import FacemsmError
+from facemsm.hourglass.network import HourglassConfig, StackedHourglass
+from facemsm.hourglass.training import HourglassModule, HourglassTraining
+from facemsm.schemes import LandmarkScheme, get_scheme
+from facemsm.shapes.dictionary import ShapeDictionary
+from facemsm.stgan.training import STGANModule, STGANTraining
+from facemsm.training.config import Schedule, as_json, from_mapping, override
+from facemsm.training.faces import Faces, Source, load_faces
+from facemsm.training.run import StageModule, WholeCheckpoints, fit, load_weights, save_weights
+from facemsm.training.stream import ExampleStream, From, loader
+from synthetic_faces import write_faces
+
+STILL = Augmentation(flip=0, rotation=0, scale=0, brightness=0, contrast=0, saturation=0, hue=0)
+TINY = HourglassConfig(68, width=8, stacks=2, depth=2, stem=4, body_size=32, deconvolution=2)
+SCHEDULE = Schedule(
+    steps=7, batch_size=2, learning_rate=1e-3, decay="cosine", warmup=2, ema=0.9, validate_every=3, workers=0, threads=1
+)
+CHECKPOINT = "last.ckpt"
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of drawn faces, in the form of ``aflw2000``."""
+    folder = tmp_path_factory.mktemp("drawn")
+    write_faces(folder, 10)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small_discriminator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Table II's is thirty times the generator and would take most of the tests' time."""
+    monkeypatch.setattr("facemsm.stgan.networks.DISCRIMINATOR_WIDTHS", (4, 4, 8, 8, 8, 8))
+
+
+def faces_of(folder: Path, box_source: BoxSource = "gt") -> Faces:
+    return load_faces([Source("aflw2000", str(folder), "train")], box_source=box_source, holdout=0.3)
+
+
+def hourglass(folder: Path, schedule: Schedule = SCHEDULE, **settings: Any) -> StageModule:
+    config = HourglassTraining(TINY, schedule, Augmentation.full(), **settings)
+    return HourglassModule(config, get_scheme("68"), faces_of(folder))
+
+
+def stgan(folder: Path, schedule: Schedule = SCHEDULE) -> StageModule:
+    config = STGANTraining(schedule, Augmentation.full(), b=0.1, alone=0.4)  # the discriminator joins at step 4
+    return STGANModule(config, get_scheme("68"), faces_of(folder, "provided"))
+
+
+def train(module: Any, folder: Path, *, resume: bool = False) -> Path:
+    return fit(module, module.config, folder, resume=resume, progress=False)
+
+
+def at_step(module: StageModule, step: int, act: Callable[[], object]) -> StageModule:
+    """Have something happen in the middle of a step, counted from 1."""
+    original: Any = module.training_step
+
+    def training_step(batch: Any, batch_idx: int) -> Any:
+        if module.batches_done + 1 == step:
+            act()
+        return original(batch, batch_idx)
+
+    module.training_step = training_step  # type: ignore[method-assign]
+    return module
+
+
+def checkpoint(folder: Path) -> dict[str, Any]:
+    return WholeCheckpoints().load_checkpoint(folder / CHECKPOINT)
+
+
+def history(folder: Path) -> list[dict[str, str]]:
+    with (folder / "history.csv").open(encoding="utf-8") as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+# --- Settings --------------------------------------------------------------------------------------------------------
+
+
+def test_any_field_can_be_set() -> None:
+    config = override(
+        HourglassTraining.preset("paper", 68),
+        [
+            *("network.width=64", "schedule.learning_rate=1", "schedule.decay=cosine", "loss=weighted"),
+            *("augmentation.gamma_range=[0.5, 2.0]", "augmentation.flip=0"),
+        ],
+    )
+    assert config.network.width == 64
+    assert config.schedule.learning_rate == 1.0
+    assert isinstance(config.schedule.learning_rate, float)
+    assert (config.schedule.decay, config.loss) == ("cosine", "weighted")
+    assert config.augmentation.gamma_range == (0.5, 2.0)
+    assert config.augmentation.flip == 0.0
+    assert config.schedule.epochs == 300  # the rest stays
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("schedule.epochs", "expected NAME=VALUE"),
+        ("schedule.speed=3", "no field 'speed'; there are epochs, steps"),
+        ("loss.name=mse", "'loss' has no fields"),
+        ("schedule.epochs=ten", "expected a int, such as 300"),
+        ("schedule.epochs=2.5", "expected a int"),
+        ("schedule.ema=true", "expected a float"),
+        ("augmentation.flip=2", "expected a probability"),
+        ("network.width=7", "width must be even"),
+    ],
+)
+def test_settings_that_cannot_be(setting: str, message: str) -> None:
+    with pytest.raises(FacemsmError, match=message) as caught:
+        override(HourglassTraining.preset("paper", 68), [setting])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["network", "schedule", "augmentation"])
+@pytest.mark.parametrize("preset", ["paper", "lite"])
+def test_settings_survive_their_file(preset: str, part: str) -> None:
+    config = HourglassTraining.preset(preset, 98)
+    kept = getattr(config, part)
+    assert from_mapping(type(kept), json.loads(as_json(config))[part]) == kept
+
+
+def test_settings_of_another_kind_are_refused() -> None:
+    with pytest.raises(FacemsmError, match=r"Schedule: .*'speed'"):
+        from_mapping(Schedule, {"speed": 1})
+    for preset in (STGANTraining.preset, lambda name: HourglassTraining.preset(name, 68)):
+        with pytest.raises(FacemsmError, match="no preset 'best': use paper or lite"):
+            preset("best")
+
+
+def test_paper_presets_are_the_paper_s() -> None:
+    stage_1, stage_2 = STGANTraining.preset("paper"), HourglassTraining.preset("paper", 68)
+    for schedule, epochs, halve in ((stage_1.schedule, 1000, 400), (stage_2.schedule, 300, 100)):
+        assert (schedule.epochs, schedule.halve_every, schedule.decay) == (epochs, halve, "halve")
+        assert (schedule.batch_size, schedule.learning_rate, schedule.weight_decay) == (16, 5e-4, 0)
+    assert (stage_1.a, stage_1.b) == (1.0, 0.5)
+    assert (stage_2.network.width, stage_2.network.stacks, stage_2.loss) == (256, 2, "mse")
+    for augmentation in (stage_1.augmentation, stage_2.augmentation):
+        assert (augmentation.flip, augmentation.rotation, augmentation.scale) == (0.5, 30.0, 0.1)
+        assert augmentation.patch == augmentation.blur == augmentation.shift == 0
+
+
+@pytest.mark.parametrize("build", [hourglass, stgan])
+def test_the_seed_decides_the_first_weights(build: Callable[..., StageModule], drawn: Path) -> None:
+    weights = []
+    for seed in (1, 1, 2):
+        torch.rand(3)  # whatever ran before
+        weights.append(next(build(drawn, replace(SCHEDULE, seed=seed)).network.parameters()))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_the_rate_follows_the_schedule(drawn: Path) -> None:
+    halving = hourglass(drawn, replace(SCHEDULE, steps=0, epochs=7, decay="halve", halve_every=2))
+    steps = halving.faces.epoch_size // SCHEDULE.batch_size
+    assert [halving.rate(epoch * steps) for epoch in range(6)] == [1, 1, 0.5, 0.5, 0.25, 0.25]
+    cosine = hourglass(drawn, replace(SCHEDULE, steps=100, warmup=10))
+    rates = [cosine.rate(step) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.1 * k for k in range(1, 11)])
+    assert rates[10] == 1.0
+    assert np.all(np.diff(rates[10:]) < 0)
+    assert rates[99] < 0.02
+
+
+# --- Data ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("300w=data/300w:train", Source("300w", "data/300w", "train")),
+        ("ytf=D:/ytf:train@0.25", Source("ytf", "D:/ytf", "train", 0.25)),
+        ("ytf=data/ytf:train@0.25@0.6", Source("ytf", "data/ytf", "train", 0.25, 0.6)),
+        ("300w=a=b:helen/trainset@1", Source("300w", "a=b", "helen/trainset")),
+    ],
+)
+def test_a_source_is_one_word(text: str, source: Source) -> None:
+    assert Source.parse(text) == source
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "300w", "300w=", "300w=data", "300w=data:", "300w=:train", "a=b:c@", "a=b:c@x", "a=b:c@0", "a=b:c@1.1"),
+        *("a=b:c@0.5@0", "a=b:c@0.5@2", "a=b:c@0.5@0.5@0.5", "a=b:c@nan"),
+    ],
+)
+def test_a_source_of_another_form_is_refused(text: str) -> None:
+    with pytest.raises(FacemsmError, match="expected NAME=ROOT:SPLIT"):
+        Source.parse(text)
+
+
+def stub_faces(monkeypatch: pytest.MonkeyPatch, names: dict[str, list[str]]) -> None:
+    """Data sets of named faces without photos."""
+
+    def load(name: str, *_: object) -> list[FaceSample]:
+        points = np.zeros((68, 2), np.float32)
+        return [FaceSample(face, Path(face), np.zeros(4, np.float32), "gt", points) for face in names[name]]
+
+    monkeypatch.setattr("facemsm.training.faces.load_dataset", load)
+
+
+def test_the_holdout_is_the_same_in_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"helen/trainset/{i}" for i in range(400)]
+    stub_faces(monkeypatch, {"300w": names, "ytf": [f"clip_{i}" for i in range(50)]})
+    sources = [Source("300w", "", "train"), Source("ytf", "", "train", share=0.5)]
+    faces = load_faces(sources, box_source="gt", holdout=0.25)
+    held = [face.name for face in faces.validation]
+    assert len(faces.training) + len(held) == 450
+    assert 70 < len(held) < 130
+    assert not any(name.startswith("clip") for name in held)  # partial sources are for training only
+    assert np.bincount(faces.source).tolist() == [400 - len(held), 50]
+    assert faces.epoch_size == 400 - len(held) + 25
+
+    stub_faces(monkeypatch, {"300w": [*names[::-1], "new"], "ytf": []})
+    again = load_faces(sources[:1], box_source="gt", holdout=0.25)
+    assert {face.name for face in again.validation} - {"new"} == set(held)
+    assert load_faces(sources[:1], box_source="gt", holdout=0.0).validation == []
+
+
+def photos_on_both_sides(monkeypatch: pytest.MonkeyPatch, split: str, prefix: str) -> int:
+    stub_faces(monkeypatch, {"300w": [f"{prefix}{i}_{k}" for i in range(60) for k in (1, 2, 3)]})
+    faces = load_faces([Source("300w", "", split)], box_source="gt", holdout=0.3)
+    sides = [{face.name.rsplit("_", 1)[0] for face in side} for side in (faces.training, faces.validation)]
+    assert all(sides)
+    return len(sides[0] & sides[1])
+
+
+def test_the_faces_of_a_photo_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert photos_on_both_sides(monkeypatch, "afw", "afw/") == 0
+
+
+def test_the_faces_of_an_afw_photo_stay_together_in_the_whole_of_300w(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert photos_on_both_sides(monkeypatch, "train", "afw/") == 0
+
+
+def test_the_faces_of_one_file_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = np.zeros((68, 2), np.float32)
+    crowd = [
+        FaceSample(f"line {i}", Path(f"photo {i // 4}.jpg"), np.zeros(4, np.float32), "gt", points) for i in range(400)
+    ]
+    monkeypatch.setattr("facemsm.training.faces.load_dataset", lambda *_: crowd)
+    faces = load_faces([Source("wflw", "", "train")], box_source="gt", holdout=0.3)
+    sides = [{face.image for face in side} for side in (faces.training, faces.validation)]
+    assert all(sides)
+    assert not sides[0] & sides[1]
+
+
+def test_data_of_ones_own_takes_the_scheme_of_the_run(tmp_path: Path) -> None:
+    write_faces(tmp_path, 3)
+    (file,) = tmp_path.glob("*.json")
+    source = Source("coco", str(file), "all")
+    assert len(load_faces([source], box_source="gt", scheme="68", holdout=0).training) == 3
+    with pytest.raises(FacemsmError):
+        load_faces([source], box_source="gt", scheme="98", holdout=0)
+
+
+def test_some_source_must_stay_to_the_end() -> None:
+    faces = counted([10], [Source("300w", "", "train", until=0.5)])
+    with pytest.raises(FacemsmError, match="leaves before the run ends"):
+        faces.epoch(3, 0.6, 0)
+
+
+def test_excluded_faces_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub_faces(monkeypatch, {"300w": ["a", "b", "c"]})
+    sources = [Source("300w", "", "train")]
+    faces = load_faces(sources, box_source="gt", holdout=0, exclude=["b"])
+    assert [face.name for face in faces.training] == ["a", "c"]
+    with pytest.raises(FacemsmError, match="exclude: no face is called 'd'"):
+        load_faces(sources, box_source="gt", holdout=0, exclude=["b", "d"])
+    with pytest.raises(FacemsmError, match="no faces to train on"):
+        load_faces(sources, box_source="gt", holdout=0, exclude=["a", "b", "c"])
+
+
+def counted(sizes: list[int], sources: list[Source]) -> Faces:
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    points = np.zeros((68, 2), np.float32)
+    training = [FaceSample(str(i), Path(), np.zeros(4, np.float32), "gt", points) for i in range(len(owner))]
+    return Faces(training, [], owner, tuple(sources))
+
+
+def test_an_epoch_takes_each_source_s_share() -> None:
+    faces = counted([40, 20], [Source("a", "", ""), Source("b", "", "", share=0.25, until=0.5)])
+    first, again, second = faces.epoch(0, 0.0, 7), faces.epoch(0, 0.0, 7), faces.epoch(1, 0.1, 7)
+    assert first.tolist() == again.tolist() != second.tolist()
+    assert sorted(first[first < 40]) == list(range(40))
+    assert len(set(first[first >= 40])) == 5
+    assert set(first[first >= 40]) != set(second[second >= 40])  # drawn anew
+    assert first.tolist() != sorted(first)
+    assert faces.epoch(0, 0.0, 8).tolist() != first.tolist()
+    assert sorted(faces.epoch(5, 0.5, 7)) == list(range(40))  # b has left
+
+
+def test_example_n_depends_on_the_seed_and_n_alone() -> None:
+    faces = counted([12], [Source("a", "", "")])
+
+    def make(face: FaceSample, rng: np.random.Generator) -> dict[str, Any]:
+        return {"face": face.name, "chance": rng.random()}
+
+    stream = ExampleStream(faces, make, total=40, seed=3)
+    in_order = [stream[n] for n in range(40)]
+    assert [stream[n] for n in reversed(range(40))] == in_order[::-1]
+    assert [ExampleStream(faces, make, total=40, seed=3)[n] for n in (39, 0, 17)] == [in_order[n] for n in (39, 0, 17)]
+    for first in (0, 12, 24):  # every face once an epoch
+        assert {example["face"] for example in in_order[first : first + 12]} == {str(i) for i in range(12)}
+    assert len({example["chance"] for example in in_order}) == 40
+    other = ExampleStream(faces, make, total=40, seed=4)
+    assert [other[n]["face"] for n in range(40)] != [example["face"] for example in in_order]
+
+
+def test_a_source_that_leaves_makes_later_epochs_shorter() -> None:
+    faces = counted([10, 10], [Source("a", "", ""), Source("b", "", "", until=0.5)])
+    stream = ExampleStream(faces, lambda face, _: {"face": int(face.name)}, total=80, seed=0)
+    seen = [stream[n]["face"] >= 10 for n in range(80)]
+    assert sum(seen[:40]) == 20
+    assert not any(seen[40:])
+
+
+def test_processes_share_every_batch() -> None:
+    numbers = [list(From(0, 24, batch=3, rank=rank, world=2)) for rank in (0, 1)]
+    assert numbers[0] == [0, 1, 2, 6, 7, 8, 12, 13, 14, 18, 19, 20]
+    assert sorted(numbers[0] + numbers[1]) == list(range(24))
+    resumed = From(12, 24, batch=3, rank=1, world=2)
+    assert list(resumed) == numbers[1][6:]
+    assert len(resumed) == len(numbers[1])  # of the whole run, as the trainer counts
+
+
+# --- The commands ----------------------------------------------------------------------------------------------------
+
+
+def facemsm(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["facemsm", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return int(caught.value.code or 0)
+
+
+ONE_BATCH = [f"--set=schedule.{s}" for s in ("steps=1", "batch_size=2", "workers=0", "threads=1")]
+
+
+@pytest.mark.parametrize("preset", ["paper", "lite"])
+@pytest.mark.parametrize(
+    "command",
+    [["stgan"], ["hourglass", "--set", "network.width=8", "--set", "network.stem=4"]],
+    ids=["stgan", "hourglass"],
+)
+def test_each_command_runs_a_batch(
+    command: list[str], preset: str, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    data = ["--data", f"aflw2000={drawn}:train", "--holdout", "0.3", "--preset", preset, "--no-progress"]
+    arguments = ["train", *command, *data, *ONE_BATCH, "-o", tmp_path / "run"]
+    assert facemsm(monkeypatch, *arguments) == 0
+    assert {file.name for file in (tmp_path / "run").iterdir()} == {
+        *("best.safetensors", "config.json", "history.csv", "last.ckpt", "tensorboard")
+    }
+    assert json.loads((tmp_path / "run/config.json").read_text())["schedule"]["steps"] == 1
+    assert len(history(tmp_path / "run")) == 1
+    out, err = capfd.readouterr()
+    assert err == ""  # neither tips nor warnings
+    assert [line.split()[0] for line in out.splitlines()] == ["6", "step", "best"]
+
+    assert facemsm(monkeypatch, *arguments) == 2
+    assert "holds a run already; resume it with --resume" in capfd.readouterr().err
+    assert facemsm(monkeypatch, *arguments, "--resume") == 0  # at its end already
+    assert len(history(tmp_path / "run")) == 1
+
+
+def test_the_dictionary_command(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    output = tmp_path / "shapes.safetensors"
+    arguments = ["train", "dictionary", "--data", f"aflw2000={drawn}:train", "--count", 6, "-o", output]
+    assert facemsm(monkeypatch, *arguments) == 0
+    assert "6 shapes from 10 faces" in capfd.readouterr().out
+    assert ShapeDictionary.load(output).shapes.shape[0] == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "aflw2000=nowhere:train"], "nowhere"),
+        (["--data", "aflw2000"], "expected NAME=ROOT:SPLIT"),
+        (["--data", "aflw2000={drawn}:train", "--preset", "best"], "no preset 'best'"),
+        (["--data", "aflw2000={drawn}:train", "--exclude", "x"], "no face is called 'x'"),
+        (["--data", "aflw2000={drawn}:train", "--init", "x.safetensors"], "x.safetensors"),
+        (["--data", "aflw2000={drawn}:train", "--resume"], "no last.ckpt to resume from"),
+        (["--data", "aflw2000={drawn}:train", "--holdout", "0"], "no faces are held out"),
+    ],
+)
+def test_bad_arguments_get_one_line(
+    arguments: list[str], message: str, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    filled = [argument.format(drawn=drawn) for argument in arguments]
+    assert facemsm(monkeypatch, "train", "stgan", *filled, "-o", tmp_path / "run") == 2
+    lines = [line for line in capfd.readouterr().err.splitlines() if line]
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+# --- Stopping and going on -------------------------------------------------------------------------------------------
+
+STAGES = pytest.mark.parametrize("build", [hourglass, stgan])
+
+
+@pytest.fixture(scope="module")
+def whole_runs(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Path]:
+    """A run of each stage that nothing stopped."""
+    runs = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("facemsm.stgan.networks.DISCRIMINATOR_WIDTHS", (4, 4, 8, 8, 8, 8))
+        for build in (hourglass, stgan):
+            runs[build] = tmp_path_factory.mktemp(build.__name__)
+            train(build(drawn), runs[build])
+    return runs
+
+
+@STAGES
+def test_a_run_validates_its_last_step_too(build: Callable[..., StageModule], whole_runs: dict[Any, Path]) -> None:
+    assert [row["step"] for row in history(whole_runs[build])] == ["3", "6", "7"]
+    assert checkpoint(whole_runs[build])["batches_done"] == 7
+
+
+@pytest.mark.parametrize("step", [2, 3, 5])
+@STAGES
+def test_a_stopped_run_ends_as_one_that_was_not(
+    build: Callable[..., StageModule], step: int, whole_runs: dict[Any, Path], drawn: Path, tmp_path: Path
+) -> None:
+    """Stopped before a validation, where one is due (step 3), and after one; stage 1 without and with its adversary."""
+    stopped = at_step(build(drawn), step, lambda: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(FacemsmError, match=f"stopped and saved after step {step} of 7; .*--resume") as caught:
+        train(stopped, tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert checkpoint(tmp_path)["batches_done"] == step
+
+    train(build(drawn), tmp_path, resume=True)
+    expected, resumed = checkpoint(whole_runs[build]), checkpoint(tmp_path)
+    for weights in ("state_dict", "current_model_state", "averaging_state"):  # running mean, latest, count
+        assert expected[weights].keys() == resumed[weights].keys()
+        for name, tensor in expected[weights].items():
+            assert torch.equal(tensor, resumed[weights][name]), name
+    assert str(expected["lr_schedulers"]) == str(resumed["lr_schedulers"])
+    assert history(tmp_path) == history(whole_runs[build])
+    assert (tmp_path / "best.safetensors").read_bytes() == (whole_runs[build] / "best.safetensors").read_bytes()
+
+
+def test_ctrl_c_is_a_request_and_signals_are_given_back(drawn: Path, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(FacemsmError, match="stopped and saved after step 1 of 7"):
+        train(at_step(hourglass(drawn), 1, lambda: signal.raise_signal(signal.SIGINT)), tmp_path)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert checkpoint(tmp_path)["batches_done"] == 1
+
+
+def test_a_second_ctrl_c_stops_at_once(drawn: Path, tmp_path: Path) -> None:
+    def press_twice() -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(SystemExit):
+        train(at_step(hourglass(drawn), 5, press_twice), tmp_path)
+    assert checkpoint(tmp_path)["batches_done"] == 3  # of the last validation
+
+
+def test_a_checkpoint_of_another_network_is_refused(drawn: Path, tmp_path: Path) -> None:
+    with pytest.raises(FacemsmError):
+        train(at_step(hourglass(drawn), 1, lambda: signal.raise_signal(signal.SIGTERM)), tmp_path)
+    settings = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(FacemsmError, match=r"holds another network; resume with the settings in .*config\.json"):
+        train(stgan(drawn), tmp_path, resume=True)
+    assert (tmp_path / "config.json").read_bytes() == settings
+    (tmp_path / CHECKPOINT).write_bytes(b"PK half a file")
+    with pytest.raises(FacemsmError, match=r"last\.ckpt: not a checkpoint"):
+        train(hourglass(drawn), tmp_path, resume=True)
+
+
+# --- What goes wrong -------------------------------------------------------------------------------------------------
+
+
+@STAGES
+def test_a_loss_that_is_no_number_stops_the_run(build: Callable[..., Any], drawn: Path, tmp_path: Path) -> None:
+    module = build(drawn)
+
+    def spoil() -> None:
+        with torch.no_grad():
+            next(module.network.parameters()).fill_(torch.nan)
+
+    with pytest.raises(
+        FacemsmError, match=r"step 5: the loss is nan on the faces \S+_\d\.png, \S+_\d\.png; "
+    ) as caught:
+        train(at_step(module, 5, spoil), tmp_path)
+    assert "\n" not in str(caught.value)
+    kept = checkpoint(tmp_path)
+    assert kept["batches_done"] == 3
+    assert all(tensor.isfinite().all() for tensor in kept["current_model_state"].values())
+    train(build(drawn), tmp_path, resume=True)
+    assert history(tmp_path)[-1]["step"] == "7"
+
+
+def test_spoilt_weights_are_not_saved(drawn: Path, tmp_path: Path) -> None:
+    module = hourglass(drawn)
+    original = module.on_validation_epoch_end
+
+    def spoil() -> None:
+        original()
+        if module.batches_done == 6:
+            with torch.no_grad():
+                next(module.network.parameters()).fill_(torch.inf)
+
+    module.on_validation_epoch_end = spoil  # type: ignore[method-assign]
+    with pytest.raises(FacemsmError, match=r"step 6: network\.stem\.0\.weight is no longer finite"):
+        train(module, tmp_path)
+    assert checkpoint(tmp_path)["batches_done"] == 3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_photo_that_vanishes_is_named(workers: int, tmp_path: Path) -> None:
+    samples = write_faces(tmp_path / "data", 4)
+    schedule = replace(SCHEDULE, steps=40, validate_every=40, workers=workers, batch_size=4)
+    lost = samples[2].image
+    assert isinstance(lost, Path)
+    faces = Faces(samples, samples, np.zeros(4, np.int64), (Source("aflw2000", "", "train"),))
+    module = HourglassModule(HourglassTraining(TINY, schedule, STILL), get_scheme("68"), faces)
+    with pytest.raises(FacemsmError) as caught:
+        train(at_step(module, 2, lost.unlink), tmp_path / "run")
+    assert str(caught.value) == f"{lost}: cannot be read (No such file or directory)"
+
+
+class Killed(BaseException):
+    """Stands for a signal that no handler sees."""
+
+
+def half_written(monkeypatch: pytest.MonkeyPatch, end: BaseException) -> None:
+    original = Path.write_bytes
+
+    def write_half(path: Path, content: Any) -> int:
+        original(path, bytes(content)[: len(bytes(content)) // 2])
+        raise end
+
+    monkeypatch.setattr(Path, "write_bytes", write_half)
+
+
+@pytest.mark.parametrize("file", ["last.ckpt", "best.safetensors"])
+def test_a_full_disk_leaves_the_file_that_was_there(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / file
+    network = torch.nn.Linear(3, 3)
+
+    def write() -> None:
+        if file == CHECKPOINT:
+            WholeCheckpoints().save_checkpoint({"state_dict": network.state_dict()}, path)
+        else:
+            save_weights(network, path)
+
+    write()
+    before = path.read_bytes()
+    half_written(monkeypatch, OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(FacemsmError, match=rf"{file}: cannot be written \(No space left on device\)"):
+        write()
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]  # nothing half-written beside it either
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_killed_process_leaves_the_checkpoint_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / CHECKPOINT
+    WholeCheckpoints().save_checkpoint({"step": 1}, path)
+    child = os.fork()
+    if child == 0:  # dies in the middle of the second write, as by kill -9: nothing is cleaned up
+        original = Path.write_bytes
+
+        def write_half(target: Path, content: Any) -> int:
+            original(target, bytes(content)[:100])
+            os.kill(os.getpid(), signal.SIGKILL)
+            return 0
+
+        monkeypatch.setattr(Path, "write_bytes", write_half)
+        WholeCheckpoints().save_checkpoint({"step": 2}, path)
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert WholeCheckpoints().load_checkpoint(path) == {"step": 1}
+    assert len(list(tmp_path.iterdir())) == 2  # it did die while writing
+
+
+def test_a_full_disk_stops_the_run_with_one_line(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = hourglass(drawn)
+    full = lambda: half_written(monkeypatch, OSError(errno.ENOSPC, "No space left on device"))  # noqa: E731
+    with pytest.raises(FacemsmError, match="cannot be written"):
+        train(at_step(module, 5, full), tmp_path)
+    monkeypatch.undo()
+    assert checkpoint(tmp_path)["batches_done"] == 3
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    small, path = StackedHourglass(TINY), tmp_path / "w.safetensors"
+    save_weights(small, path)
+    twin = StackedHourglass(TINY)
+    load_weights(twin, path)
+    assert all(torch.equal(a, b) for a, b in zip(small.state_dict().values(), twin.state_dict().values(), strict=True))
+    with pytest.raises(FacemsmError, match=r"w\.safetensors: not this network's weights"):
+        load_weights(StackedHourglass(replace(TINY, width=12)), path)
+    path.write_bytes(b"something else")
+    with pytest.raises(FacemsmError, match=r"w\.safetensors: not this network's weights"):
+        load_weights(twin, path)
+
+
+# --- Learning --------------------------------------------------------------------------------------------------------
+
+
+def test_every_stack_is_supervised(drawn: Path) -> None:
+    module: Any = hourglass(drawn, loss="weighted")
+    module.log = lambda *_: None
+    examples = ExampleStream(module.faces, module._training, total=2, seed=0)
+    batch = next(iter(loader(examples, batch=2, workers=0)))
+    whole = module.training_step(batch, 0)
+    whole.backward()
+    assert all(head[-1].weight.grad.abs().max() > 0 for head in module.network.heads)
+    parts = []
+    for i in range(2):  # with the other stack's points masked by a target that it predicts itself
+        module.zero_grad()
+        heatmaps = module.network((batch["image"].permute(0, 3, 1, 2) / 255).contiguous())[i]
+        target = batch[f"rows_{i}"][..., :, None] * batch[f"columns_{i}"][..., None, :]
+        error = ((heatmaps - target).square() * (1 + 10 * target)).mean((2, 3)) * batch["labelled"]
+        parts.append(error.sum() / batch["labelled"].sum())
+    assert whole.item() == pytest.approx(sum(part.item() for part in parts), rel=1e-4)
+
+
+CHOSEN = [0, 8, 16, 19, 24, 30, 36, 39, 42, 45, 48, 54]
+TWELVE = LandmarkScheme("12", 12, ((0, 2), (3, 4), (6, 9), (7, 8), (10, 11)), (6, 7), (8, 9), (10, 11), (6, 9))
+"""Twelve points of the 68: targets are most of the work of a small network."""
+
+
+@pytest.fixture
+def eight(tmp_path: Path) -> list[FaceSample]:
+    return write_faces(tmp_path / "data", 8)
+
+
+def both(samples: list[FaceSample]) -> Faces:
+    return Faces(samples, samples, np.zeros(len(samples), np.int64), (Source("aflw2000", "", "train"),))
+
+
+def events(folder: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+        EventAccumulator,
+    )
+
+    return EventAccumulator(str(folder / "tensorboard")).Reload()
+
+
+def test_a_small_hourglass_learns_eight_faces_by_heart(eight: list[FaceSample], tmp_path: Path) -> None:
+    samples = [replace(sample, points=sample.points[CHOSEN]) for sample in eight]
+    schedule = replace(SCHEDULE, steps=100, batch_size=8, learning_rate=5e-3, warmup=5, ema=0, validate_every=50)
+    network = HourglassConfig(12, width=32, stacks=1, depth=4, stem=8, body_size=32, deconvolution=2)
+    module = HourglassModule(HourglassTraining(network, schedule, STILL, loss="weighted"), TWELVE, both(samples))
+    heads: Any = module.network.get_submodule("heads")
+    emit = heads[0][-1]
+    torch.nn.init.normal_(emit.weight, std=1e-3)  # from the dark, which takes long to reach
+    torch.nn.init.zeros_(emit.bias)
+    train(module, tmp_path / "run")
+    assert float(history(tmp_path / "run")[-1]["box"]) < 1.0  # per cent
+    shown = events(tmp_path / "run")
+    assert {"train/loss", "val/box", "val/inter-ocular"} <= set(shown.Tags()["scalars"])
+    assert [(i.step, i.width, i.height) for i in shown.Images("val/faces")] == [(50, 8 * 256, 256), (100, 8 * 256, 256)]
+
+
+def test_a_generator_learns_eight_faces_by_heart(eight: list[FaceSample], tmp_path: Path) -> None:
+    schedule = replace(SCHEDULE, steps=100, batch_size=8, learning_rate=2e-3, warmup=5, ema=0, validate_every=100)
+    module = STGANModule(STGANTraining(schedule, STILL, b=0.01, alone=0.98), get_scheme("68"), both(eight))
+    train(module, tmp_path / "run")
+    assert float(history(tmp_path / "run")[-1]["corners"]) < 1.0  # crop pixels; the identity is 26 off
+    shown = events(tmp_path / "run")
+    scalars = {"train/theta", "train/log D(real)", "train/log D(fake)", "val/corners", "val/theta"}
+    assert scalars <= set(shown.Tags()["scalars"])
+    assert [(i.width, i.height) for i in shown.Images("val/faces")] == [(8 * 128, 2 * 128)]
