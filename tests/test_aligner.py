@@ -97,7 +97,7 @@ def test_more_faces_than_fit_one_batch(aligner: Aligner, photo: Image, face: Fac
 def test_theta_takes_canonical_points_to_the_photo(aligner: Aligner, face: Face) -> None:
     """Eq. 2: θ maps the canonical face's points to the crop; the crop's map takes them on to the photo."""
     assert face.heatmaps is not None
-    canonical, _ = aligner.model.codec.decode(face.heatmaps)
+    canonical = aligner.model.codec.decode(face.heatmaps).points
     crop_to_photo = invert(box_to_crop(face.box, 128))
     to_photo = compose(crop_to_photo, theta_to_matrix(face.theta.astype(np.float64), 128))
     np.testing.assert_allclose(apply_affine(to_photo, canonical), face.preliminary, atol=0.01)

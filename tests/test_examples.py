@@ -107,7 +107,7 @@ def test_profiles_peak_at_the_points_of_every_stack() -> None:
         columns, rows = example[f"columns_{i}"], example[f"rows_{i}"]
         assert columns.shape == rows.shape == (68, codec.size)
         assert columns.dtype == rows.dtype == np.float32
-        decoded, _ = codec.decode(rows[:, :, None] * columns[:, None, :])
+        decoded = codec.decode(rows[:, :, None] * columns[:, None, :]).points
         np.testing.assert_allclose(decoded[inside], example["points"][inside], atol=0.1)
 
 

@@ -60,7 +60,7 @@ def test_shapes_of_batches(lead: tuple[int, ...]) -> None:
     codec = HeatmapCodec()
     points = random_points(0, shape=(*lead, 5))
     heatmaps = codec.encode(points)
-    decoded, scores = codec.decode(heatmaps)
+    decoded, scores, _ = codec.decode(heatmaps)
     assert heatmaps.shape == (*lead, 5, 64, 64)
     assert decoded.shape == (*lead, 5, 2)
     assert scores.shape == (*lead, 5)
@@ -106,7 +106,7 @@ def test_score_at_the_border_counts_only_the_cells_inside(row: int, column: int,
 def test_negative_values_count_as_zero() -> None:
     heatmap = np.full((2, 64, 64), -5, dtype=np.float32)
     heatmap[0, 10, 20] = 0.9
-    points, scores = HeatmapCodec().decode(heatmap)
+    points, scores, _ = HeatmapCodec().decode(heatmap)
     np.testing.assert_allclose(scores, [0.1, 0.0], rtol=1e-6)
     np.testing.assert_allclose(points[0], [40.5, 20.5])
 
@@ -117,7 +117,7 @@ def test_an_unlabelled_point_gives_an_empty_heatmap() -> None:
     heatmaps = HeatmapCodec().encode(points)
     assert heatmaps.max(axis=(1, 2)).round(1).tolist() == pytest.approx([1, 0, 1], abs=0.2)
     assert not heatmaps[1].any()
-    decoded, scores = HeatmapCodec().decode(heatmaps)
+    decoded, scores, _ = HeatmapCodec().decode(heatmaps)
     assert scores[1] == 0
     assert np.isfinite(decoded).all()
 
@@ -162,8 +162,29 @@ def test_decoding_bears_noise(noise: float, mean_px: float) -> None:
     points = random_points(0, 4, 123, shape=(300,))
     heatmaps = codec.encode(points)
     heatmaps += np.random.default_rng(1).normal(0, noise, heatmaps.shape).astype(np.float32)
-    decoded, scores = codec.decode(heatmaps)
+    decoded, scores, _ = codec.decode(heatmaps)
     errors = np.abs(decoded - points)
     assert errors.mean() < mean_px
     assert errors.max() < 2 * CELL
     assert scores.mean() == pytest.approx(codec.ideal_score, abs=0.05)
+
+
+def test_the_centre_of_mass_lies_between_places_where_the_peak_must_choose() -> None:
+    codec = HeatmapCodec(refinement="mass")
+    heatmaps = codec.encode(np.array([[[50.0, 60.0], [58.0, 60.0]], [[30.3, 40.7], [30.3, 40.7]]])).max(axis=1)
+    points, _, spread = codec.decode(heatmaps)
+    np.testing.assert_allclose(points, [[54.0, 60.0], [30.3, 40.7]], atol=0.15)
+    assert spread[0, 0] > 2 * spread[1, 0]  # along x, where it was in doubt
+    np.testing.assert_allclose([*spread[0, 1:], spread[1, 1]], [0, spread[1, 2], 0], atol=0.1)
+
+
+@given(seeds)
+def test_spread_is_a_covariance_in_pixels(seed: int) -> None:
+    codec = HeatmapCodec()
+    noise = np.random.default_rng(seed).normal(0, 1, (5, 64, 64)).astype(np.float32)
+    xx, xy, yy = codec.decode(noise).spread.T
+    assert (xx * yy - xy**2 > 0).all()
+    clean = codec.decode(codec.encode(random_points(seed, 20, 100))).spread
+    # the square of a Gaussian of 1.5 cells has half its variance; the floor takes some away
+    np.testing.assert_allclose(clean[:, [0, 2]], 0.7 * 0.5 * (1.5 * CELL) ** 2, rtol=0.15)
+    assert not codec.decode(np.zeros((1, 64, 64), np.float32)).spread.any()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from facemsm.hourglass.losses import FOREGROUND_WEIGHT, LOSSES, mean_squared, weighted_squared
+from facemsm.heatmaps import HeatmapCodec
+from facemsm.hourglass.losses import FOREGROUND_WEIGHT, LOSSES, centres, distance, mean_squared, weighted_squared
 from facemsm.stgan.losses import REAL_LABEL, adversarial_loss, corner_error, discriminator_loss, theta_loss
 
 thetas = st.lists(st.floats(-2, 2), min_size=12, max_size=12).map(lambda v: torch.tensor(v).view(2, 1, 2, 3).double())
@@ -95,3 +97,18 @@ def test_weighted_counts_the_peak_more_and_the_dark_the_same() -> None:
     assert weighted_squared(dark, target, labelled).item() == pytest.approx(0.25 / 64)
     assert weighted_squared(peak, target, labelled).item() == pytest.approx((1 + FOREGROUND_WEIGHT) * 0.25 / 64)
     assert weighted_squared(target, target, labelled) == 0
+
+
+def test_centres_are_where_the_codec_reads_them() -> None:
+    heatmaps = torch.randn(3, 5, 64, 64, generator=torch.Generator().manual_seed(0))
+    codec = HeatmapCodec(refinement="mass")
+    expected = codec.decode(heatmaps.numpy()).points
+    np.testing.assert_allclose(codec.to_pixels(centres(heatmaps).numpy()), expected, atol=1e-3)
+
+
+def test_distance_counts_labelled_points_only() -> None:
+    target = torch.tensor([[[3.0, 4.0], [torch.nan, torch.nan]]])
+    predicted = torch.zeros(1, 2, 2, requires_grad=True)
+    loss = distance(predicted, target, torch.tensor([[1.0, 0.0]]))
+    assert loss.item() == pytest.approx(5, abs=1e-4)
+    assert gradient(loss, predicted).tolist() == [[pytest.approx([-0.6, -0.8]), [0, 0]]]

@@ -218,7 +218,7 @@ class Aligner:
         canonical = np.stack([warp(job.image, matrix, size) for job, matrix in zip(jobs, to_canonical, strict=True)])
         # Stage 2: a heatmap a point; its peak is the point (Eq. 8), the mean about it the score (Eq. 9).
         heatmaps = self._hourglass(canonical)
-        preliminary, intensity = codec.decode(heatmaps)
+        preliminary, intensity, _ = codec.decode(heatmaps)
         scores = np.clip(intensity / codec.ideal_score, 0, 1).astype(np.float32)
         # Stage 3: points with low scores, from the others and similar shapes (Eq. 10, Eq. 11).
         points, rebuilt = preliminary, np.zeros(scores.shape, dtype=bool)

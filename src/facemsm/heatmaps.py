@@ -7,16 +7,35 @@ at cell ``(x + 0.5) * size / input_size - 0.5``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facemsm.typing import FloatArray
 
-Refinement = Literal["gaussian", "quarter", "none"]
+Refinement = Literal["mass", "gaussian", "quarter", "none"]
+
+MASS_FLOOR = 0.2
+"""Part of a heatmap's peak below which a cell does not count towards its centre of mass."""
 
 _TINY = 1e-6
+
+
+class Decoded(NamedTuple):
+    """What heatmaps say of points.
+
+    Attributes:
+        points: (..., L, 2) float32, input pixels.
+        scores: (..., L) float32, Eq. 9: the mean of the heatmap in the (2r + 1)² window about the peak, negative
+            values counted as 0. At the border the window is what lies inside the heatmap.
+        spread: (..., L, 3) float32, variances xx, xy, yy in squared input pixels of what the squared heatmap holds
+            above ``MASS_FLOOR`` of its peak: wide where a point could lie in many places. 0 for an empty heatmap.
+    """
+
+    points: FloatArray
+    scores: FloatArray
+    spread: FloatArray
 
 
 @dataclass(frozen=True)
@@ -30,7 +49,9 @@ class HeatmapCodec:
         radius: r of Eq. 9, cells.
         refinement: how the peak is placed between cells. ``none`` is Eq. 8 to the letter; ``quarter`` moves a quarter
             cell towards the higher neighbour; ``gaussian`` fits a Gaussian to the three cells about the peak on each
-            axis, exact on clean targets.
+            axis, exact on clean targets; ``mass`` is the centre of mass of what the squared heatmap holds above
+            ``MASS_FLOOR`` of the peak, which errs less where a point could lie anywhere
+            along an edge, and more within 3 cells of the border.
     """
 
     input_size: int = 128
@@ -72,27 +93,35 @@ class HeatmapCodec:
         columns, rows = self.profiles(points)
         return rows[..., :, None] * columns[..., None, :]
 
-    def decode(self, heatmaps: NDArray[np.floating]) -> tuple[FloatArray, FloatArray]:
-        """Peaks (Eq. 8) and scores (Eq. 9).
-
-        Args:
-            heatmaps: (..., L, size, size).
-
-        Returns:
-            Points (..., L, 2) float32 in input pixels, and scores (..., L) float32: the mean of the heatmap in the
-            (2r + 1)² window about the peak, negative values counted as 0. At the border the window is what lies inside
-            the heatmap.
-        """
+    def decode(self, heatmaps: NDArray[np.floating]) -> Decoded:
+        """Peaks (Eq. 8), scores (Eq. 9) and spreads of heatmaps (..., L, size, size)."""
         lead, size = heatmaps.shape[:-2], heatmaps.shape[-1]
         flat = np.ascontiguousarray(heatmaps, dtype=np.float32).reshape(-1, size, size)
         peak = flat.reshape(len(flat), size * size).argmax(axis=1)
         peak_y, peak_x = np.divmod(peak, size)
-        cells = np.stack((peak_x, peak_y), axis=-1).astype(np.float32)
-        if self.refinement != "none":
+        cells, spread = self._mass(flat)
+        if self.refinement != "mass":
+            cells = np.stack((peak_x, peak_y), axis=-1).astype(np.float32)
+        if self.refinement in ("gaussian", "quarter"):
             cells[:, 0] += self._offset(flat[np.arange(len(flat)), peak_y], peak_x)
             cells[:, 1] += self._offset(flat[np.arange(len(flat)), :, peak_x], peak_y)
         points = self.to_pixels(cells).astype(np.float32)
-        return points.reshape(*lead, 2), self._window_mean(flat, peak_x, peak_y).reshape(lead)
+        scores = self._window_mean(flat, peak_x, peak_y)
+        return Decoded(points.reshape(*lead, 2), scores.reshape(lead), spread.reshape(*lead, 3))
+
+    def _mass(self, flat: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Centres of mass (M, 2) in cells and spreads (M, 3) in squared pixels, of flat (M, size, size)."""
+        floor = MASS_FLOOR * np.maximum(flat.max((1, 2)), 0)
+        mass = np.maximum(flat - floor[:, None, None], 0)
+        np.square(mass, out=mass)
+        steps = np.arange(self.size, dtype=np.float32)
+        columns, rows = mass.sum(1), mass.sum(2)
+        total = np.maximum(columns.sum(1), _TINY)
+        x, y = columns @ steps / total, rows @ steps / total
+        xx, yy = columns @ steps**2 / total - x**2, rows @ steps**2 / total - y**2
+        xy = ((mass @ steps) @ steps) / total - x * y
+        spread = np.stack((xx, xy, yy), axis=-1) * (self.input_size / self.size) ** 2
+        return np.stack((x, y), axis=-1), np.asarray(spread * (columns.sum(1) > _TINY)[:, None], dtype=np.float32)
 
     def _offset(self, line: FloatArray, peak: NDArray[np.int64]) -> FloatArray:
         """Distance from the peak cell to the peak between cells, on one axis; line (M, size), peak (M,)."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
+
+from facemsm.heatmaps import MASS_FLOOR
 
 FOREGROUND_WEIGHT = 10.0
 
@@ -22,6 +25,28 @@ def weighted_squared(predicted: Tensor, target: Tensor, labelled: Tensor) -> Ten
     """
     error = ((predicted - target).square() * (1 + FOREGROUND_WEIGHT * target)).mean((2, 3))
     return (error * labelled).sum() / labelled.sum().clamp(min=1)
+
+
+def centres(heatmaps: Tensor) -> Tensor:
+    """Where :meth:`facemsm.heatmaps.HeatmapCodec.decode` sees the points, such that it can be learned.
+
+    Args:
+        heatmaps: (N, L, H, W).
+
+    Returns:
+        (N, L, 2) x, y in cells; gradients do not flow through the floor.
+    """
+    floor = MASS_FLOOR * heatmaps.detach().amax((2, 3), keepdim=True).clamp(min=0)
+    mass = (heatmaps - floor).relu().square()
+    total = mass.sum((2, 3)).clamp(min=1e-9)
+    columns, rows = (torch.arange(n, device=mass.device, dtype=mass.dtype) for n in (mass.shape[3], mass.shape[2]))
+    return torch.stack((mass.sum(2) @ columns, mass.sum(3) @ rows), -1) / total[..., None]
+
+
+def distance(predicted: Tensor, target: Tensor, labelled: Tensor) -> Tensor:
+    """Mean distance between points (N, L, 2) of labelled (N, L) landmarks, in the points' unit: what NME measures."""
+    error = (predicted - torch.where(labelled[..., None] > 0, target, predicted.detach())).square().sum(-1)
+    return ((error + 1e-6).sqrt() * labelled).sum() / labelled.sum().clamp(min=1)
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"mse": mean_squared, "weighted": weighted_squared}

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from facemsm.data.augment import Augmentation
 from facemsm.errors import FacemsmError
-from facemsm.heatmaps import HeatmapCodec
+from facemsm.heatmaps import HeatmapCodec, Refinement
 from facemsm.hourglass.examples import HourglassExamples
-from facemsm.hourglass.losses import LOSSES
+from facemsm.hourglass.losses import LOSSES, centres, distance
 from facemsm.hourglass.network import HEATMAP_SIZE, INPUT_SIZE, HourglassConfig, StackedHourglass
 from facemsm.schemes import LandmarkScheme
 from facemsm.training.config import Schedule
@@ -33,6 +33,9 @@ class HourglassTraining:
         augmentation: of the training faces.
         sigma: of the target Gaussians, cells of the 64 × 64 heatmap (1.5 where the paper says nothing).
         loss: a name in ``LOSSES``.
+        coordinate: weight of the mean distance between true points and the heatmaps' centres of mass, as a fraction of
+            the heatmap's side; 0 is the paper's. It teaches the maps to be right where they are read.
+        refinement: how points are read from heatmaps, see :class:`facemsm.heatmaps.HeatmapCodec`.
         occluded_peak: height of the target peak of points known to be hidden; 1 is the paper's.
     """
 
@@ -41,6 +44,8 @@ class HourglassTraining:
     augmentation: Augmentation = field(default_factory=Augmentation.paper)
     sigma: float = 1.5
     loss: str = "mse"
+    coordinate: float = 0.0
+    refinement: Refinement = "gaussian"
     occluded_peak: float = 1.0
 
     @classmethod
@@ -67,6 +72,8 @@ class HourglassTraining:
                 ),
                 replace(Augmentation.full(), scale=0.15, shift=0.05),
                 loss="weighted",
+                coordinate=0.1,
+                refinement="mass",
                 occluded_peak=0.4,
             )
         raise FacemsmError(f"no preset {name!r}: use paper or lite")
@@ -79,7 +86,7 @@ class HourglassModule(StageModule):
         if config.loss not in LOSSES:
             raise FacemsmError(f"no loss {config.loss!r}: use one of {', '.join(LOSSES)}")
         body = config.network.body_size
-        final = HeatmapCodec(INPUT_SIZE, HEATMAP_SIZE, config.sigma)
+        final = HeatmapCodec(INPUT_SIZE, HEATMAP_SIZE, config.sigma, refinement=config.refinement)
         earlier = HeatmapCodec(INPUT_SIZE, body, config.sigma * body / HEATMAP_SIZE)
         codecs = (earlier,) * (config.network.stacks - 1) + (final,)
         super().__init__(
@@ -104,13 +111,17 @@ class HourglassModule(StageModule):
         for i, heatmaps in enumerate(self.network(images_to_tensor(batch["image"]))):
             target = batch[f"rows_{i}"][..., :, None] * batch[f"columns_{i}"][..., None, :]
             loss = loss + loss_of(heatmaps.float(), target, batch["labelled"])
+            if self.config.coordinate:
+                cells = (batch["points"] + 0.5) * (heatmaps.shape[-1] / INPUT_SIZE) - 0.5
+                apart = distance(centres(heatmaps.float()), cells, batch["labelled"])
+                loss = loss + self.config.coordinate / heatmaps.shape[-1] * apart
         self.log("train/loss", loss)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:  # noqa: ARG002
         """Errors on canonical faces, in per cent of the tight box (deciding) and of the inter-ocular distance."""
         heatmaps = self.network(images_to_tensor(batch["image"]))[-1].float().cpu().numpy()
-        predicted, _ = self.codec.decode(heatmaps)
+        predicted = self.codec.decode(heatmaps).points
         self.collect(canonical_errors(predicted, batch["points"].cpu().numpy(), self.scheme))
         return torch.from_numpy(predicted)
 

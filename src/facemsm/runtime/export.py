@@ -91,7 +91,7 @@ def export_model(
             staging,
             name=name,
             scheme=scheme_to_dict(scheme),
-            codec=asdict(HeatmapCodec(INPUT_SIZE, HEATMAP_SIZE, config["sigma"])),
+            codec=asdict(HeatmapCodec(INPUT_SIZE, HEATMAP_SIZE, config["sigma"], refinement=config["refinement"])),
             provenance=provenance,
         )
         folder.mkdir(parents=True, exist_ok=True)
