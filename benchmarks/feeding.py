@@ -3,7 +3,8 @@
     python benchmarks/feeding.py [--steps 20] [--preset lite]
 
 Trains each stage for a few steps on synthetic JPEG photos, one loader process beside the training process, and measures
-how long training waits for its next batch. Nothing is saved.
+how long training waits for its next batch, with the photos kept in memory and with none kept. Processor time, unlike
+the rest, does not depend on what else the machine does. Nothing is saved.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.stgan.losses import theta_loss
 from facemsm.stgan.training import STGANModule, STGANTraining
 from facemsm.training.faces import Faces, Source
-from facemsm.training.stream import ExampleStream, From, loader
+from facemsm.training.stream import PHOTO_MEMORY, ExampleStream, From, loader
 
 
 def synthetic_faces(folder: Path, count: int = 64, side: int = 400) -> Faces:
@@ -49,21 +50,23 @@ def synthetic_faces(folder: Path, count: int = 64, side: int = 400) -> Faces:
     return Faces(samples, samples[:8], np.zeros(count, np.int64), (Source("synthetic", "", ""),))
 
 
-def measure(module: HourglassModule | STGANModule, loss: Callable[[dict[str, Any]], Tensor], steps: int) -> str:
-    """One row of the table."""
+def measure(
+    module: HourglassModule | STGANModule, loss: Callable[[dict[str, Any]], Tensor], steps: int, memory: int
+) -> str:
+    """One row of the table; ``memory`` is what the stream may keep of photos."""
     schedule = module.schedule
     precision = schedule.precision == "bf16-mixed" and isinstance(module, HourglassModule)
     batch_size = schedule.batch_size
     total = batch_size * (steps + 3)
-    stream = ExampleStream(module.faces, module._training, total=total, seed=0)
+    stream = ExampleStream(module.faces, module._training, total=total, seed=0, memory=memory)
     batches = iter(loader(stream, batch=batch_size, workers=1, sampler=From(0, total, batch=batch_size)))
     optimiser = module.optimiser(module.network)
     module.network.train()
-    waiting = working = 0.0
+    waiting = working = busy = 0.0
     for step in range(steps + 3):  # the first three fill the loader's queue and PyTorch's caches
         start = time.perf_counter()
         batch = next(batches)
-        ready = time.perf_counter()
+        ready, spent = time.perf_counter(), time.process_time()
         with torch.autocast("cpu", torch.bfloat16, enabled=precision):
             value = loss(batch)
         optimiser.zero_grad()
@@ -72,9 +75,20 @@ def measure(module: HourglassModule | STGANModule, loss: Callable[[dict[str, Any
         if step >= 3:
             waiting += ready - start
             working += time.perf_counter() - ready
+            busy += time.process_time() - spent
     rate = steps * batch_size / (waiting + working)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return f"| {rate:.1f} | {100 * waiting / (waiting + working):.1f} % | {memory:.0f} |"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    images = steps * batch_size
+    for n in range(images):  # of the first epoch or so: fills the memory of this process's stream
+        stream[n]
+    start = time.process_time()
+    for n in range(images):
+        stream[n]
+    preparing = time.process_time() - start
+    return (
+        f"| {rate:.1f} | {100 * waiting / (waiting + working):.1f} % | {1e3 * busy / images:.2f} "
+        f"| {1e3 * preparing / images:.2f} | {peak:.0f} |"
+    )
 
 
 def main() -> None:
@@ -85,10 +99,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of the training process")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    cv2.setNumThreads(0)  # as in the loader's process
     torch.set_flush_denormal(True)
     print(f"Preset {args.preset}, {args.steps} steps a stage, {args.threads} training thread, one loader process,")
     print(f"400 px JPEG photos; {machine()}; PyTorch {torch.__version__}; commit {commit()}; {date.today()}.\n")
-    print("| stage | images/s | waiting for data | peak MB so far |\n|---|---|---|---|")
+    print("| stage | images/s | waiting for data | processor ms/image, training | preparing | peak MB so far |")
+    print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         faces = synthetic_faces(Path(folder))
         generator = STGANModule(STGANTraining.preset(args.preset), SCHEME_68, faces)
@@ -96,7 +112,8 @@ def main() -> None:
         def theta(batch: dict[str, Any]) -> Tensor:
             return theta_loss(generator.network(images_to_tensor(batch["image"])), batch["theta"])
 
-        print("| 1, generator alone", measure(generator, theta, args.steps), flush=True)
+        for kept, memory in (("photos kept", PHOTO_MEMORY), ("none kept", 0)):
+            print(f"| 1, generator alone, {kept}", measure(generator, theta, args.steps, memory), flush=True)
         config = HourglassTraining.preset(args.preset, 68)
         hourglass = HourglassModule(config, SCHEME_68, faces)
 
@@ -109,7 +126,7 @@ def main() -> None:
             values = [loss(o.float(), t, batch["labelled"]) for o, t in zip(outputs, targets, strict=True)]
             return torch.stack(values).sum()
 
-        print("| 2, hourglass", measure(hourglass, heatmap, args.steps), flush=True)
+        print("| 2, hourglass", measure(hourglass, heatmap, args.steps, PHOTO_MEMORY), flush=True)
 
 
 if __name__ == "__main__":

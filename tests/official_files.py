@@ -52,7 +52,7 @@ def write_300w(root: Path, parts: Mapping[str, Sequence[str]] | None = None, cou
             path = root / part / name
             write_photo(path, seed)
             path.with_suffix(".pts").write_text(pts_text(points(count, seed), gap="  " if part == "afw" else " "))
-            boxes[name] = ((3.5 + seed, 4.25, 60.5 + seed, 62.0), (5.0, 6.0, 70.0, 60.0))
+            boxes[name] = ((3.5 + seed, 4.25, 60.5 + seed, 62.0), (5.0 + seed, 6.0, 70.0 + seed, 60.0))
         write_box_mat(root / f"bounding_boxes_{part.replace('/', '_')}.mat", boxes)
 
 

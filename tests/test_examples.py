@@ -12,14 +12,26 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from facemsm.data.augment import Augmentation
+from facemsm.data.augment import Augmentation, jitter_matrix, take_crop
 from facemsm.data.sample import OCCLUDED, UNLABELLED, VISIBLE, FaceSample
-from facemsm.geometry import apply_affine, canonical_matrix, invert, similarity, tight_box, upright_anchors
+from facemsm.geometry import (
+    apply_affine,
+    box_to_crop,
+    canonical_matrix,
+    compose,
+    invert,
+    matrix_to_theta,
+    similarity,
+    tight_box,
+    upright_anchors,
+)
 from facemsm.heatmaps import HeatmapCodec
 from facemsm.hourglass.examples import HourglassExamples
 from facemsm.schemes import get_scheme
 from facemsm.stgan.examples import CropExamples
 from facemsm.stgan.networks import warp
+from facemsm.training.faces import Faces, Source
+from facemsm.training.stream import ExampleStream
 from facemsm.typing import Image
 from synthetic_faces import SIDE, mean_shape
 
@@ -69,6 +81,50 @@ def test_theta_makes_the_crop_canonical(flip: float, seed: int) -> None:
     np.testing.assert_allclose(marks(canonical), anchors[[1, 0, 2]] if flip else anchors, atol=0.6)
     assert abs(right[1] - left[1]) < 0.5 < left[0] - right[0]  # upright
     assert mouth[1] > right[1]
+
+
+@pytest.mark.parametrize("missing", [(), range(36, 42), range(42, 48), range(48, 68), range(17)])
+def test_theta_is_that_of_the_crops_own_points(missing: range) -> None:
+    face = marked_face()
+    face.points[list(missing)] = np.nan
+    make = CropExamples(SCHEME, SIZE, JITTER)
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        jitter, flipped = jitter_matrix(JITTER, rng, SIZE)
+        matrix = compose(jitter, box_to_crop(face.box, SIZE))
+        crop = take_crop(face.load(), face.points, None, matrix, SIZE, flip_table=SCHEME.flip, flipped=flipped)
+        canonical = canonical_matrix(crop.points.astype(float), SCHEME, SIZE)
+        theta = make(face, np.random.default_rng(seed))["theta"]
+        np.testing.assert_allclose(theta, matrix_to_theta(invert(canonical), SIZE), atol=1e-5)
+
+
+def stream_of(count: int, decoded: list[int], memory: int) -> ExampleStream:
+    def sample(i: int) -> FaceSample:
+        face = marked_face(0.1 * i)
+
+        def load() -> Image:
+            decoded.append(i)
+            return face.load()
+
+        return replace(face, name=str(i), image=load)
+
+    samples = [sample(i) for i in range(count)]
+    faces = Faces(samples, samples[:1], np.zeros(count, np.int64), (Source("marked", "", ""),))
+    make = CropExamples(SCHEME, SIZE, Augmentation.full())
+    return ExampleStream(faces, make, total=4 * count, seed=5, memory=memory)
+
+
+def test_photos_stay_in_memory_while_there_is_room() -> None:
+    size = marked_face().load().nbytes
+    decoded: dict[int, list[int]] = {0: [], 2 * size: [], 5 * size: []}
+    streams = [stream_of(5, log, memory) for memory, log in decoded.items()]
+    for n in range(20):
+        first, *others = (stream[n] for stream in streams)
+        for other in others:
+            np.testing.assert_array_equal(first["image"], other["image"])
+            np.testing.assert_array_equal(first["theta"], other["theta"])
+    assert [len(log) for log in decoded.values()] == [4 * 5, 2 + 4 * 3, 5]
+    assert set(decoded[5 * size]) == set(range(5))
 
 
 def test_jitter_stays_within_what_is_set() -> None:

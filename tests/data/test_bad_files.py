@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import official_files as official
-from facemsm.data.catalogue import load_dataset
+from facemsm.data.catalogue import load_dataset, read_items
 from facemsm.errors import FacemsmError
 
 
@@ -104,11 +104,11 @@ BOX = ((1.0, 2.0, 30.0, 40.0), (1.0, 2.0, 30.0, 40.0))
         ),
         (
             lambda p: official.write_box_mat(p, {"a.jpg": ((9, 2, 3, 4), BOX[1])}),
-            r"bounding_boxes\{1\}: the box .* has no area",
+            r"bounding_boxes\{1\}\.bb_detector: the box .* has no area",
         ),
         (
             lambda p: official.write_box_mat(p, {"a.jpg": ((1, 2, 3), BOX[1])}),
-            r"bounding_boxes\{1\}: the box is not x_min",
+            r"bounding_boxes\{1\}\.bb_detector: the box is not x_min",
         ),
         (lambda p: _savemat(p, bounding_boxes=np.eye(3)), r"bounding_boxes\{1\}: expected a struct with imgName"),
         (lambda p: _savemat(p, boxes=np.eye(3)), r"ibug\.mat: has no variable 'bounding_boxes'"),
@@ -120,6 +120,17 @@ def test_300w_boxes(tmp_path: Path, write: Callable[[Path], None], message: str)
     official.write_300w(tmp_path, {"ibug": ["a.jpg"]})
     write(tmp_path / "bounding_boxes_ibug.mat")
     assert re.search(message, _message("300w", tmp_path, "challenge", "provided"))
+
+
+def test_300w_ground_truth_boxes(tmp_path: Path) -> None:
+    official.write_300w(tmp_path, {"ibug": ["a.jpg"]})
+    path = tmp_path / "bounding_boxes_ibug.mat"
+    official.write_box_mat(path, {"a.jpg": (BOX[0], (9, 2, 3, 4))})
+    message = _message("300w", tmp_path, "challenge")
+    assert re.search(r"ibug\.mat: bounding_boxes\{1\}\.bb_ground_truth: the box .* has no area", message)
+    _savemat(path, bounding_boxes={"imgName": "a.jpg", "bb_detector": np.ones((1, 4))})
+    message = _message("300w", tmp_path, "challenge")
+    assert re.search(r"bounding_boxes\{1\}: expected a struct with imgName \(text\) and bb_ground_truth", message)
 
 
 def _savemat(path: Path, **content: Any) -> None:
@@ -162,6 +173,10 @@ def test_300w_boxes_csv(tmp_path: Path, text: str, message: str) -> None:
         (lambda text: text.replace(" 5 7 70 60 ", " 70 7 5 60 ", 1), r"test\.txt:1: the box .* has no area"),
         (lambda text: text.replace(" 5 7 70 60 ", " 5 7 7O 60 ", 1), r"test\.txt:1: '7O' is not a pixel coordinate"),
         (lambda text: "\n" + text + "1 2 3\n", r"test\.txt:5: 3 tokens, expected 207"),
+        (
+            lambda text: text + text.splitlines()[1].replace(" 5 7 70 60 ", " 5 7 70 61 "),
+            r"test\.txt:4: the same photo and points as at .*test\.txt:2, expected each face once",
+        ),
     ],
 )
 def test_wflw(tmp_path: Path, change: Callable[[str], str], message: str) -> None:
@@ -256,7 +271,7 @@ def _coco(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (_coco(keypoints=[1.0] * 204), r"faces\.json: annotations\[1\]: 'keypoints' has 204 numbers, expected 15"),
+        (_coco(keypoints=[1.0] * 204), r"faces\.json:1: annotations\[1\]: 'keypoints' has 204 numbers, expected 15"),
         (_coco(keypoints=None), r"annotations\[1\]: 'keypoints' is missing or not list"),
         (_coco(keypoints=["x"] * 15), r"annotations\[1\]: 'keypoints' must hold numbers only"),
         (_coco(keypoints=[1, 2, 3] * 5), r"annotations\[1\]: a visibility is not 0, 1 or 2"),
@@ -271,8 +286,8 @@ def _coco(**changes: Any) -> dict[str, Any]:
         (_coco(id=[1]), r"annotations\[1\]: 'id' is missing or not int or str"),
         (_coco(image_id=9), r"annotations\[1\]: image_id 9 is not among the images"),
         (_coco(attributes={"age": 4}), r"annotations\[1\]: 'attributes' must map names to true, false or text"),
-        ({"images": []}, r"faces\.json: 'annotations' is missing or not a list"),
-        ({"annotations": []}, r"faces\.json: 'images' is missing or not a list"),
+        ({"images": []}, r"faces\.json:1: 'annotations' is missing or not a list"),
+        ({"annotations": []}, r"faces\.json:1: 'images' is missing or not a list"),
         ({"images": [3], "annotations": []}, r"images\[0\]: 'id' is missing"),
         (
             {"images": [{"id": 1, "file_name": "a.jpg"}] * 2, "annotations": []},
@@ -288,6 +303,23 @@ def test_coco(tmp_path: Path, content: Any, message: str) -> None:
     assert re.search(message, _message("coco", path, "all", "provided", scheme))
 
 
+def test_coco_names_the_line(tmp_path: Path) -> None:
+    content = _coco(keypoints=[float("nan")] * 15)
+    content["annotations"] = [*content["annotations"], {**content["annotations"][0], "id": 9}]
+    content = {"info": {"images": [1, [2]], "note": 'a "[{,:" b'}, "empty": [], **content}
+    path = official.write_coco(tmp_path)
+    lines = json.dumps(content, indent=2).splitlines()
+    path.write_text("\n".join(lines))
+    starts = [n for n, line in enumerate(lines, 1) if line == "    {"]  # two photos, four faces
+    found = list(read_items("coco", path, "all", "gt", str(official.scheme_file(tmp_path))))
+    faults = [str(item) for item in found if isinstance(item, FacemsmError)]
+    assert faults == [
+        f"{path}:{starts[3]}: annotations[1]: 'keypoints' must hold numbers only, of at most a million",
+        f"{path}:{starts[5]}: annotations[3]: the same photo and points as at {path}:{starts[2]}: annotations[0], "
+        "expected each face once",
+    ]
+
+
 def test_coco_missing_photo(tmp_path: Path) -> None:
     path = official.write_coco(tmp_path)
     (tmp_path / "images" / "b.jpg").unlink()
@@ -299,7 +331,7 @@ def test_coco_missing_photo(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('{\n"images": [}', r"faces\.json:2: not valid JSON"),
-        ('{"images": NaN}', r"faces\.json: not valid JSON: NaN is not a JSON number"),
+        ('{"images": NaN}', r"faces\.json:1: 'images' is missing or not a list"),
         ("[" * 100_000, r"faces\.json: not valid JSON"),
         ("1" * 5000, r"faces\.json: not valid JSON"),
     ],
@@ -326,6 +358,7 @@ def test_json(tmp_path: Path, text: str, message: str) -> None:
         (lambda t: t.replace(",0,1,2,", ",0,1,3,", 1), r"faces\.csv:2: a visibility is not 0, 1 or 2"),
         (lambda t: t.replace("5,6,70,60,yes", "5,6,7O,60,yes"), r"faces\.csv:3 \(x_max\): '7O' is not a pixel"),
         (lambda t: t.replace("60,yes", "60"), r"faces\.csv:3: \d+ fields, expected \d+ as in line 1"),
+        (lambda t: t + t.splitlines()[1], r"faces\.csv:4: the same photo and points as at .*faces\.csv:2, expected"),
     ],
 )
 def test_csv(tmp_path: Path, change: Callable[[str], str], message: str) -> None:

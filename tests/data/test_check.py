@@ -110,9 +110,49 @@ def test_two_faces_for_one_name_in_check(tmp_path: Path) -> None:
     content["annotations"][1]["id"] = 1
     path = official.write_coco(tmp_path, content)
     check = check_dataset("coco", path, scheme=str(official.scheme_file(tmp_path)))
-    assert [fault.split("faces.json: ")[1] for fault in check.problems] == [
+    assert [fault.split("faces.json:1: ")[1] for fault in check.problems] == [
         "annotations[1]: id 1 is taken by another face, expected distinct ids"
     ]
+
+
+def test_a_face_listed_twice_is_a_fault_in_every_subset(tmp_path: Path) -> None:
+    official.write_wflw(tmp_path)
+    path = tmp_path / "WFLW_annotations" / "list_98pt_rect_attr_train_test" / "list_98pt_rect_attr_test.txt"
+    path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
+    (fault,) = check_dataset("wflw", tmp_path).problems
+    assert fault == f"{path}:4: the same photo and points as at {path}:2, expected each face once"
+    assert check_dataset("wflw", tmp_path, ["blur"]).problems == [fault]  # though it is not in this one
+
+
+def test_faults_of_the_same_file_are_all_listed(tmp_path: Path) -> None:
+    path = official.write_csv(tmp_path)
+    header, first, second = path.read_text().splitlines()
+    path.write_text("\n".join([header, "a.jpg,1", first, second.replace("b.jpg", "c.jpg"), "b.jpg,2", second, '"']))
+    check = check_dataset("csv", path, scheme="29")
+    assert [fault.split(":")[1] for fault in check.problems] == ["2", "4", "5", "7"]
+    assert check.faces == {"all": 2}
+
+    content = official.coco_content()
+    content["images"] = [{"id": 7}, content["images"][0], *content["images"], "b.jpg"]
+    content["annotations"][0]["keypoints"] = []
+    path = official.write_coco(tmp_path, content)
+    check = check_dataset("coco", path, scheme=str(official.scheme_file(tmp_path)))
+    assert [fault.split(": ")[1] for fault in check.problems] == [
+        "images[0]",
+        "images[2]",
+        "images[4]",
+        "annotations[0]",
+    ]
+    assert check.faces == {"all": 2}
+
+
+def test_a_broken_box_file_hides_no_other_fault(tmp_path: Path) -> None:
+    official.write_300w(tmp_path, {"ibug": ["a.jpg", "b.jpg"]})
+    (tmp_path / "bounding_boxes_ibug.mat").write_bytes(b"damaged")
+    (tmp_path / "ibug" / "b.pts").write_text("")
+    check = check_dataset("300w", tmp_path)
+    assert ["ibug.mat: not a MATLAB 5" in check.problems[0], "b.pts:1: " in check.problems[1]] == [True, True]
+    assert (len(check.problems), check.faces["challenge"], check.boxes["challenge"]) == (2, 1, 0)
 
 
 def test_menpo_profiles_are_counted(tmp_path: Path) -> None:

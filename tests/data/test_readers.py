@@ -32,6 +32,7 @@ def test_300w_named_splits_and_names(tmp_path: Path) -> None:
 
 def test_300w_points_are_0_based_and_paired_with_their_photo(tmp_path: Path) -> None:
     official.write_300w(tmp_path)
+    (tmp_path / "bounding_boxes_ibug.mat").unlink()
     for seed, sample in enumerate(load_dataset("300w", tmp_path, "challenge")):
         expected = official.points(68, seed)
         np.testing.assert_allclose(sample.points, expected, atol=1e-4)
@@ -43,7 +44,7 @@ def test_300w_points_are_0_based_and_paired_with_their_photo(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("folder", [".", "Bounding Boxes"])
-def test_300w_official_detector_boxes_become_0_based(tmp_path: Path, folder: str) -> None:
+def test_300w_official_boxes_become_0_based(tmp_path: Path, folder: str) -> None:
     official.write_300w(tmp_path)
     (tmp_path / folder).mkdir(exist_ok=True)
     for path in tmp_path.glob("bounding_boxes_*.mat"):
@@ -51,6 +52,16 @@ def test_300w_official_detector_boxes_become_0_based(tmp_path: Path, folder: str
     samples = load_dataset("300w", tmp_path, "lfpw/testset", "provided")
     assert [s.box.tolist() for s in samples] == [[2.5, 3.25, 59.5, 61.0], [3.5, 3.25, 60.5, 61.0]]
     assert {s.box_source for s in samples} == {"provided"}
+    samples = load_dataset("300w", tmp_path, "lfpw/testset", "gt")
+    assert [(s.box.tolist(), s.box_source) for s in samples] == [([4, 5, 69, 59], "gt"), ([5, 5, 70, 59], "gt")]
+
+
+def test_300w_ground_truth_boxes_are_tight_where_the_files_have_none(tmp_path: Path) -> None:
+    official.write_300w(tmp_path, {"ibug": ["a.jpg", "b.jpg"]})
+    official.write_box_mat(tmp_path / "bounding_boxes_ibug.mat", {"b.jpg": ((1, 2, 3, 4), (5, 6, 7, 8))})
+    first, second = load_dataset("300w", tmp_path, "challenge", "gt")
+    np.testing.assert_allclose(first.box, [*first.points.min(axis=0), *first.points.max(axis=0)])
+    assert second.box.tolist() == [4, 5, 6, 7]
 
 
 def test_300w_boxes_from_csv_are_0_based_already(tmp_path: Path) -> None:

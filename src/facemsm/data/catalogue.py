@@ -84,7 +84,8 @@ def load_dataset(
         name: a name in ``CATALOGUE``.
         root: the folder (or file) the data set lies in.
         split: one of the data set's splits; their parts are read as far as they are there.
-        box_source: ``gt`` for boxes tight around the labelled points, ``provided`` for the data set's own.
+        box_source: ``gt`` for ground-truth boxes (300-W's own where its box files are there, else tight around the
+            labelled points), ``provided`` for the data set's own.
         scheme: landmark scheme (name or ``.toml`` file), where the data set does not fix it.
 
     Raises:

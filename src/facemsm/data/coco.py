@@ -9,20 +9,49 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+from bisect import bisect
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from facemsm.data.reading import Item, Skipped, attempt, check_box, check_points, find_photo, read_text, tight_box
+from facemsm.data.reading import (
+    Item,
+    Skipped,
+    attempt,
+    check_box,
+    check_points,
+    find_photo,
+    once,
+    read_text,
+    tight_box,
+)
 from facemsm.data.sample import UNLABELLED, VISIBLE, BoxSource, FaceSample
 from facemsm.errors import FacemsmError
 from facemsm.images import replacing, write_image
 from facemsm.schemes import LandmarkScheme
 from facemsm.typing import Image
+
+_GAP = re.compile(r"[\s,:]*")  # between the values of a text that is known to be JSON
+
+
+@dataclass(frozen=True, eq=False)
+class _Element:
+    """Names an element of one of a file's lists in an error; only then its line is looked for."""
+
+    path: Path
+    lines: Callable[[], Mapping[str, list[int]]]
+    name: str
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.lines()[self.name][self.index]}: {self.name}[{self.index}]"
 
 
 def read_coco(path: Path, box_source: BoxSource, count: int) -> Iterator[Item]:
@@ -32,21 +61,26 @@ def read_coco(path: Path, box_source: BoxSource, count: int) -> Iterator[Item]:
     several. Faces without a labelled point are skipped.
 
     Raises:
-        FacemsmError: not JSON, or ``images`` or ``annotations`` are not what COCO says.
+        FacemsmError: not JSON, or no lists ``images`` and ``annotations`` in it.
     """
-    content = _parse(path)
-    photos: dict[Any, str] = {}
+    text = read_text(path)
+    content = _parse(text, path)
+    lines = cache(lambda: _element_lines(text))
+    photos: dict[int | str, str] = {}
     for i, entry in enumerate(_list(content, "images", path)):
-        where = f"{path}: images[{i}]"
-        key, name = _field(entry, "id", (int, str), where), _field(entry, "file_name", (str,), where)
-        if key in photos:
-            raise FacemsmError(f"{where}: id {key!r} is taken by another photo, expected distinct ids")
-        photos[key] = name
+        where = _Element(path, lines, "images", i)
+        fault = attempt(_add_photo, entry, where, photos)
+        if fault:
+            yield fault
     annotations = _list(content, "annotations", path)
-    shown = Counter(str(entry.get("image_id")) for entry in annotations if isinstance(entry, dict))
-    ids: set[Any] = set()
+    shown_ids = (entry.get("image_id") for entry in annotations if isinstance(entry, dict))
+    shown = Counter(photos.get(key) for key in shown_ids if isinstance(key, (int, str)))
+    ids: set[str] = set()
+    seen: dict[tuple[str, bytes], object] = {}
     for i, entry in enumerate(annotations):
-        yield attempt(_face, entry, f"{path}: annotations[{i}]", path.parent, photos, shown, ids, box_source, count)
+        where = _Element(path, lines, "annotations", i)
+        face = attempt(_face, entry, where, path.parent, photos, shown, ids, box_source, count)
+        yield once(face, where, seen)
 
 
 def write_coco(
@@ -91,13 +125,9 @@ def write_coco(
         temporary.write_text(json.dumps(content), encoding="utf-8")
 
 
-def _parse(path: Path) -> Mapping[str, Any]:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not a JSON number")
-
-    text = read_text(path)
+def _parse(text: str, path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(text, parse_constant=refuse)
+        content = json.loads(text)
     except json.JSONDecodeError as error:
         raise FacemsmError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
     except (ValueError, RecursionError) as error:
@@ -107,21 +137,47 @@ def _parse(path: Path) -> Mapping[str, Any]:
     return content
 
 
+def _element_lines(text: str) -> dict[str, list[int]]:
+    """The lines on which the elements of each list in an object begin. ``text`` is the object's JSON."""
+
+    def skip(at: int) -> int:
+        return _GAP.match(text, at).end()  # type: ignore[union-attr]  # it matches nothing, too
+
+    decode = json.JSONDecoder().raw_decode
+    ends = [match.start() for match in re.finditer("\n", text)]
+    found: dict[str, list[int]] = {}
+    at = skip(text.index("{") + 1)
+    while text[at] != "}":
+        name, at = decode(text, at)
+        at = skip(at)
+        if text[at] == "[":
+            starts = []
+            at = skip(at + 1)
+            while text[at] != "]":
+                starts.append(at)
+                at = skip(decode(text, at)[1])
+            at = skip(at + 1)
+            found[name] = [bisect(ends, start) + 1 for start in starts]
+        else:
+            at = skip(decode(text, at)[1])
+    return found
+
+
 def _list(content: Mapping[str, Any], name: str, path: Path) -> list[Any]:
     value = content.get(name)
     if not isinstance(value, list):
-        raise FacemsmError(f"{path}: {name!r} is missing or not a list, expected a COCO keypoints file")
+        raise FacemsmError(f"{path}:1: {name!r} is missing or not a list, expected a COCO keypoints file")
     return value
 
 
-def _field(entry: Any, name: str, kinds: tuple[type, ...], where: str) -> Any:
+def _field(entry: Any, name: str, kinds: tuple[type, ...], where: object) -> Any:
     value = entry.get(name) if isinstance(entry, dict) else None
     if not isinstance(value, kinds) or isinstance(value, bool):
         raise FacemsmError(f"{where}: {name!r} is missing or not {' or '.join(kind.__name__ for kind in kinds)}")
     return value
 
 
-def _numbers(entry: Any, name: str, count: int, where: str) -> Any:
+def _numbers(entry: Any, name: str, count: int, where: object) -> Any:
     values = _field(entry, name, (list,), where)
     if len(values) != count:
         raise FacemsmError(f"{where}: {name!r} has {len(values)} numbers, expected {count}")
@@ -130,23 +186,30 @@ def _numbers(entry: Any, name: str, count: int, where: str) -> Any:
     return np.array(values, dtype=np.float64)
 
 
+def _add_photo(entry: Any, where: object, photos: dict[int | str, str]) -> None:
+    key, name = _field(entry, "id", (int, str), where), _field(entry, "file_name", (str,), where)
+    if key in photos:
+        raise FacemsmError(f"{where}: id {key!r} is taken by another photo, expected distinct ids")
+    photos[key] = name
+
+
 def _face(
     entry: Any,
-    where: str,
+    where: object,
     folder: Path,
-    photos: Mapping[Any, str],
-    shown: Mapping[str, int],
-    ids: set[Any],
+    photos: Mapping[int | str, str],
+    shown: Mapping[str | None, int],
+    ids: set[str],
     box_source: BoxSource,
     count: int,
 ) -> FaceSample | Skipped:
     key, photo = _field(entry, "id", (int, str), where), _field(entry, "image_id", (int, str), where)
-    if key in ids:
+    if str(key) in ids:
         raise FacemsmError(f"{where}: id {key!r} is taken by another face, expected distinct ids")
-    ids.add(key)
+    ids.add(str(key))
     if photo not in photos:
         raise FacemsmError(f"{where}: image_id {photo!r} is not among the images")
-    name = photos[photo] if shown[str(photo)] == 1 else f"{photos[photo]}#{key}"
+    name = photos[photo] if shown[photos[photo]] == 1 else f"{photos[photo]}#{key}"
     keypoints = _numbers(entry, "keypoints", 3 * count, where).reshape(count, 3)
     if not np.isin(keypoints[:, 2], (0, 1, 2)).all():
         raise FacemsmError(f"{where}: a visibility is not 0, 1 or 2")

@@ -8,7 +8,8 @@
     ROOT/ibug/*.jpg *.pts                                one name has a space: image_092 _01
     ROOT/bounding_boxes_{afw,helen_trainset,...}.mat     the challenge's face boxes; also in ROOT/Bounding Boxes/
 
-Instead of a ``.mat``, a ``.csv`` of the same stem with columns image, x_min, y_min, x_max, y_max (0-based) will do.
+A ``.mat`` holds two boxes of each face, the detector's (``provided``) and the ground truth's (``gt``). Instead of it, a
+``.csv`` of the same stem with columns image, x_min, y_min, x_max, y_max (0-based) will do for the provided ones.
 Coordinates in ``.pts`` and ``.mat`` files are 1-based and become 0-based here.
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +30,7 @@ from facemsm.data.reading import (
     attempt,
     check_box,
     number,
-    read_table,
+    read_rows,
     read_text,
     tight_box,
 )
@@ -54,6 +56,7 @@ PARTS_PRIVATE: Mapping[str, tuple[str, ...]] = {
 """Folders of each split of 300-W private."""
 
 _BOX_COLUMNS = ["image", "x_min", "y_min", "x_max", "y_max"]
+_MAT_FIELDS: Mapping[BoxSource, str] = {"provided": "bb_detector", "gt": "bb_ground_truth"}
 _Entry = tuple[str, str, FloatArray]  # where it stands, photo, box
 _VERSION = re.compile(r"version:\s*1(\.0*)?")
 _COUNT = re.compile(r"n_points:\s*(\d{1,6})", re.ASCII)
@@ -122,16 +125,20 @@ def read_pts_tree(root: Path, split: str, box_source: BoxSource, count: int) -> 
         raise AbsentError(f"{root}: no .pts files in this folder")
     for folder in folders:
         prefix = "" if folder == root else folder.relative_to(root).as_posix() + "/"
-        yield from read_pts_folder(folder, prefix, None, count)
+        yield from read_pts_folder(folder, prefix, {}, "gt", count)
 
 
-def read_pts_folder(folder: Path, prefix: str, boxes: Mapping[str, FloatArray] | None, count: int) -> Iterator[Item]:
+def read_pts_folder(
+    folder: Path, prefix: str, boxes: Mapping[str, FloatArray], box_source: BoxSource, count: int
+) -> Iterator[Item]:
     """The faces of a folder of ``.pts`` files with photos of the same stem beside them, in order of their names.
 
     Args:
         folder: where they are; folders in it are not entered.
         prefix: put before each stem to make the face's name.
-        boxes: provided boxes by stem; boxes are tight around the points when None.
+        boxes: the data set's boxes by stem.
+        box_source: which boxes they are. A face without one is an error, but for ``gt``: its box is then tight around
+            the points.
         count: points per face.
     """
     photos: dict[str, list[Path]] = {}
@@ -142,26 +149,28 @@ def read_pts_folder(folder: Path, prefix: str, boxes: Mapping[str, FloatArray] |
         elif path.suffix.lower() in IMAGE_SUFFIXES:
             photos.setdefault(path.stem, []).append(path)
     for path in annotations:
-        yield attempt(_face, path, photos.get(path.stem, []), prefix + path.stem, boxes, count)
+        yield attempt(_face, path, photos.get(path.stem, []), prefix + path.stem, boxes, box_source, count)
     for stem in photos.keys() - {path.stem for path in annotations}:
         yield Skipped(prefix + stem, "photo without .pts file")
 
 
-def read_boxes(stem: Path) -> tuple[dict[str, FloatArray], list[FacemsmError]]:
-    """Provided face boxes of a folder, from ``stem``.mat (the official files) or ``stem``.csv.
+def read_boxes(stem: Path, box_source: BoxSource) -> tuple[dict[str, FloatArray], list[FacemsmError]]:
+    """Face boxes of a folder, from ``stem``.mat (the official files) or, provided ones only, ``stem``.csv.
 
     Returns:
         Boxes by stem of their photo, and the faults of single boxes, such as a second one for a photo.
 
     Raises:
-        AbsentError: neither file is there.
+        AbsentError: no file with such boxes is there.
         FacemsmError: the file as a whole is broken.
     """
     for folder in (stem.parent, stem.parent / "Bounding Boxes"):
-        for read, suffix in ((_boxes_mat, ".mat"), (_boxes_csv, ".csv")):
-            path = folder / (stem.name + suffix)
-            if path.is_file():
-                return _by_stem(read(path))
+        path = folder / f"{stem.name}.mat"
+        if path.is_file():
+            return _by_stem(_boxes_mat(path, _MAT_FIELDS[box_source]))
+        path = path.with_suffix(".csv")
+        if path.is_file() and box_source == "provided":
+            return _by_stem(_boxes_csv(path))
     raise AbsentError(f"{stem}.mat: no such file (nor .csv); add the provided boxes, or use boxes 'gt'")
 
 
@@ -170,27 +179,29 @@ def _parts(root: Path, parts: tuple[str, ...], box_source: BoxSource, count: int
     if not present:
         raise AbsentError(f"{root}: has none of the folders {', '.join(parts)}; give the folder that holds them")
     for part in present:
-        boxes = None
-        if box_source == "provided":
-            found = attempt(read_boxes, root / f"bounding_boxes_{part.replace('/', '_')}")
-            if isinstance(found, FacemsmError):
+        found = attempt(read_boxes, root / f"bounding_boxes_{part.replace('/', '_')}", box_source)
+        if isinstance(found, FacemsmError):
+            if box_source == "provided" or not isinstance(found, AbsentError):
                 yield found
+            if box_source == "provided":
                 continue
-            boxes, faults = found
-            yield from faults
-        yield from read_pts_folder(root / part, part + "/", boxes, count)
+            found = {}, []
+        boxes, faults = found
+        yield from faults
+        yield from read_pts_folder(root / part, part + "/", boxes, box_source, count)
 
 
-def _face(path: Path, photos: list[Path], name: str, boxes: Mapping[str, FloatArray] | None, count: int) -> FaceSample:
+def _face(
+    path: Path, photos: list[Path], name: str, boxes: Mapping[str, FloatArray], box_source: BoxSource, count: int
+) -> FaceSample:
     points = read_pts(path, count)
     if len(photos) != 1:
         found = " and ".join(photo.name for photo in photos) or "none"
         raise FacemsmError(f"{path}: expected one photo of the same name beside it (.jpg, .png, ...), found {found}")
-    if boxes is None:
-        return FaceSample(name, photos[0], tight_box(points, str(path)), "gt", points)
-    if path.stem not in boxes:
+    if path.stem not in boxes and box_source != "gt":
         raise FacemsmError(f"{path}: the file of provided boxes has none for {path.stem!r}")
-    return FaceSample(name, photos[0], boxes[path.stem], "provided", points)
+    tight = tight_box(points, path)  # in any case: points without extent are a fault
+    return FaceSample(name, photos[0], boxes.get(path.stem, tight), box_source, points)
 
 
 def _by_stem(entries: Iterable[_Entry | FacemsmError]) -> tuple[dict[str, FloatArray], list[FacemsmError]]:
@@ -208,11 +219,11 @@ def _by_stem(entries: Iterable[_Entry | FacemsmError]) -> tuple[dict[str, FloatA
 
 
 def _boxes_csv(path: Path) -> Iterator[_Entry | FacemsmError]:
-    header, rows = read_table(path)
+    header, rows = read_rows(path)
     if header != _BOX_COLUMNS:
         raise FacemsmError(f"{path}:1: columns are {','.join(header)[:80]!r}, expected {','.join(_BOX_COLUMNS)}")
-    for n, row in rows:
-        yield attempt(_csv_entry, row, f"{path}:{n}")
+    for row in rows:
+        yield row if isinstance(row, FacemsmError) else attempt(_csv_entry, row[1], f"{path}:{row[0]}")
 
 
 def _csv_entry(row: Mapping[str, str], where: str) -> _Entry:
@@ -220,18 +231,15 @@ def _csv_entry(row: Mapping[str, str], where: str) -> _Entry:
     return where, row["image"], check_box(box, where)
 
 
-def _boxes_mat(path: Path) -> Iterator[_Entry | FacemsmError]:
+def _boxes_mat(path: Path, field: str) -> Iterator[_Entry | FacemsmError]:
     """``bounding_boxes``: 1xN cell of structs imgName, bb_detector, bb_ground_truth; boxes are 1-based."""
     for i, cell in enumerate(load_mat5(path, "bounding_boxes"), 1):
-        yield attempt(_mat_entry, cell, f"{path}: bounding_boxes{{{i}}}")
+        yield attempt(_mat_entry, cell, field, f"{path}: bounding_boxes{{{i}}}")
 
 
-def _mat_entry(cell: object, where: str) -> _Entry:
-    match cell:
-        # a cell of structs as published, or one array of structs
-        case [{"imgName": str(name), "bb_detector": np.ndarray() as box}] | {
-            "imgName": str(name),
-            "bb_detector": np.ndarray() as box,
-        }:
-            return where, name, check_box(box.reshape(-1) - 1, where)
-    raise FacemsmError(f"{where}: expected a struct with imgName (text) and bb_detector (4 numbers)")
+def _mat_entry(cell: Any, field: str, where: str) -> _Entry:
+    struct = cell[0] if isinstance(cell, list) and len(cell) == 1 else cell  # in a cell, as published, or an array
+    match struct:
+        case {"imgName": str(name)} if isinstance(box := struct.get(field), np.ndarray):
+            return where, name, check_box(box.reshape(-1) - 1, f"{where}.{field}")
+    raise FacemsmError(f"{where}: expected a struct with imgName (text) and {field} (4 numbers)")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import cv2
 import numpy as np
@@ -173,7 +173,7 @@ def hand(scene: Scene, rng: Generator) -> Layer:
         cv2.line(alpha, start, end, 255, max(round(w), 1), cv2.LINE_AA, _SHIFT)
     for part in (1.0, 0.85, 0.6, 0.3):  # round bones as a map of heights, lowest first, which light then shapes
         for (start, end), w in lines:
-            cv2.line(height, start, end, 0.5 * w * float(np.sqrt(1.05 - part**2)), max(round(part * w), 1), 8, _SHIFT)
+            cv2.line(height, start, end, 0.5 * w * (1.05 - part**2) ** 0.5, max(round(part * w), 1), 8, _SHIFT)
 
     skin = scene.skin * rng.uniform(0.8, 1.15) * rng.uniform(0.96, 1.04, 3)
     tone = _plain(size, skin)
@@ -255,7 +255,9 @@ def mask(scene: Scene, rng: Generator) -> Layer | None:
             cv2.polylines(
                 pleats, [_fixed(_in_face(fold + np.array([0.0, gap]), frame))], False, tone, 1, cv2.LINE_AA, _SHIFT
             )
-    round_face = 1.08 - 0.28 * _from_face(_grid(size), frame)[:, 0].reshape(size, size) ** 2
+    x, y = np.linalg.inv(frame[1:])[:, 0].astype(np.float32)  # towards the side of the face
+    steps = np.arange(size, dtype=np.float32)
+    round_face = 1.08 - 0.28 * ((y * (steps - frame[0, 1]))[:, None] + x * (steps - frame[0, 0])) ** 2
     gain = cv2.blur(pleats, (3, 3)) / np.float32(128) * np.clip(round_face, 0.45, 1.2)
     return Layer(_shade(colour, gain * _lighting(size, rng)), _soft(alpha, rng))
 
@@ -286,7 +288,11 @@ def hair(scene: Scene, rng: Generator) -> Layer | None:
     thickness = 0.05 * float(np.hypot(*frame[1]))
     for stop, share in ((9, 0.3), (7, 0.7), (5, 1.2)):  # strands taper
         thick = max(round(share * thickness), 1)
-        cv2.polylines(alpha, [curve[:stop] for curve in curves], False, 255, thick, cv2.LINE_AA, _SHIFT)
+        lines = np.zeros((size, size), np.uint8)
+        cv2.polylines(lines, [curve[:stop] for curve in curves], False, 255, 1, cv2.LINE_AA, _SHIFT)
+        # OpenCV draws thick lines ten times slower than thin ones
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (thick, thick))
+        alpha = np.maximum(alpha, cv2.dilate(lines, disc))
     for i, tone in enumerate((0.6, 0.8, 0.95, 1.1, 1.35)):
         shade = np.clip(base * tone, 0, 255).tolist()
         cv2.polylines(colour, curves[i::5], False, shade, 1, cv2.LINE_AA, _SHIFT)
@@ -332,8 +338,14 @@ def _soft(alpha: Image, rng: Generator) -> FloatArray:
 
 def _lighting(size: int, rng: Generator) -> FloatArray:
     """(S, S) gain around 1 that changes slowly."""
-    coarse = rng.uniform(0.78, 1.2, (4, 4)).astype(np.float32)
-    return np.asarray(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC), np.float32)
+    cubic = _cubic(size)
+    return np.asarray(cubic @ rng.uniform(0.78, 1.2, (4, 4)).astype(np.float32) @ cubic.T, np.float32)
+
+
+@cache
+def _cubic(size: int) -> FloatArray:
+    """(S, 4) weights that enlarge four values to ``size``: a product with them is six times faster than ``resize``."""
+    return np.asarray(cv2.resize(np.eye(4, dtype=np.float32), (4, size), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
 def _relief(height: FloatArray, smooth: float, rng: Generator) -> FloatArray:
@@ -346,7 +358,8 @@ def _relief(height: FloatArray, smooth: float, rng: Generator) -> FloatArray:
 
 
 def _plain(size: int, colour: Floats) -> Image:
-    return np.full((size, size, 3), np.clip(colour, 0, 255), np.uint8)
+    row = np.tile(np.clip(colour, 0, 255).astype(np.uint8), size)
+    return np.tile(row, (size, 1)).reshape(size, size, 3)  # long rows: six times faster than np.full
 
 
 def _cloth(size: int, rng: Generator) -> Image:
@@ -400,12 +413,6 @@ def _superellipse(angles: Floats, power: float) -> Floats:
 
 def _turn(angle: float) -> Floats:
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-
-
-def _grid(size: int) -> FloatArray:
-    """(S * S, 2) pixel centres, row by row."""
-    x, y = np.meshgrid(np.arange(size, dtype=np.float32), np.arange(size, dtype=np.float32))
-    return np.stack([x.ravel(), y.ravel()], axis=1)
 
 
 def _known(points: FloatArray) -> FloatArray:

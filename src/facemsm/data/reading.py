@@ -92,6 +92,21 @@ def faces(items: Iterable[Item]) -> list[FaceSample]:
     return found
 
 
+def once(item: T, where: object, first: dict[tuple[str, bytes], object]) -> T | FacemsmError:
+    """``item``, or the error that it is a face seen before: the same points in the same photo.
+
+    Args:
+        item: a face, or anything else, which passes.
+        where: the file and line it stands at.
+        first: where each face stood that was seen before; ``item`` is added.
+    """
+    if isinstance(item, FaceSample):
+        before = first.setdefault((str(item.image), item.points.tobytes()), where)
+        if before != where:
+            return FacemsmError(f"{where}: the same photo and points as at {before}, expected each face once")
+    return item
+
+
 def read_text(path: Path) -> str:
     """The text of a file, UTF-8 with or without a byte-order mark.
 
@@ -109,7 +124,7 @@ def read_text(path: Path) -> str:
         raise FacemsmError(f"{path}: is not a text file (byte {error.start} is not UTF-8)") from error
 
 
-def find_photo(name: str, where: str, *folders: Path) -> Path:
+def find_photo(name: str, where: object, *folders: Path) -> Path:
     """The photo called ``name`` in the first of ``folders`` that has it. ``where`` is what names it, for the error.
 
     Raises:
@@ -124,28 +139,48 @@ def find_photo(name: str, where: str, *folders: Path) -> Path:
     raise FacemsmError(f"{where}: there is no photo {name[:200]!r} in {' or '.join(map(str, folders))}")
 
 
-def read_table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """The header of a CSV file and its rows with their line numbers; every row has every column.
+Row = tuple[int, dict[str, str]]
+"""Line number and fields by column of a row of a CSV file."""
+
+
+def read_table(path: Path) -> tuple[list[str], list[Row]]:
+    """The header of a CSV file and its rows; every row has every column.
 
     Raises:
-        FacemsmError: unreadable, no header, a column named twice, or a row with another number of fields.
+        FacemsmError: as :func:`read_rows`, or a row is broken.
+    """
+    header, rows = read_rows(path)
+    sound = [row for row in rows if not isinstance(row, FacemsmError)]
+    if len(sound) < len(rows):
+        raise next(row for row in rows if isinstance(row, FacemsmError))
+    return header, sound
+
+
+def read_rows(path: Path) -> tuple[list[str], list[Row | FacemsmError]]:
+    """As :func:`read_table`, with the error in the place of a row that has another number of fields or is not CSV.
+
+    Raises:
+        FacemsmError: unreadable, no header, or a column named twice.
     """
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    header: list[str] = []
+    rows: list[Row | FacemsmError] = []
     try:
         header = [column.strip() for column in next(reader, [])]
-        if not header or len(set(header)) < len(header):
-            raise FacemsmError(f"{path}:1: expected a header line of distinct column names, such as image,x0,y0")
-        rows = []
         for row in filter(None, reader):
-            if len(row) != len(header):
-                raise FacemsmError(f"{path}:{reader.line_num}: {len(row)} fields, expected {len(header)} as in line 1")
-            rows.append((reader.line_num, dict(zip(header, (field.strip() for field in row), strict=True))))
+            n, fields = reader.line_num, (field.strip() for field in row)
+            if len(row) == len(header):
+                rows.append((n, dict(zip(header, fields, strict=True))))
+            else:
+                rows.append(FacemsmError(f"{path}:{n}: {len(row)} fields, expected {len(header)} as in line 1"))
     except csv.Error as error:
-        raise FacemsmError(f"{path}:{reader.line_num}: not valid CSV: {error}") from error
+        rows.append(FacemsmError(f"{path}:{reader.line_num}: not valid CSV: {error}"))
+    if not header or len(set(header)) < len(header):
+        raise FacemsmError(f"{path}:1: expected a header line of distinct column names, such as image,x0,y0")
     return header, rows
 
 
-def number(token: str, where: str) -> float:
+def number(token: str, where: object) -> float:
     """A coordinate written as text. ``where`` is file and line.
 
     Raises:
@@ -160,7 +195,7 @@ def number(token: str, where: str) -> float:
     return value
 
 
-def check_points(points: Floats, count: int, where: str) -> FloatArray:
+def check_points(points: Floats, count: int, where: object) -> FloatArray:
     """``points`` as (count, 2) float32.
 
     Raises:
@@ -176,7 +211,7 @@ def check_points(points: Floats, count: int, where: str) -> FloatArray:
     return points.astype(np.float32)
 
 
-def check_box(box: Floats, where: str) -> FloatArray:
+def check_box(box: Floats, where: object) -> FloatArray:
     """``box`` as (4,) float32.
 
     Raises:
@@ -191,7 +226,7 @@ def check_box(box: Floats, where: str) -> FloatArray:
     return box.astype(np.float32)
 
 
-def tight_box(points: Floats, where: str) -> FloatArray:
+def tight_box(points: Floats, where: object) -> FloatArray:
     """The ground-truth box, (4,) float32: the smallest box around the labelled points of ``points`` (L, 2).
 
     Raises:

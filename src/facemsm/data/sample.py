@@ -27,7 +27,8 @@ class FaceSample:
         name: unique within its data set, for reports and saved predictions.
         image: path of the photo, or a function that returns it where a data set packs its photos in one file.
         box: (4,) float32, ``[x_min, y_min, x_max, y_max]`` in photo pixels (0-based pixel centres).
-        box_source: ``gt`` (tight around the labelled points), ``provided`` (by the data set) or ``detector``.
+        box_source: ``gt`` (the data set's ground truth or, where it has none, tight around the labelled points),
+            ``provided`` (by the data set) or ``detector``.
         points: (L, 2) float32, photo pixels, 0-based pixel centres; NaN where unlabelled.
         visibility: (L,) int8 with COCO's values ``VISIBLE``, ``OCCLUDED``, ``UNLABELLED``; None where the data set
             does not say.

@@ -26,7 +26,8 @@ from facemsm.data.reading import (
     check_points,
     find_photo,
     number,
-    read_table,
+    once,
+    read_rows,
     tight_box,
 )
 from facemsm.data.sample import UNLABELLED, BoxSource, FaceSample
@@ -41,7 +42,7 @@ def read_csv(path: Path, split: str, box_source: BoxSource, count: int) -> Itera
     Raises:
         FacemsmError: the file cannot be read or lacks a column.
     """
-    header, rows = read_table(path)
+    header, rows = read_rows(path)
     axes = [f"{axis}{i}" for i in range(count) for axis in "xy"]
     flags = [f"v{i}" for i in range(count)]
     flagged = "v0" in header
@@ -57,13 +58,18 @@ def read_csv(path: Path, split: str, box_source: BoxSource, count: int) -> Itera
     if beyond:
         raise FacemsmError(f"{path}:1: has a column {beyond[0]!r}, expected {count} points, 0 to {count - 1}")
     extra = [column for column in header if column not in {"image", *axes, *flags, *_BOX}]
-    shown = Counter(row["image"] for _, row in rows)
-    for n, row in rows:
+    shown = Counter(entry[1]["image"] for entry in rows if not isinstance(entry, FacemsmError))
+    seen: dict[tuple[str, bytes], object] = {}
+    for entry in rows:
+        if isinstance(entry, FacemsmError):
+            yield entry
+            continue
+        n, row = entry
+        where = f"{path}:{n}"
         name = row["image"] if shown[row["image"]] == 1 else f"{row['image']}#{n}"
         attributes = {column: row[column] for column in extra}
-        yield attempt(
-            _face, row, f"{path}:{n}", name, path.parent, box_source, axes, flags if flagged else [], attributes
-        )
+        face = attempt(_face, row, where, name, path.parent, box_source, axes, flags if flagged else [], attributes)
+        yield once(face, where, seen)
 
 
 def _face(

@@ -12,7 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
-from facemsm.data.reading import Item, attempt, check_box, check_points, find_photo, number, read_text, tight_box
+from facemsm.data.reading import (
+    Item,
+    attempt,
+    check_box,
+    check_points,
+    find_photo,
+    number,
+    once,
+    read_text,
+    tight_box,
+)
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import FacemsmError
 
@@ -30,9 +40,11 @@ def read_wflw(root: Path, split: str, box_source: BoxSource, count: int = 98) ->
     """
     listed = "train" if split == "train" else "test"
     path = root / "WFLW_annotations" / "list_98pt_rect_attr_train_test" / f"list_98pt_rect_attr_{listed}.txt"
+    seen: dict[tuple[str, bytes], object] = {}
     for n, line in enumerate(read_text(path).splitlines(), 1):
         if line.strip():
-            item = attempt(_face, line.split(), f"{path}:{n}", n, root / "WFLW_images", box_source, count)
+            where = f"{path}:{n}"
+            item = once(attempt(_face, line.split(), where, n, root / "WFLW_images", box_source, count), where, seen)
             if split not in ATTRIBUTES or isinstance(item, FacemsmError) or item.attributes[split]:
                 yield item
 

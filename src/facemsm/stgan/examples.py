@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from facemsm.data.augment import Augmentation, augment_crop, jitter_matrix, take_crop
 from facemsm.data.sample import FaceSample
-from facemsm.geometry import box_to_crop, canonical_matrix, compose, invert, matrix_to_theta
+from facemsm.geometry import (
+    Matrix,
+    box_to_crop,
+    canonical_matrix,
+    compose,
+    invert,
+    normalised_to_pixels,
+    pixels_to_normalised,
+)
 from facemsm.schemes import LandmarkScheme
 from facemsm.training.stream import Example
 
@@ -27,6 +35,7 @@ class CropExamples:
     size: int
     augmentation: Augmentation
     fixed: bool = False
+    _canonical: dict[FaceSample, Matrix] = field(default_factory=dict, repr=False, compare=False)
 
     def __call__(self, face: FaceSample, rng: np.random.Generator) -> Example:
         """One example.
@@ -39,8 +48,17 @@ class CropExamples:
         crop = take_crop(
             face.load(), face.points, face.visibility, matrix, self.size, flip_table=self.scheme.flip, flipped=flipped
         )
-        canonical = canonical_matrix(crop.points.astype(np.float64), self.scheme, self.size)
+        # The canonical frame turns and scales with the face, and a mirrored face has it mirrored.
+        theta = compose(pixels_to_normalised(self.size, self.size), compose(matrix, self._to_photo(face)))
+        if flipped:
+            theta[:, 0] *= -1
         if not self.fixed:
             crop = augment_crop(crop, self.augmentation, rng, self.scheme)
-        theta = matrix_to_theta(invert(canonical), self.size)
         return {"image": crop.image, "theta": theta.astype(np.float32), "name": face.name}
+
+    def _to_photo(self, face: FaceSample) -> Matrix:
+        """Normalised canonical coordinates to photo pixels; the same each time a face comes up."""
+        if face not in self._canonical:
+            canonical = canonical_matrix(face.points.astype(np.float64), self.scheme, self.size)
+            self._canonical[face] = compose(invert(canonical), normalised_to_pixels(self.size, self.size))
+        return self._canonical[face]

@@ -10,29 +10,35 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import os
+import re
 import signal
 import threading
 import time
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_only
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from facemsm.errors import FacemsmError
 from facemsm.images import replacing
+from facemsm.schemes import LandmarkScheme
 from facemsm.training.config import Schedule, as_json
 from facemsm.training.faces import Faces
-from facemsm.training.stream import ExampleStream, FixedExamples, From, MakeExample, loader
+from facemsm.training.stream import ExampleStream, FixedExamples, From, MakeExample, loader, stop_workers
 from facemsm.typing import Image
 
 PICTURED = 8
@@ -57,17 +63,13 @@ class StageModule(lightning.LightningModule):
 
     def train_dataloader(self) -> Any:
         """Examples from the next step on, so that a resumed run sees what it would have seen."""
-        schedule = self.schedule
-        total = self.total_steps * schedule.batch_size * self.trainer.world_size
+        schedule, world = self.schedule, self.trainer.world_size
+        total = self.total_steps * schedule.batch_size
         stream = ExampleStream(self.faces, self._training, total=total, seed=schedule.seed)
-        sampler = From(
-            self.batches_done * schedule.batch_size * self.trainer.world_size,
-            total,
-            batch=schedule.batch_size,
-            rank=self.trainer.global_rank,
-            world=self.trainer.world_size,
-        )
-        return loader(stream, batch=schedule.batch_size, workers=schedule.workers, sampler=sampler)
+        share = schedule.batch_size // world
+        start = self.batches_done * schedule.batch_size
+        sampler = From(start, total, batch=share, rank=self.trainer.global_rank, world=world)
+        return loader(stream, batch=share, workers=schedule.workers, sampler=sampler)
 
     def val_dataloader(self) -> Any:
         """Every validation face once, in order."""
@@ -83,6 +85,12 @@ class StageModule(lightning.LightningModule):
             return (step + 1) / schedule.warmup
         progress = (step - schedule.warmup) / max(1, self.total_steps - schedule.warmup)
         return float(0.01 + 0.99 * 0.5 * (1 + torch.cos(torch.tensor(min(1.0, progress) * torch.pi))))
+
+    def configure_optimizers(self) -> Any:
+        """Adam for the network, its rate set step by step."""
+        optimiser = self.optimiser(self.network)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self.rate)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimiser(self, network: nn.Module, factor: float = 1.0) -> torch.optim.Optimizer:
         """Adam as the schedule says; ``factor`` multiplies the rate."""
@@ -101,7 +109,10 @@ class StageModule(lightning.LightningModule):
         Raises:
             FacemsmError: the loss is NaN or infinite; names the step and the faces.
         """
-        if not loss.isfinite():
+        finite = bool(loss.isfinite())
+        if not self.trainer.strategy.reduce_boolean_decision(finite, all=True):
+            if finite:
+                raise SystemExit  # another process of the run tells
             raise FacemsmError(
                 f"step {self.batches_done + 1}: the loss is {loss.item()} on the faces {', '.join(self._names)}; "
                 "nothing of it was saved. Look at these faces, lower schedule.learning_rate or set schedule.clip"
@@ -202,10 +213,15 @@ class Record(Callback):
         decisive = next(iter(errors.values()))
         if decisive < self.best:
             self.best = decisive
-            save_weights(pl_module.network, self.folder / "best.safetensors")
+            scheme = getattr(pl_module, "scheme", None)  # stage 1 finds no landmarks
+            save_weights(pl_module.network, self.folder / "best.safetensors", scheme)
         row = {"step": pl_module.batches_done, "seconds": round(time.monotonic() - self._start), **errors}
         _append(self.folder / "history.csv", row)
-        print("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
+        line = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
+        if trainer.progress_bar_callback:
+            trainer.progress_bar_callback.print(line)
+        else:
+            print(line, flush=True)
         if trainer.logger:
             trainer.logger.log_metrics({f"val/{k}": v for k, v in errors.items()}, pl_module.batches_done)
 
@@ -216,6 +232,20 @@ class Record(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The best error so far."""
         self.best = state_dict["best"]
+
+
+class Bar(TQDMProgressBar):
+    """Lightning's progress bar with the losses of the last step, and without what means nothing here."""
+
+    def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> dict[str, Any]:  # noqa: ARG002
+        """What stands behind the bar."""
+        logged = trainer.callback_metrics.items()
+        return {name.removeprefix("train/"): float(v) for name, v in logged if name.startswith("train/")}
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        """A run is one epoch to Lightning, whatever its schedule calls one."""
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.set_description("training")
 
 
 class Keep(Callback):
@@ -236,7 +266,8 @@ class Keep(Callback):
 
     def _ask(self, number: int, _: Any) -> None:
         self.asked = True
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)  # a second one
+        # A second Ctrl-C stops at once; a second SIGTERM may be torchrun's, which passes on what it was sent.
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_IGN)
 
     def on_train_batch_end(
         self,
@@ -250,21 +281,23 @@ class Keep(Callback):
         assert isinstance(pl_module, StageModule)
         if pl_module.batches_done % (trainer.val_check_batch or 1) and self._is_asked(trainer):
             trainer.save_checkpoint(self.path)
-            raise self._stopped(pl_module)
+            self._stop(trainer, pl_module)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save, and stop if asked to."""
         assert isinstance(pl_module, StageModule)
         trainer.save_checkpoint(self.path)
         if pl_module.batches_done < pl_module.total_steps and self._is_asked(trainer):
-            raise self._stopped(pl_module)
+            self._stop(trainer, pl_module)
 
     def _is_asked(self, trainer: lightning.Trainer) -> bool:
         return bool(trainer.strategy.reduce_boolean_decision(self.asked, all=False))  # any process of the run
 
-    def _stopped(self, module: StageModule) -> FacemsmError:
+    def _stop(self, trainer: lightning.Trainer, module: StageModule) -> NoReturn:
+        if not trainer.is_global_zero:
+            raise SystemExit  # the first process tells
         done = f"stopped and saved after step {module.batches_done} of {module.total_steps}"
-        return FacemsmError(f"{self.path.parent}: {done}; the same command with --resume goes on")
+        raise FacemsmError(f"{self.path.parent}: {done}; the same command with --resume goes on")
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -295,7 +328,9 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def fit(module: StageModule, config: Any, folder: Path, *, resume: bool = False, progress: bool = True) -> Path:
-    """Train ``module`` to the end of its schedule.
+    """Train ``module`` to the end of its schedule, in one process or in those that ``torchrun`` has started.
+
+    However many processes share the work, a step sees the same faces.
 
     Args:
         module: the stage.
@@ -309,8 +344,8 @@ def fit(module: StageModule, config: Any, folder: Path, *, resume: bool = False,
 
     Raises:
         FacemsmError: the folder holds a run already and ``resume`` is False, there is nothing that ``module`` could
-            resume, no face to validate on, a photo cannot be read, the loss is no number, something cannot be written,
-            or Ctrl-C or SIGTERM stopped the run.
+            resume, no face to validate on, processes cannot share a batch, a photo cannot be read, the loss is no
+            number, something cannot be written, or Ctrl-C or SIGTERM stopped the run.
     """
     last, best = folder / "last.ckpt", folder / "best.safetensors"
     if resume and not last.is_file():
@@ -321,21 +356,23 @@ def fit(module: StageModule, config: Any, folder: Path, *, resume: bool = False,
         raise FacemsmError("no faces are held out to validate on, so no weights could be the best; raise --holdout")
     if resume and _steps_saved(last, module) >= module.total_steps:
         return best
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(as_json(config), encoding="utf-8")
     schedule = module.schedule
+    processes = _processes(module)
     if schedule.threads:
         torch.set_num_threads(schedule.threads)
-    torch.set_flush_denormal(True)  # vanishing gradients of dark heatmaps are many times slower as denormals
-    averaging: list[Callback] = [EMAWeightAveraging(decay=schedule.ema)] if schedule.ema else []
-    with _quiet(), _one_line():
+    averaging: list[Callback] = [WeightAveraging(avg_fn=running_mean(schedule.ema))] if schedule.ema else []
+    bar: list[Callback] = [Bar()] if progress else []
+    with _quiet(), _one_line(folder), _no_denormals():
+        folder.mkdir(parents=True, exist_ok=True)
+        rank_zero_only((folder / "config.json").write_text)(as_json(config), encoding="utf-8")
         trainer = lightning.Trainer(
+            **processes,
             max_steps=-1,
             max_epochs=1,
             val_check_interval=min(schedule.validate_every, module.total_steps),
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
-            callbacks=[Record(folder), *averaging, Keep(last)],
+            callbacks=[Record(folder), *averaging, *bar, Keep(last)],
             plugins=[WholeCheckpoints()],
             enable_checkpointing=False,
             logger=TensorBoardLogger(folder, name="", version="tensorboard"),
@@ -346,8 +383,48 @@ def fit(module: StageModule, config: Any, folder: Path, *, resume: bool = False,
             use_distributed_sampler=False,
             log_every_n_steps=50,
         )
-        trainer.fit(module, ckpt_path=last if resume else None)
+        try:
+            trainer.fit(module, ckpt_path=last if resume else None)
+        finally:
+            for data in (trainer.train_dataloader, trainer.val_dataloaders):
+                stop_workers(data)
     return best
+
+
+def _processes(module: StageModule) -> dict[str, Any]:
+    """The trainer's arguments for one process, or for those that ``torchrun`` has started."""
+    if not TorchElasticEnvironment.detect():
+        return {"devices": 1}
+    world, here, gpus = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+    if module.schedule.batch_size % world:
+        raise FacemsmError(
+            f"schedule.batch_size {module.schedule.batch_size} cannot be shared by {world} processes; set a multiple"
+        )
+    if gpus and here > gpus:
+        raise FacemsmError(f"{here} processes for {gpus} GPUs; start torchrun with --nproc-per-node {gpus}")
+    return {
+        "accelerator": "gpu" if gpus else "cpu",
+        "devices": here,
+        "num_nodes": world // here,
+        # of stage 1's two networks each backward pass reaches one
+        "strategy": DDPStrategy(find_unused_parameters=not module.automatic_optimization),
+        "sync_batchnorm": bool(gpus),  # PyTorch has it for GPUs only
+    }
+
+
+def running_mean(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Update of the weights' running mean: a short one at first, that soon forgets the weights of the start.
+
+    Returns:
+        A function of the mean, the latest weights and the count n of updates before, that keeps
+        ``min(decay, (1 + n) / (10 + n))`` of the mean.
+    """
+
+    def update(mean: Tensor, latest: Tensor, count: Tensor) -> Tensor:
+        kept = ((1 + count) / (10 + count)).clamp(max=decay)
+        return kept * mean + (1 - kept) * latest
+
+    return update
 
 
 def _steps_saved(last: Path, module: StageModule) -> int:
@@ -366,6 +443,7 @@ def _quiet() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", "Grad strides do not match")  # DDP; of 1 × 1 convolutions, costs nothing
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         try:
@@ -376,22 +454,39 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _one_line() -> Iterator[None]:
-    """A loader process wraps its error in a traceback; take the error out again."""
+def _no_denormals() -> Iterator[None]:
+    """With vanishing gradients, as of dark heatmaps, at 0: computing with denormals is many times slower."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@contextmanager
+def _one_line(folder: Path) -> Iterator[None]:
+    """A loader process wraps its error in a traceback; take the error out again. Name what the system refused."""
     try:
         yield
     except FacemsmError as error:
         line = str(error).strip().rpartition("\n")[2]
         raise FacemsmError(line.removeprefix(f"{FacemsmError.__module__}.{FacemsmError.__name__}: ")) from error
+    except OSError as error:
+        raise FacemsmError(f"{error.filename or folder}: {error.strerror or error}") from error
+    except RuntimeError as error:
+        if not re.search("(closed|reset) by peer|remote process exited", str(error)):  # gloo; NCCL
+            raise
+        raise FacemsmError(f"{folder}: another process of the run has ended; what it printed says why") from error
 
 
-def save_weights(network: nn.Module, path: Path) -> None:
-    """Write a network's weights as safetensors, whole or not at all.
+def save_weights(network: nn.Module, path: Path, scheme: LandmarkScheme | None = None) -> None:
+    """Write a network's weights as safetensors, whole or not at all, with the name of its landmark scheme.
 
     Raises:
         FacemsmError: the file cannot be written.
     """
-    content = save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    content = save(tensors, {"scheme": scheme.name} if scheme else None)
     with replacing(path) as partial:
         partial.write_bytes(content)
 
@@ -407,7 +502,8 @@ def load_weights(network: nn.Module, path: Path) -> None:
     except OSError as error:
         raise FacemsmError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:
-        raise FacemsmError(f"{path}: not this network's weights: {str(error).splitlines()[0]}") from error
+        detail = str(error).splitlines()[-1].strip()[:200]
+        raise FacemsmError(f"{path}: not this network's weights: {detail}") from error
 
 
 def _append(path: Path, row: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -23,11 +24,21 @@ MakeExample = Callable[[FaceSample, np.random.Generator], Example]
 """Turns a face into one example (arrays by name) with the given source of chance."""
 
 
-class ExampleStream(Dataset[Example]):
-    """Example n, for n from 0 to ``total``."""
+PHOTO_MEMORY = 1 << 30
+"""Bytes of decoded photos that each process which prepares examples keeps."""
 
-    def __init__(self, faces: Faces, make: MakeExample, *, total: int, seed: int) -> None:
+
+class ExampleStream(Dataset[Example]):
+    """Example n, for n from 0 to ``total``.
+
+    Decoding a JPEG costs more than any other step of preparing an example, so the photos seen first stay in memory as
+    long as ``memory`` bytes suffice. To replace old ones by new ones would not help: each is seen once an epoch.
+    """
+
+    def __init__(self, faces: Faces, make: MakeExample, *, total: int, seed: int, memory: int = PHOTO_MEMORY) -> None:
         self.faces, self.make, self.total, self.seed = faces, make, total, seed
+        self._kept: dict[int, FaceSample] = {}
+        self._room = memory
         # Where each epoch begins: sources may leave on the way, which makes later epochs shorter.
         self._orders: list[np.ndarray] = []
         self._starts = [0]
@@ -41,8 +52,17 @@ class ExampleStream(Dataset[Example]):
 
     def __getitem__(self, n: int) -> Example:
         epoch = int(np.searchsorted(self._starts, n, side="right")) - 1
-        face = self.faces.training[self._orders[epoch][n - self._starts[epoch]]]
+        face = self._face(int(self._orders[epoch][n - self._starts[epoch]]))
         return self.make(face, np.random.default_rng((self.seed, 1, n)))
+
+    def _face(self, i: int) -> FaceSample:
+        """Training face ``i``, with its photo in memory while there is room."""
+        face = self._kept.get(i, self.faces.training[i])
+        if self._room > 0 and i not in self._kept:
+            photo = face.load()
+            self._room -= photo.nbytes
+            face = self._kept[i] = replace(face, image=lambda: photo)
+        return face
 
 
 class FixedExamples(Dataset[Example]):
@@ -86,6 +106,14 @@ def loader(dataset: Dataset[Example], *, batch: int, workers: int, sampler: Samp
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
     )
+
+
+def stop_workers(data: Any) -> None:
+    """End a DataLoader's processes. They ignore signals, so a run that is stopped amid a validation would wait for them
+    for ever."""
+    iterator = getattr(data, "_iterator", None)
+    if iterator is not None:
+        iterator._shutdown_workers()
 
 
 def _quiet_worker(_: int) -> None:
