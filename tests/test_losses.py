@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from facemsm.heatmaps import HeatmapCodec
-from facemsm.hourglass.losses import FOREGROUND_WEIGHT, LOSSES, centres, distance, mean_squared, weighted_squared
+from facemsm.hourglass.losses import (
+    FOREGROUND_WEIGHT,
+    LOSSES,
+    adaptive_wing,
+    centres,
+    distance,
+    mean_squared,
+    weighted_squared,
+)
 from facemsm.stgan.losses import REAL_LABEL, adversarial_loss, corner_error, discriminator_loss, theta_loss
 
 thetas = st.lists(st.floats(-2, 2), min_size=12, max_size=12).map(lambda v: torch.tensor(v).view(2, 1, 2, 3).double())
@@ -97,6 +105,66 @@ def test_weighted_counts_the_peak_more_and_the_dark_the_same() -> None:
     assert weighted_squared(dark, target, labelled).item() == pytest.approx(0.25 / 64)
     assert weighted_squared(peak, target, labelled).item() == pytest.approx((1 + FOREGROUND_WEIGHT) * 0.25 / 64)
     assert weighted_squared(target, target, labelled) == 0
+
+
+def published_wing(error: float, target: float) -> float:
+    """Eq. 3 and 4 of Wang et al. with their A and C, for one cell."""
+    alpha, omega, epsilon, theta = 2.1, 14, 1, 0.5
+    power = alpha - target
+    ratio = theta / epsilon
+    A: float = omega * (1 / (1 + ratio**power)) * power * ratio ** (power - 1) * (1 / epsilon)
+    C = theta * A - omega * math.log(1 + ratio**power)
+    if abs(error) < theta:
+        return omega * math.log(1 + abs(error / epsilon) ** power)
+    return A * abs(error) - C
+
+
+def one_cell(error: float, target: float, side: int = 1) -> tuple[Tensor, Tensor]:
+    """Loss of one cell in a map of so many, and its gradient."""
+    wanted = torch.zeros(1, 1, side, side, dtype=torch.float64)
+    wanted[..., side // 2, side // 2] = target
+    predicted = (wanted + (wanted == target) * error).requires_grad_()
+    loss = adaptive_wing(predicted, wanted, torch.ones(1, 1))
+    return loss.detach(), gradient(loss, predicted)[..., side // 2, side // 2].squeeze()
+
+
+@pytest.mark.parametrize("target", [0.0, 0.1, 0.4, 1.0])
+@pytest.mark.parametrize("error", [-0.9, -0.3, 0.05, 0.499, 0.501, 0.7])
+def test_adaptive_wing_is_the_published_one(error: float, target: float) -> None:
+    weight = 11 if target >= 0.2 else 1
+    assert one_cell(error, target)[0].item() == pytest.approx(weight * published_wing(error, target))
+
+
+def test_adaptive_wing_by_hand() -> None:
+    assert one_cell(0.3, 0.1)[0].item() == pytest.approx(14 * math.log(1.09))  # power 2
+    # power 2: 0.5 ** 2 = 0.25; A = 14 / 1.25 * 2 * 0.5 = 11.2; C = 5.6 - 14 ln 1.25
+    assert one_cell(0.8, 0.1)[0].item() == pytest.approx(11.2 * 0.8 - 5.6 + 14 * math.log(1.25))
+
+
+@pytest.mark.parametrize("target", [0.0, 0.4, 1.0])
+def test_adaptive_wing_is_smooth_where_its_parts_meet(target: float) -> None:
+    (below, slope_below), (above, slope_above) = (one_cell(0.5 + step, target) for step in (-1e-9, 1e-9))
+    torch.testing.assert_close(below, above, rtol=0, atol=1e-6)
+    torch.testing.assert_close(slope_below, slope_above, rtol=1e-6, atol=0)
+    assert slope_above > 0
+    assert one_cell(0.0, target)[1] == 0  # smooth at no error too
+
+
+def test_adaptive_wing_counts_the_peak_and_the_cells_about_it() -> None:
+    target = torch.zeros(1, 1, 8, 8)
+    target[..., 4, 4], target[..., 0, 7] = 0.2, 0.19
+    losses = torch.empty(8, 8)
+    for y in range(8):
+        for x in range(8):
+            predicted = target.clone()
+            predicted[..., y, x] += 0.1
+            losses[y, x] = 64 * adaptive_wing(predicted, target, torch.ones(1, 1))
+    dark = published_wing(0.1, 0)
+    about = torch.zeros(8, 8)
+    about[3:6, 3:6] = 1
+    expected = dark * (1 + 10 * about)
+    expected[4, 4], expected[0, 7] = 11 * published_wing(0.1, 0.2), published_wing(0.1, 0.19)
+    torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_centres_are_where_the_codec_reads_them() -> None:

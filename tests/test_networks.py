@@ -236,6 +236,8 @@ def test_a_batch_gives_what_its_faces_give_alone(build: Callable[[], nn.Module])
     faces = torch.rand(3, 3, 128, 128)
     if isinstance(network, Generator):
         nn.init.normal_(network.theta.weight)
+    if isinstance(network, StackedHourglass):
+        nn.init.normal_(network.get_parameter("heads.1.2.weight"))
     for _ in range(3):
         network(faces)  # running statistics that are not the initial ones
 
@@ -249,6 +251,15 @@ def test_a_batch_gives_what_its_faces_give_alone(build: Callable[[], nn.Module])
         together, alone = last(faces), torch.cat([last(face[None]) for face in faces])
     assert together.std() > 1e-3
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_heads_start_nearly_dark() -> None:
+    torch.manual_seed(3)
+    for body_size in (32, 64):
+        network = StackedHourglass(HourglassConfig(68, width=64, stacks=2, depth=2, stem=8, body_size=body_size))
+        for heatmaps in network(torch.rand(2, 3, 128, 128)):
+            assert 1e-3 < heatmaps.std() < 2e-2
+            assert heatmaps.abs().max() < 0.1
 
 
 def test_warp_is_the_crop_of_the_aligner() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import multiprocessing
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -19,24 +21,28 @@ import torch
 
 from facemsm.apps.cli import main
 from facemsm.data.augment import Augmentation
+from facemsm.data.coco import write_coco
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import FacemsmError
 from facemsm.hourglass.network import HourglassConfig, StackedHourglass
 from facemsm.hourglass.training import HourglassModule, HourglassTraining
-from facemsm.schemes import LandmarkScheme, get_scheme
+from facemsm.resnet50.network import ResNet50, ResNet50Config
+from facemsm.schemes import SCHEME_68, SCHEME_98, LandmarkScheme, get_scheme, relation
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.stgan.training import STGANModule, STGANTraining
 from facemsm.training.config import Schedule, as_json, from_mapping, override
 from facemsm.training.faces import Faces, Source, load_faces
-from facemsm.training.run import StageModule, WholeCheckpoints, fit, load_weights, save_weights
+from facemsm.training.run import StageModule, WholeCheckpoints, fit, load_weights, running_mean, save_weights
 from facemsm.training.stream import ExampleStream, From, loader
+from facemsm.training.transfer import start_from
 from synthetic_faces import write_faces
 
 STILL = Augmentation(flip=0, rotation=0, scale=0, brightness=0, contrast=0, saturation=0, hue=0)
 TINY = HourglassConfig(68, width=8, stacks=2, depth=2, stem=4, body_size=32, deconvolution=2)
 SCHEDULE = Schedule(
-    steps=7, batch_size=2, learning_rate=1e-3, decay="cosine", warmup=2, ema=0.9, validate_every=3, workers=0, threads=1
+    steps=7, batch_size=2, learning_rate=1e-3, decay="cosine", warmup=2, ema=0.3, validate_every=3, workers=0, threads=1
 )
+"""The running mean warms up for two steps and has its decay from then on."""
 CHECKPOINT = "last.ckpt"
 
 
@@ -296,7 +302,8 @@ def test_excluded_faces_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
 def counted(sizes: list[int], sources: list[Source]) -> Faces:
     owner = np.repeat(np.arange(len(sizes)), sizes)
     points = np.zeros((68, 2), np.float32)
-    training = [FaceSample(str(i), Path(), np.zeros(4, np.float32), "gt", points) for i in range(len(owner))]
+    black = lambda: np.zeros((1, 1, 3), np.uint8)  # noqa: E731
+    training = [FaceSample(str(i), black, np.zeros(4, np.float32), "gt", points) for i in range(len(owner))]
     return Faces(training, [], owner, tuple(sources))
 
 
@@ -362,8 +369,12 @@ ONE_BATCH = [f"--set=schedule.{s}" for s in ("steps=1", "batch_size=2", "workers
 @pytest.mark.parametrize("preset", ["paper", "lite"])
 @pytest.mark.parametrize(
     "command",
-    [["stgan"], ["hourglass", "--set", "network.width=8", "--set", "network.stem=4"]],
-    ids=["stgan", "hourglass"],
+    [
+        ["stgan"],
+        ["hourglass", "--set", "network.width=8", "--set", "network.stem=4"],
+        ["resnet50", "--set", "network.width=4"],
+    ],
+    ids=["stgan", "hourglass", "resnet50"],
 )
 def test_each_command_runs_a_batch(
     command: list[str], preset: str, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
@@ -463,6 +474,20 @@ def test_a_stopped_run_ends_as_one_that_was_not(
     assert (tmp_path / "best.safetensors").read_bytes() == (whole_runs[build] / "best.safetensors").read_bytes()
 
 
+def test_a_run_stopped_in_its_validation_leaves_no_process_behind(drawn: Path, tmp_path: Path) -> None:
+    module: Any = hourglass(drawn, replace(SCHEDULE, workers=1))
+    original = module.validation_step
+
+    def validation_step(batch: Any, batch_idx: int) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return original(batch, batch_idx)
+
+    module.validation_step = validation_step
+    with pytest.raises(FacemsmError, match="stopped and saved"):
+        train(module, tmp_path)
+    assert multiprocessing.active_children() == []
+
+
 def test_ctrl_c_is_a_request_and_signals_are_given_back(drawn: Path, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(FacemsmError, match="stopped and saved after step 1 of 7"):
@@ -491,6 +516,160 @@ def test_a_checkpoint_of_another_network_is_refused(drawn: Path, tmp_path: Path)
     (tmp_path / CHECKPOINT).write_bytes(b"PK half a file")
     with pytest.raises(FacemsmError, match=r"last\.ckpt: not a checkpoint"):
         train(hourglass(drawn), tmp_path, resume=True)
+
+
+def test_the_running_mean_is_short_at_first(drawn: Path, tmp_path: Path) -> None:
+    kept = [1 - running_mean(0.3)(torch.zeros(1), torch.ones(1), torch.tensor(n)).item() for n in (1, 2, 3, 1000)]
+    assert kept == pytest.approx([2 / 11, 3 / 12, 0.3, 0.3])
+    assert running_mean(0.999)(torch.zeros(1), torch.ones(1), torch.tensor(8990)).item() == pytest.approx(
+        0.001, rel=1e-3
+    )
+
+    module = hourglass(drawn)
+    weight = module.network.get_parameter("stem.0.weight")
+    weights: list[Any] = []
+    for step in range(1, 8):
+        at_step(module, step, lambda: weights.append(weight.detach().clone()))
+    train(module, tmp_path)
+    latest = checkpoint(tmp_path)["current_model_state"]["network.stem.0.weight"]
+    assert not torch.equal(latest, weights[-1])
+    mean = weights[1]
+    for n, after in enumerate([*weights[2:], latest], 1):  # n means behind it
+        decay = min(0.3, (1 + n) / (10 + n))
+        mean = decay * mean + (1 - decay) * after
+    torch.testing.assert_close(checkpoint(tmp_path)["state_dict"]["network.stem.0.weight"], mean)
+
+
+def test_the_bar_shows_the_loss_and_validations(drawn: Path, tmp_path: Path, capfd: Any) -> None:
+    module: Any = hourglass(drawn)
+    fit(module, module.config, tmp_path, progress=True)
+    shown = "".join(capfd.readouterr())
+    assert shown.rpartition("\r")[2].startswith("training: 100%")
+    assert "loss=" in shown
+    assert "v_num" not in shown
+    assert re.findall(r"step (\d)  seconds \d+  box", shown) == ["3", "6", "7"]
+
+
+# --- Starting from other weights -------------------------------------------------------------------------------------
+
+SAID = LandmarkScheme("own", 3, ((0, 1),), (0,), (1,), (2,), from_68=((36, 39), (42, 45), ()))
+SILENT = replace(SAID, name="silent", from_68=())
+
+
+def saved(network: torch.nn.Module, path: Path, scheme: LandmarkScheme | None) -> Path:
+    """Weights that are not as they begin."""
+    torch.manual_seed(11)
+    for tensor in network.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.add_(0.1 * torch.rand_like(tensor))
+    save_weights(network, path, scheme)
+    return path
+
+
+@pytest.mark.parametrize("name", ["29", "98"])
+def test_related_landmarks_mirror_each_other(name: str) -> None:
+    scheme = get_scheme(name)
+    to, back = relation(SCHEME_68, scheme), relation(scheme, SCHEME_68)
+    assert to.shape == back.T.shape == (scheme.count, 68)
+    np.testing.assert_allclose(to.sum(1), 1, atol=1e-6)
+    np.testing.assert_array_equal(to[scheme.flip][:, SCHEME_68.flip], to)
+    assert set(back.sum(1).tolist()) <= {0.0, 1.0}
+    for group in ("contour", "mouth"):
+        related = np.flatnonzero(to[list(getattr(scheme, group))].any(0))
+        assert set(related.tolist()) <= set(getattr(SCHEME_68, group))
+    centres = [to[list(eye)].mean(0) for eye in (scheme.right_eye, scheme.left_eye)]
+    assert [np.flatnonzero(c).tolist() for c in centres] == [list(SCHEME_68.right_eye), list(SCHEME_68.left_eye)]
+    if name == "98":
+        np.testing.assert_array_equal(back @ to, np.eye(68))
+        corners, shown = [60, 72, 76, 82, 16, 54], [36, 45, 48, 54, 8, 30]
+        assert to[corners].argmax(1).tolist() == shown
+        assert (to.max(1) == 1).sum() == 68 + 8  # the brows' lower edges have their upper edges' relatives
+
+
+def test_schemes_are_related_by_what_they_say_of_the_68() -> None:
+    np.testing.assert_array_equal(relation(SCHEME_68, SCHEME_68), np.eye(68))
+    own = relation(SCHEME_98, SAID)
+    assert [np.flatnonzero(row).tolist() for row in own] == [[60, 64], [68, 72], []]
+    for source, target in ((SCHEME_68, SILENT), (SILENT, SCHEME_68)):
+        with pytest.raises(FacemsmError, match=r"'silent' does not say .*: add from_68 to its .toml file, or train"):
+            relation(source, target)
+    with pytest.raises(FacemsmError, match="from_68 has 2 entries for 3 points"):
+        replace(SAID, from_68=((0,), (1,)))
+    with pytest.raises(FacemsmError, match="from_68 names point 68"):
+        replace(SAID, from_68=((0,), (1,), (68,)))
+
+
+@pytest.mark.parametrize("said_by", ["weights", "config"])
+def test_a_hourglass_starts_from_another_scheme(said_by: str, tmp_path: Path) -> None:
+    """Its heatmaps are means of those it was trained for, in every stack: so the next one sees what it knows."""
+    old, new = StackedHourglass(TINY).eval(), StackedHourglass(replace(TINY, landmarks=98)).eval()
+    path = saved(old, tmp_path / "best.safetensors", SCHEME_68 if said_by == "weights" else None)
+    if said_by == "config":
+        (tmp_path / "config.json").write_text(as_json(HourglassTraining(TINY)))
+    line = start_from(new, path, SCHEME_98)
+    tensors = len(old.state_dict())
+    assert line.endswith(
+        f"{tensors - 5} tensors as they are, 5 from 68 to 98 landmarks, of which 98 have relatives and 0 start anew"
+    )
+    assert "\n" not in line
+    faces, weights = torch.rand(2, 3, 128, 128), torch.from_numpy(relation(SCHEME_68, SCHEME_98))
+    with torch.inference_mode():
+        for before, after in zip(old(faces), new(faces), strict=True):
+            assert before.std() > 0.02
+            torch.testing.assert_close(after, torch.einsum("ts,nshw->nthw", weights, before), rtol=1e-3, atol=1e-3)
+
+
+def test_a_res_50_starts_from_another_scheme(tmp_path: Path) -> None:
+    old, new = ResNet50(ResNet50Config(98, width=4)).eval(), ResNet50(ResNet50Config(3, width=4)).eval()
+    path = saved(old, tmp_path / "w.safetensors", SCHEME_98)
+    first = new.points.weight.detach().clone()
+    line = start_from(new, path, SAID)
+    assert "2 from 98 to 3 landmarks, of which 2 have relatives and 1 start anew" in line
+    faces = torch.rand(2, 3, 128, 128)
+    with torch.inference_mode():
+        before, after = old(faces), new(faces)
+    torch.testing.assert_close(after[:, 0], before[:, [60, 64]].mean(1))
+    torch.testing.assert_close(after[:, 1], before[:, [68, 72]].mean(1))
+    assert torch.equal(new.points.weight[4:], first[4:])
+
+
+def test_weights_that_cannot_start_another_scheme(tmp_path: Path) -> None:
+    path = saved(StackedHourglass(TINY), tmp_path / "w.safetensors", None)
+    other = StackedHourglass(replace(TINY, landmarks=98))
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    with pytest.raises(FacemsmError, match=r"w\.safetensors: does not say which .*; put the config\.json of its run"):
+        start_from(other, path, SCHEME_98)
+    saved(StackedHourglass(TINY), path, SCHEME_68)
+    with pytest.raises(FacemsmError, match="'silent' does not say"):
+        start_from(StackedHourglass(replace(TINY, landmarks=3)), path, SILENT)
+    with pytest.raises(
+        FacemsmError, match=r"w\.safetensors: not .*: \S+weight is \(8, 8, 2, 2\), expected \(8, 8, 4, 4"
+    ):
+        start_from(StackedHourglass(replace(TINY, landmarks=98, deconvolution=4)), path, SCHEME_98)
+    with pytest.raises(FacemsmError, match=r"w\.safetensors: not this network's weights"):
+        start_from(StackedHourglass(replace(TINY, landmarks=98, stacks=1)), path, SCHEME_98)
+    saved(StackedHourglass(TINY), path, SAID)  # a scheme of one's own, known by its file alone
+    with pytest.raises(FacemsmError, match="no landmark scheme 'own'"):
+        start_from(other, path, SCHEME_98)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
+    same = StackedHourglass(TINY)
+    assert start_from(same, path, SCHEME_68).endswith(f"{len(same.state_dict())} tensors, all as they are")
+
+
+def test_the_command_starts_from_68_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    weights = relation(SCHEME_68, SCHEME_98)
+    faces = [replace(face, points=weights @ face.points) for face in write_faces(tmp_path / "data", 4)]
+    write_coco(faces, tmp_path / "data/own.json", SCHEME_98)
+    path = saved(StackedHourglass(TINY), tmp_path / "best.safetensors", SCHEME_68)
+    shape = [f"--set=network.{name}={value}" for name, value in vars(TINY).items() if name != "landmarks"]
+    data = ["--data", f"coco={tmp_path / 'data/own.json'}:all", "--holdout", "0.5", "--no-progress"]
+    arguments = ["train", "hourglass", "--scheme", 98, *data, *shape, *ONE_BATCH, "-o", tmp_path / "run"]
+    assert facemsm(monkeypatch, *arguments, "--init", path) == 0
+    out = capfd.readouterr().out.splitlines()
+    assert out[0].startswith(f"start: {path}, ")
+    assert "5 from 68 to 98 landmarks" in out[0]
+    again = StackedHourglass(replace(TINY, landmarks=68))
+    assert "from 98 to 68" in start_from(again, tmp_path / "run/best.safetensors", SCHEME_68)
 
 
 # --- What goes wrong -------------------------------------------------------------------------------------------------
@@ -609,14 +788,28 @@ def test_a_full_disk_stops_the_run_with_one_line(drawn: Path, tmp_path: Path, mo
     assert checkpoint(tmp_path)["batches_done"] == 3
 
 
+def test_a_folder_that_cannot_be_gets_one_line(drawn: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FacemsmError, match=r"file/run: Not a directory$|file: (File exists|Not a directory)$"):
+        train(hourglass(drawn), tmp_path / "file" / "run")
+
+
+def test_a_history_that_cannot_be_written_gets_one_line(drawn: Path, tmp_path: Path) -> None:
+    (tmp_path / "history.csv").mkdir()
+    with pytest.raises(FacemsmError, match=r"history\.csv: ") as caught:
+        train(hourglass(drawn), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     small, path = StackedHourglass(TINY), tmp_path / "w.safetensors"
     save_weights(small, path)
     twin = StackedHourglass(TINY)
     load_weights(twin, path)
     assert all(torch.equal(a, b) for a, b in zip(small.state_dict().values(), twin.state_dict().values(), strict=True))
-    with pytest.raises(FacemsmError, match=r"w\.safetensors: not this network's weights"):
+    with pytest.raises(FacemsmError, match=r"w\.safetensors: not this network's weights: size mismatch") as caught:
         load_weights(StackedHourglass(replace(TINY, width=12)), path)
+    assert len(str(caught.value)) < 400
     path.write_bytes(b"something else")
     with pytest.raises(FacemsmError, match=r"w\.safetensors: not this network's weights"):
         load_weights(twin, path)
@@ -670,10 +863,6 @@ def test_a_small_hourglass_learns_eight_faces_by_heart(eight: list[FaceSample], 
     schedule = replace(SCHEDULE, steps=100, batch_size=8, learning_rate=5e-3, warmup=5, ema=0, validate_every=50)
     network = HourglassConfig(12, width=32, stacks=1, depth=4, stem=8, body_size=32, deconvolution=2)
     module = HourglassModule(HourglassTraining(network, schedule, STILL, loss="weighted"), TWELVE, both(samples))
-    heads: Any = module.network.get_submodule("heads")
-    emit = heads[0][-1]
-    torch.nn.init.normal_(emit.weight, std=1e-3)  # from the dark, which takes long to reach
-    torch.nn.init.zeros_(emit.bias)
     train(module, tmp_path / "run")
     assert float(history(tmp_path / "run")[-1]["box"]) < 1.0  # per cent
     shown = events(tmp_path / "run")

@@ -12,6 +12,9 @@ A scheme of one's own is a short TOML file, read by :func:`load_scheme`::
     contour = []                   # optional: points on the face's outline (lower threshold in stage 3)
     eye_corners = [0, 1]           # optional: outer corners for inter-ocular normalisation; eye centres otherwise
     names = ["right eye", ...]     # optional
+    from_68 = [[36, 37, 38, 39, 40, 41], [42, 43, 44, 45, 46, 47], [30], [48], [54]]
+                                   # optional: points of the 68 whose mean is nearest each point, or [] for none;
+                                   # then training can start from 68-point weights
 
 All indices are 0-based.
 """
@@ -28,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from facemsm.errors import FacemsmError
-from facemsm.typing import IntArray, PathLike
+from facemsm.typing import FloatArray, IntArray, PathLike
 
 Edge = tuple[int, int]
 
@@ -48,6 +51,8 @@ class LandmarkScheme:
         contour: points on the outline of the face; the paper gives them a threshold of their own (Section IV-G).
         edges: the skeleton, for drawing.
         names: one name a point, or empty.
+        from_68: for each point, those of the 68 whose mean is nearest to it, none where nothing is near; or empty.
+            Used by :func:`relation` only, and not written into model files.
     """
 
     name: str
@@ -60,6 +65,7 @@ class LandmarkScheme:
     contour: tuple[int, ...] = ()
     edges: tuple[Edge, ...] = ()
     names: tuple[str, ...] = field(default=(), repr=False)
+    from_68: tuple[tuple[int, ...], ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         where = f"landmark scheme {self.name!r}"
@@ -86,6 +92,11 @@ class LandmarkScheme:
                 raise FacemsmError(f"{where}: {group} is empty; it is needed to make faces canonical")
         if self.names and len(self.names) != self.count:
             raise FacemsmError(f"{where}: {len(self.names)} names for {self.count} points")
+        if self.from_68 and len(self.from_68) != self.count:
+            raise FacemsmError(f"{where}: from_68 has {len(self.from_68)} entries for {self.count} points")
+        for index in (i for near in self.from_68 for i in near):
+            if not 0 <= index < 68:
+                raise FacemsmError(f"{where}: from_68 names point {index}, but the 68 points are 0 to 67")
 
     @cached_property
     def flip(self) -> IntArray:
@@ -147,6 +158,7 @@ SCHEME_68 = LandmarkScheme(
         *_chain(48, 59, closed=True),
         *_chain(60, 67, closed=True),
     ),
+    from_68=tuple((i,) for i in range(68)),
 )
 """300-W, 300-W private, COFW-68, Menpo semi-frontal (Fig. 16)."""
 
@@ -180,6 +192,16 @@ SCHEME_98 = LandmarkScheme(
         *_chain(76, 87, closed=True),
         *_chain(88, 95, closed=True),
     ),
+    from_68=(
+        *((i // 2,) if i % 2 == 0 else (i // 2, i // 2 + 1) for i in range(33)),
+        *((i,) for i in (*range(17, 22), 21, 20, 19, 18)),  # both edges of a brow from its one line
+        *((i,) for i in (*range(22, 27), 25, 24, 23, 22)),
+        *((i,) for i in range(27, 36)),
+        *((36,), (37,), (37, 38), (38,), (39,), (40,), (40, 41), (41,)),
+        *((42,), (43,), (43, 44), (44,), (45,), (46,), (46, 47), (47,)),
+        *((i,) for i in range(48, 68)),
+        *(tuple(range(36, 42)), tuple(range(42, 48))),
+    ),
 )
 """WFLW."""
 
@@ -198,6 +220,12 @@ SCHEME_29 = LandmarkScheme(
         *((18, 20), (20, 19), (19, 21), (21, 18)),
         *((22, 24), (24, 23), (23, 27), (27, 22), (22, 25), (25, 23), (23, 26), (26, 22)),
     ),
+    from_68=(
+        *((17,), (26,), (21,), (22,), (19,), (19,), (24,), (24,)),
+        *((36,), (45,), (39,), (42,), (37, 38), (40, 41), (43, 44), (46, 47)),
+        *(tuple(range(36, 42)), tuple(range(42, 48))),
+        *((31,), (35,), (30,), (33,), (48,), (54,), (51,), (62,), (66,), (57,), (8,)),
+    ),
 )
 """COFW."""
 
@@ -215,6 +243,30 @@ def get_scheme(name: PathLike) -> LandmarkScheme:
     if str(name).endswith(".toml"):
         return load_scheme(name)
     raise FacemsmError(f"no landmark scheme {str(name)!r}: use {', '.join(_BUILT_IN)} or a .toml file of your own")
+
+
+def relation(source: LandmarkScheme, target: LandmarkScheme) -> FloatArray:
+    """Where the landmarks of one scheme lie among another's, by what both say of the 68 points.
+
+    Returns:
+        (L_target, L_source) float32: row i has the weights of the source points whose mean is nearest to target point
+        i, and is 0 where none is near.
+
+    Raises:
+        FacemsmError: one of the schemes says nothing of the 68 points.
+    """
+    for scheme in (source, target):
+        if not scheme.from_68:
+            raise FacemsmError(
+                f"landmark scheme {scheme.name!r} does not say where its points lie among the 68, which weights of "
+                "another scheme need: add from_68 to its .toml file, or train without --init"
+            )
+    weights = np.zeros((target.count, source.count), np.float32)
+    alone = {near[0]: i for i, near in reversed(list(enumerate(source.from_68))) if len(near) == 1}  # the first wins
+    for i, near in enumerate(target.from_68):
+        weights[i, [alone[point] for point in near if point in alone]] = 1
+    weights /= np.maximum(weights.sum(1, keepdims=True), 1)
+    return weights
 
 
 def load_scheme(path: PathLike) -> LandmarkScheme:
@@ -260,7 +312,7 @@ def scheme_from_dict(fields: Mapping[str, Any], where: str) -> LandmarkScheme:
 
 
 def scheme_to_dict(scheme: LandmarkScheme) -> dict[str, Any]:
-    """The inverse of :func:`scheme_from_dict`: plain lists, numbers and strings."""
+    """The inverse of :func:`scheme_from_dict`: plain lists, numbers and strings; without ``from_68``."""
     return {
         "name": scheme.name,
         "count": scheme.count,
@@ -319,4 +371,5 @@ _FIELDS: Mapping[str, Callable[[object], Any]] = {
     "contour": _indices,
     "edges": _pairs,
     "names": lambda value: tuple(_text(item) for item in _items(value)),
+    "from_68": lambda value: tuple(_indices(item) for item in _items(value)),
 }

@@ -31,8 +31,18 @@ Settings = Annotated[
 ]
 Scheme = Annotated[str, typer.Option(help="Landmark scheme: 29, 68, 98 or a .toml file.")]
 Exclude = Annotated[list[str] | None, typer.Option(help="Name of a face to leave out; may be given several times.")]
+Complete = Annotated[
+    str | None,
+    typer.Option(
+        "--complete",
+        metavar="NAME=ROOT:SPLIT",
+        help="For --scheme 98: faces with 98 points (wflw) that teach where the others lie on faces with 68.",
+    ),
+]
 Holdout = Annotated[float, typer.Option(min=0.0, max=0.9, help="Fraction of the photos to validate on.")]
-Init = Annotated[Path | None, typer.Option(help="Weights to start from (.safetensors).")]
+Init = Annotated[
+    Path | None, typer.Option(help="Weights to start from (.safetensors); of another landmark scheme too.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")]
 Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Show a progress bar.")]
 
@@ -57,7 +67,7 @@ def stgan(
 
     config = override(STGANTraining.preset(preset), settings or [])
     landmarks, faces = _faces(data, scheme, boxes, holdout, exclude)
-    _train(STGANModule(config, landmarks, faces), config, output, init, resume, progress)
+    _train(STGANModule(config, landmarks, faces), config, landmarks, output, init, resume, progress)
 
 
 @app.command()
@@ -68,6 +78,7 @@ def hourglass(
     settings: Settings = None,
     scheme: Scheme = "68",
     exclude: Exclude = None,
+    complete: Complete = None,
     holdout: Holdout = 0.1,
     init: Init = None,
     resume: Resume = False,
@@ -79,8 +90,32 @@ def hourglass(
     from facemsm.training.config import override
 
     config = override(HourglassTraining.preset(preset, get_scheme(scheme).count), settings or [])
-    landmarks, faces = _faces(data, scheme, "gt", holdout, exclude)
-    _train(HourglassModule(config, landmarks, faces), config, output, init, resume, progress)
+    landmarks, faces = _faces(data, scheme, "gt", holdout, exclude, complete)
+    _train(HourglassModule(config, landmarks, faces), config, landmarks, output, init, resume, progress)
+
+
+@app.command()
+def resnet50(
+    data: Data,
+    output: Output,
+    preset: Preset = "lite",
+    settings: Settings = None,
+    scheme: Scheme = "68",
+    exclude: Exclude = None,
+    complete: Complete = None,
+    holdout: Holdout = 0.1,
+    init: Init = None,
+    resume: Resume = False,
+    progress: Progress = True,
+) -> None:
+    """The baseline: coordinates from a Res-50, on the faces of stage 2."""
+    from facemsm.resnet50.training import ResNet50Module, ResNet50Training
+    from facemsm.schemes import get_scheme
+    from facemsm.training.config import override
+
+    config = override(ResNet50Training.preset(preset, get_scheme(scheme).count), settings or [])
+    landmarks, faces = _faces(data, scheme, "gt", holdout, exclude, complete)
+    _train(ResNet50Module(config, landmarks, faces), config, landmarks, output, init, resume, progress)
 
 
 @app.command()
@@ -88,6 +123,7 @@ def dictionary(
     data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write (.safetensors).")],
     scheme: Scheme = "68",
+    complete: Complete = None,
     count: Annotated[int, typer.Option(min=1, help="N, shapes in the dictionary.")] = 500,
     mirror: Annotated[bool, typer.Option("--mirror/--no-mirror", help="Add every shape's mirror image.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of K-means.")] = 0,
@@ -97,7 +133,7 @@ def dictionary(
 
     from facemsm.shapes.dictionary import build_dictionary
 
-    landmarks, faces = _faces(data, scheme, "gt", 0.0, None)
+    landmarks, faces = _faces(data, scheme, "gt", 0.0, None, complete)
     points = np.stack([face.points for face in faces.training])
     built = build_dictionary(points, landmarks, count=count, mirror=mirror, seed=seed)
     built.save(output)
@@ -105,7 +141,12 @@ def dictionary(
 
 
 def _faces(
-    data: list[str], scheme: str, boxes: str, holdout: float, exclude: list[str] | None
+    data: list[str],
+    scheme: str,
+    boxes: str,
+    holdout: float,
+    exclude: list[str] | None,
+    complete: str | None = None,
 ) -> tuple[LandmarkScheme, Faces]:
     from facemsm.errors import FacemsmError
     from facemsm.schemes import get_scheme
@@ -116,16 +157,33 @@ def _faces(
     sources = [Source.parse(text) for text in data]
     source: BoxSource = "gt" if boxes == "gt" else "provided"
     return get_scheme(scheme), load_faces(
-        sources, box_source=source, scheme=scheme, holdout=holdout, exclude=exclude or []
+        sources,
+        box_source=source,
+        scheme=scheme,
+        holdout=holdout,
+        exclude=exclude or [],
+        complete=Source.parse(complete) if complete else None,
     )
 
 
-def _train(module: StageModule, config: object, output: Path, init: Path | None, resume: bool, progress: bool) -> None:
-    from facemsm.training.run import fit, load_weights
+def _train(
+    module: StageModule,
+    config: object,
+    scheme: LandmarkScheme,
+    output: Path,
+    init: Path | None,
+    resume: bool,
+    progress: bool,
+) -> None:
+    from lightning.pytorch.utilities import rank_zero_only
 
+    from facemsm.training.run import fit
+    from facemsm.training.transfer import start_from
+
+    say = rank_zero_only(typer.echo)
     if init and not resume:
-        load_weights(module.network, init)
+        say(start_from(module.network, init, scheme))
     faces = module.faces
-    typer.echo(f"{len(faces.training)} training faces, {len(faces.validation)} held out, {module.total_steps} steps")
+    say(f"{len(faces.training)} training faces, {len(faces.validation)} held out, {module.total_steps} steps")
     best = fit(module, config, output, resume=resume, progress=progress)
-    typer.echo(f"best weights: {best}")
+    say(f"best weights: {best}")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from facemsm.heatmaps import MASS_FLOOR
 
@@ -25,6 +26,25 @@ def weighted_squared(predicted: Tensor, target: Tensor, labelled: Tensor) -> Ten
     """
     error = ((predicted - target).square() * (1 + FOREGROUND_WEIGHT * target)).mean((2, 3))
     return (error * labelled).sum() / labelled.sum().clamp(min=1)
+
+
+def adaptive_wing(predicted: Tensor, target: Tensor, labelled: Tensor) -> Tensor:
+    """Adaptive Wing loss with its weight map (Wang, Bo and Li, ICCV 2019, Eq. 3 to 5), with the authors' constants.
+
+    Steep for small errors, the more so the brighter the target: |error| to the power ``alpha - target`` inside a
+    logarithm up to ``theta``, linear with the same value and slope beyond. Cells within one of a target above 0.2 count
+    ``1 + FOREGROUND_WEIGHT`` times.
+    """
+    alpha, omega, epsilon, theta = 2.1, 14.0, 1.0, 0.5
+    error = (predicted - target).abs()
+    power = alpha - target
+    edge = (theta / epsilon) ** power
+    slope = omega * power * edge / (theta * (1 + edge))
+    near = omega * torch.log1p((error / epsilon) ** power)
+    beyond = slope * (error - theta) + omega * torch.log1p(edge)
+    foreground = (max_pool2d(target, 3, stride=1, padding=1) >= 0.2).to(error.dtype)
+    cell = torch.where(error < theta, near, beyond) * (1 + FOREGROUND_WEIGHT * foreground)
+    return (cell.mean((2, 3)) * labelled).sum() / labelled.sum().clamp(min=1)
 
 
 def centres(heatmaps: Tensor) -> Tensor:
@@ -49,4 +69,8 @@ def distance(predicted: Tensor, target: Tensor, labelled: Tensor) -> Tensor:
     return ((error + 1e-6).sqrt() * labelled).sum() / labelled.sum().clamp(min=1)
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"mse": mean_squared, "weighted": weighted_squared}
+LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "mse": mean_squared,
+    "weighted": weighted_squared,
+    "awing": adaptive_wing,
+}

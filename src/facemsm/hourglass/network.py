@@ -118,7 +118,10 @@ class StackedHourglass(nn.Module):
     def _head(self, *, last: bool) -> nn.Module:
         config = self.config
         upsample = _deconvolution(config) if last and config.body_size < HEATMAP_SIZE else []
-        return nn.Sequential(*upsample, *_normalised(config.width, nn.Conv2d(config.width, config.landmarks, 1)))
+        emit = nn.Conv2d(config.width, config.landmarks, 1)
+        nn.init.normal_(emit.weight, std=1e-3)  # nearly dark, as most of a target is
+        nn.init.zeros_(cast(Tensor, emit.bias))
+        return nn.Sequential(*upsample, *_normalised(config.width, emit))
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Heatmaps of every stack, the last one's last.

@@ -98,12 +98,6 @@ class HourglassModule(StageModule):
         self.config, self.codec, self.scheme = config, final, scheme
         self.network = StackedHourglass(config.network)
 
-    def configure_optimizers(self) -> Any:
-        """Adam, its rate set step by step."""
-        optimiser = self.optimiser(self.network)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self.rate)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:  # noqa: ARG002
         """Sum of the losses of all stacks (intermediate supervision)."""
         loss_of = LOSSES[self.config.loss]

@@ -25,7 +25,8 @@ class Schedule:
             rises for ``warmup`` steps and then falls to nearly nothing at the end.
         halve_every, warmup: see ``decay``.
         weight_decay: decoupled from the gradient (AdamW); 0 is plain Adam.
-        ema: decay of the weights' running mean, which is then what is validated and saved; 0 for none.
+        ema: decay of the weights' running mean, which is then what is validated and saved; less in the first steps (see
+            :func:`facemsm.training.run.running_mean`); 0 for none.
         clip: largest norm of the gradient; 0 for no limit.
         precision: ``32-true``, or ``bf16-mixed`` where the device has it.
         validate_every: steps between validations.

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from facemsm.data.catalogue import load_dataset
+from facemsm.data.catalogue import find_dataset, load_dataset
+from facemsm.data.completion import Completion
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import FacemsmError
 from facemsm.typing import IntArray
@@ -93,6 +94,7 @@ def load_faces(
     scheme: str | None = None,
     holdout: float = 0.1,
     exclude: Sequence[str] = (),
+    complete: Source | None = None,
 ) -> Faces:
     """Load every source and set aside a part of each full-share source for validation.
 
@@ -105,6 +107,8 @@ def load_faces(
         scheme: landmark scheme of the run; sources of another are refused.
         holdout: fraction of the photos to validate on.
         exclude: names of samples to leave out altogether, e.g. near copies of test photos.
+        complete: faces with 98 points, from which those with 68 learn where the other points are
+            (:mod:`facemsm.data.completion`); for runs on scheme 98.
 
     Raises:
         FacemsmError: a source cannot be read, a name to exclude does not exist, or nothing is left to train on.
@@ -113,8 +117,13 @@ def load_faces(
     validation: list[FaceSample] = []
     owner: list[int] = []
     unknown = set(exclude)
+    completion = _learn_completion(complete, scheme) if complete else None
     for i, source in enumerate(sources):
-        samples = load_dataset(source.name, source.root, source.split, box_source, scheme)
+        if completion and find_dataset(source.name).scheme == "68":
+            known = load_dataset(source.name, source.root, source.split, box_source)
+            samples = [completion.face(face) for face in known]
+        else:
+            samples = load_dataset(source.name, source.root, source.split, box_source, scheme)
         shared = Counter(face.image for face in samples if isinstance(face.image, Path))
         for face in samples:
             unknown.discard(face.name)
@@ -131,6 +140,12 @@ def load_faces(
     if not training:
         raise FacemsmError("no faces to train on: name at least one source with --data")
     return Faces(training, validation, np.array(owner), tuple(sources))
+
+
+def _learn_completion(source: Source, scheme: str | None) -> Completion:
+    if scheme != "98" or find_dataset(source.name).scheme != "98":
+        raise FacemsmError("faces are completed to scheme 98 by a data set of scheme 98 only, such as wflw")
+    return Completion.learn(np.stack([f.points for f in load_dataset(source.name, source.root, source.split, "gt")]))
 
 
 def _photo(face: FaceSample, *, crowded: bool) -> str:

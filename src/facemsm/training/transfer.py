@@ -1,0 +1,83 @@
+"""Starting a run from weights trained before, for the same landmarks or for those of another scheme."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from facemsm.errors import FacemsmError
+from facemsm.schemes import LandmarkScheme, get_scheme, relation
+from facemsm.training.run import load_weights
+
+
+def start_from(network: nn.Module, path: Path, scheme: LandmarkScheme) -> str:
+    """Take weights over into a network that may have been made for another landmark scheme.
+
+    Layers that emit landmarks start as the mean of the related landmarks of the file's scheme (``from_68`` of both
+    schemes), so that the network finds at once what it can find of the new scheme; landmarks without relatives keep
+    their first weights. Layers that read landmarks start so that they pass on what they did.
+
+    Args:
+        network: changed in place.
+        path: written by :func:`facemsm.training.run.save_weights`. Where it is for another number of landmarks, it or
+            the ``config.json`` of the run beside it must say for which scheme.
+        scheme: of the network's landmarks.
+
+    Returns:
+        One line that says what was taken over.
+
+    Raises:
+        FacemsmError: the file is missing or of another network, or its scheme's landmarks cannot be related.
+    """
+    fresh = network.state_dict()
+    try:
+        with safe_open(path, "pt") as file:
+            name = (file.metadata() or {}).get("scheme")
+            old = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except Exception:
+        old = {}
+    if old.keys() != fresh.keys() or all(old[key].shape == fresh[key].shape for key in old):
+        load_weights(network, path)  # says what is wrong, where something is
+        return f"start: {path}, {len(fresh)} tensors, all as they are"
+    source = get_scheme(name or _scheme_beside(path))
+    weights = torch.from_numpy(relation(source, scheme))
+    network.load_state_dict({key: _related(key, old[key], fresh[key], weights, path) for key in fresh})
+    turned = sum(old[key].shape != fresh[key].shape for key in fresh)
+    known = int(weights.any(1).sum())
+    return (
+        f"start: {path}, {len(fresh) - turned} tensors as they are, {turned} from {source.count} to {scheme.count} "
+        f"landmarks, of which {known} have relatives and {scheme.count - known} start anew"
+    )
+
+
+def _related(key: str, old: Tensor, fresh: Tensor, weights: Tensor, path: Path) -> Tensor:
+    """A tensor for the new landmarks, which may lie on its first axis (one or more rows each) or on its second."""
+    landmarks, before = weights.shape
+    if old.shape == fresh.shape:
+        return old
+    rows = len(old) // before
+    if old.shape == (rows * before, *fresh.shape[1:]) and len(fresh) == rows * landmarks:
+        mean = (weights @ old.reshape(before, -1)).view_as(fresh)
+        known = weights.any(1).repeat_interleave(rows).view(-1, *[1] * (fresh.ndim - 1))
+        return torch.where(known, mean, fresh)
+    if old.shape[2:] == fresh.shape[2:] and old.shape[:2] == (len(fresh), before) and fresh.shape[1] == landmarks:
+        passed: Tensor = torch.tensordot(old, torch.linalg.pinv(weights), dims=([1], [0]))  # undoes the means
+        return passed.movedim(-1, 1).contiguous()
+    raise FacemsmError(
+        f"{path}: not this network's weights: {key} is {tuple(old.shape)}, expected {tuple(fresh.shape)}"
+    )
+
+
+def _scheme_beside(path: Path) -> str:
+    """Name of the scheme of a run whose weights do not tell: the built-in one of as many landmarks."""
+    config = path.with_name("config.json")
+    try:
+        return str(int(json.loads(config.read_text(encoding="utf-8"))["network"]["landmarks"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FacemsmError(
+            f"{path}: does not say which landmarks it finds; put the config.json of its run beside it"
+        ) from error
