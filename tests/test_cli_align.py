@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from facemsm.apps.align import SAMPLE, find_photos, output_names
+from facemsm.apps.align import SAMPLE
 from facemsm.apps.cli import COMMANDS, main
 from facemsm.data.ibug import read_pts
 from facemsm.errors import FacemsmError
@@ -247,6 +246,9 @@ def test_given_boxes(run: Run) -> None:
         (["--stages", "1;2"], "--stages '1;2': expected numbers"),
         (["--weights", "5000"], "there are no weights '5000'"),
         (["--detector", "eagle"], "unknown face detector 'eagle'"),
+        (["--shard", "0/4"], "--shard '0/4': expected K/N"),
+        (["--shard", "5/4"], "--shard '5/4': expected K/N"),
+        (["--shard", "3"], "--shard '3': expected K/N"),
         (["--output", "a.jpg"], "cannot be written"),
         (["--output", "a.jpg/out"], "cannot be written"),
     ],
@@ -286,11 +288,11 @@ def test_interrupt_leaves_whole_results_and_resume_continues(run: Run, monkeypat
     for i in range(5):
         photo(f"in/{i}.jpg")
     monkeypatch.setattr(StandInAligner, "interrupt_at", 2)
-    code, out, _ = run("in", "missing.jpg", "--format", "csv")
+    code, out, _ = run("in", "missing.jpg", "--format", "csv", "--threads", "1")
     assert code == 130
     assert images() == ["in/0.jpg", "in/1.jpg"]
     assert len(Path("facemsm-out/landmarks.csv").read_text().splitlines()) == 3
-    assert "interrupted with 4 photos left; the same command with --resume continues" in out
+    assert "interrupted; the same command with --resume continues" in out
 
     with Path("facemsm-out/landmarks.jsonl").open("a") as file:
         file.write('{"image":"in/2.jp')  # what a killed process may leave
@@ -307,6 +309,16 @@ def test_interrupt_leaves_whole_results_and_resume_continues(run: Run, monkeypat
     assert len(list(read_results(Path("facemsm-out/landmarks.previous.jsonl")))) == 5
 
 
+def test_without_ray_it_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "facemsm.ray", raising=False)
+    photo("a.jpg")
+    code, _, err = run("a.jpg", "--ray", "local")
+    assert code == 2
+    assert err.startswith("facemsm: Ray needs the module ")
+    assert err.endswith("pip install 'facemsm[ray]'\n")
+
+
 def test_options_reach_the_aligner(run: Run) -> None:
     photo("a.jpg")
     run("a.jpg", "--stages", "2,3", "--threshold-contour", "0.3", "--threads", "2")
@@ -318,20 +330,53 @@ def test_options_reach_the_aligner(run: Run) -> None:
     }
 
 
-def test_output_names_are_unique_and_follow_the_folders(tmp_path: Path) -> None:
-    photos = [tmp_path / name for name in ("x/a.jpg", "x/y/a.jpg", "x/b.jpg", "x/B.png", "x/c.d.jpg")]
-    assert list(output_names(photos).values()) == ["a", "y/a", "b.jpg", "B.png", "c.d"]
-    assert output_names([]) == {}
+def test_threads_change_nothing_in_what_is_written(run: Run) -> None:
+    for i in range(25):
+        photo(f"in/{i}.jpg", value=10 * (i % 5))  # every fifth is black
+    Path("in/1 cut.jpg").write_bytes(SAMPLE.read_bytes()[:50_000])
+    reports = {run("in", "--draw", "--output", str(n), "--threads", str(n))[2] for n in (1, 2, 7)}
+    assert len(reports) == 1
+    assert len(reports.pop().splitlines()) == 1 + 5
+    for name in ("landmarks.jsonl", "drawn/21.jpg"):
+        assert len({Path(folder, name).read_bytes() for folder in ("1", "2", "7")}) == 1
 
 
-def test_unreadable_folders_are_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def walk(top: Path, onerror: Callable[[OSError], None]) -> list[Any]:
-        onerror(PermissionError(13, "Permission denied", str(top / "secret")))
-        return []
+def test_single_photo_has_all_threads(run: Run) -> None:
+    photo("a.jpg")
+    photo("b.jpg")
+    run("a.jpg", "--threads", "3")
+    assert StandInAligner.options["threads"] == 3
+    run("a.jpg", "b.jpg", "--threads", "3")
+    assert StandInAligner.options["threads"] == 1
 
-    monkeypatch.setattr(os, "walk", walk)
-    _, failures = find_photos([tmp_path], skip=tmp_path / "drawn")
-    assert failures[0] == f"{tmp_path / 'secret'}: cannot be read (Permission denied)"
+
+def test_shards_make_up_the_whole(run: Run) -> None:
+    for i in range(40):
+        photo(f"in/{i % 4}/{i}.jpg")
+    run("in")
+    whole = images()
+    for i in (1, 2, 3):
+        code, out, _ = run("in", "--shard", f"{i}/3", "--format", "csv")
+        assert code == 0
+        assert f"landmarks: {Path(f'facemsm-out/landmarks-{i}-of-3.csv')}" in out
+    files = [Path(f"facemsm-out/landmarks-{i}-of-3.jsonl") for i in (1, 2, 3)]
+    parts = [[result.image for result in read_results(file)] for file in files]
+    assert sorted(image for part in parts for image in part) == sorted(whole)
+    assert all(6 <= len(part) <= 22 for part in parts)
+    assert all(part == [image for image in whole if image in part] for part in parts)
+
+    Path("facemsm-out/landmarks.jsonl").write_bytes(b"".join(file.read_bytes() for file in files))
+    assert "0 photos read" in (out := run("in", "--resume")[1])
+    assert "40 finished before" in out
+
+
+def test_shards_and_boxes(run: Run) -> None:
+    photo("in/a.jpg")
+    photo("in/b.jpg")
+    Path("boxes.csv").write_text("image,x_min,y_min,x_max,y_max\na.jpg,10,10,30,30\nb.jpg,10,10,30,30\n")
+    outs = [run("in", "--shard", f"{i}/4", "--boxes", "boxes.csv")[:2] for i in (1, 2, 3, 4)]
+    assert {code for code, _ in outs} == {0}
+    assert sum(int(out.split()[0]) for _, out in outs) == 2
 
 
 @pytest.mark.parametrize("name", COMMANDS)

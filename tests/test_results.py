@@ -94,12 +94,13 @@ def test_resume_keeps_whole_lines_and_drops_the_unfinished_one(tmp_path: Path) -
     whole = path.read_bytes()
     for cut in (b"", b'{"image": "c.j', b'{"image": "' + b"c" * 200_000):
         path.write_bytes(whole + cut)
-        assert ResultsFile(path, "68", resume=True).done == {"a.jpg", "b.jpg"}
+        done = ResultsFile(path, "68", resume=True).done
+        assert ("a.jpg" in done, "b.jpg" in done, "c.jpg" in done, len(done)) == (True, True, False, 2)
         assert path.read_bytes() == whole
     record(path, [photo("c.jpg")], resume=True)
     assert [result.image for result in read_results(path)] == ["a.jpg", "b.jpg", "c.jpg"]
     path.write_bytes(b'{"image": "c.j')
-    assert ResultsFile(path, "68", resume=True).done == set()
+    assert len(ResultsFile(path, "68", resume=True).done) == 0
     assert path.read_bytes() == b""
 
 

@@ -6,7 +6,8 @@
         {"box": [x_min, y_min, x_max, y_max], "detection_score": 0.98, "points": [[x, y], ...], "scores": [...],
          "occluded": [0, 1, ...], "preliminary": [[x, y], ...], "theta": [[...], [...]]}, ...]}
 
-A line is appended in one step when its photo is done, so an interrupted run leaves whole lines and can be continued.
+A line is appended in one step when its photo is done, so an interrupted run leaves whole lines and can be continued;
+files of several runs are joined by putting one behind the other.
 ``pandas.read_json(path, lines=True)`` reads it. Coordinates are photo pixels, 0-based pixel centres, to 0.001.
 
 ``landmarks.csv`` is made from it: one row a face, with the columns image, face (from 1), x_min, y_min, x_max, y_max,
@@ -18,8 +19,10 @@ detection_score, x_0 ..., y_0 ..., score_0 ..., occluded_0 ... (0 or 1). Photos 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -33,6 +36,9 @@ from facemsm.errors import FacemsmError
 from facemsm.face import Face
 from facemsm.images import replacing
 from facemsm.typing import FloatArray
+
+if sys.platform != "win32":
+    import fcntl
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,37 +59,62 @@ class PhotoResult:
     faces: Sequence[Face]
 
 
+class PhotoSet:
+    """Names of photos, at 8 bytes each: a million strings would take 200 MB.
+
+    Two of a million names are taken for the same one with a probability of 3e-8.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._sums = np.unique(np.fromiter(map(checksum, names), np.uint64))
+
+    def __len__(self) -> int:
+        return len(self._sums)
+
+    def __contains__(self, name: str) -> bool:
+        value = np.uint64(checksum(name))
+        i = int(np.searchsorted(self._sums, value))
+        return i < len(self._sums) and bool(self._sums[i] == value)
+
+
+def checksum(name: str) -> int:
+    """64 bits that are the same for a name on every machine."""
+    return int.from_bytes(hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest(), "big")
+
+
 class ResultsFile:
     """An open ``landmarks.jsonl`` that results are appended to.
 
     Attributes:
         path: the file.
-        done: photos (``PhotoResult.image``) that it already holds.
+        done: photos (``PhotoResult.image``) that it held when it was opened.
     """
 
     def __init__(self, path: Path, scheme: str, *, resume: bool = False) -> None:
         """Open ``path`` and make its folder. Results of an earlier run are continued, or moved to ``*.previous.jsonl``.
 
         Raises:
-            FacemsmError: it cannot be written, or resuming meets a line that is not a result or another scheme.
+            FacemsmError: it cannot be written, another process is writing to it, or resuming meets a line that is not
+                a result or another scheme.
         """
         self.path = path
-        self.done: set[str] = set()
+        self.done = PhotoSet()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_file() and path.stat().st_size and not resume:
-                path.replace(path.with_suffix(".previous.jsonl"))
-            self._file = path.open("ab", buffering=0)
+            self._open()
             if resume:
                 self._drop_unfinished_line()
+            elif path.is_file() and path.stat().st_size:
+                path.replace(path.with_suffix(".previous.jsonl"))
+                self.close()
+                self._open()
         except OSError as error:
             raise FacemsmError(f"{path}: cannot be written ({error.strerror}); choose another --output") from error
-        for result in read_results(path) if resume else ():
-            if result.scheme != scheme:
-                raise FacemsmError(
-                    f"{path}: holds {result.scheme}-point results, not {scheme}; choose another --output"
-                )
-            self.done.add(result.image)
+        try:
+            self.done = PhotoSet(self._earlier(scheme) if resume else ())
+        except FacemsmError:
+            self.close()
+            raise
 
     def append(self, result: PhotoResult) -> None:
         """Add one photo's results.
@@ -91,18 +122,42 @@ class ResultsFile:
         Raises:
             FacemsmError: it cannot be written, e.g. the disk is full.
         """
-        line = json.dumps(_to_json(result), ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
+        self.append_line(to_line(result))
+
+    def append_line(self, line: str) -> None:
+        """Add one photo's results, a line of :func:`to_line`. Raises as :meth:`append`."""
+        data = line.encode()
         try:
-            written = self._file.write(line.encode())
+            written = self._file.write(data)
         except OSError as error:
             raise FacemsmError(f"{self.path}: cannot be written ({error.strerror})") from error
-        if written != len(line.encode()):
+        if written != len(data):
             raise FacemsmError(f"{self.path}: cannot be written (the disk is full)")
-        self.done.add(result.image)
 
     def close(self) -> None:
         """Close the file; nothing is pending."""
         self._file.close()
+
+    def _open(self) -> None:
+        self._file = self.path.open("ab", buffering=0)
+        if sys.platform != "win32":
+            try:  # a scheduler may start a job again that still runs; the lock ends with the process
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                self.close()
+                raise FacemsmError(
+                    f"{self.path}: another process is writing to it; wait for it or choose another --output"
+                ) from error
+            except OSError:  # a file system without locks
+                pass
+
+    def _earlier(self, scheme: str) -> Iterator[str]:
+        for record, where in _records(self.path):
+            if record["scheme"] != scheme:
+                raise FacemsmError(
+                    f"{where}: holds {record['scheme']}-point results, not {scheme}; choose another --output"
+                )
+            yield str(record["image"])
 
     def _drop_unfinished_line(self) -> None:
         size = self.path.stat().st_size
@@ -124,12 +179,13 @@ def read_results(path: Path) -> Iterator[PhotoResult]:
     Raises:
         FacemsmError: the file cannot be read, or a line is not a result; the message names file and line.
     """
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                yield _from_json(line, f"{path}:{number}")
-    except OSError as error:
-        raise FacemsmError(f"{path}: cannot be read ({error.strerror})") from error
+    for record, where in _records(path):
+        yield _from_json(record, where)
+
+
+def to_line(result: PhotoResult) -> str:
+    """The line of one photo in ``landmarks.jsonl``, with its line break."""
+    return json.dumps(_to_json(result), ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
 
 
 def write_csv(path: Path, results: Iterable[PhotoResult], count: int) -> None:
@@ -280,7 +336,22 @@ def _to_json(result: PhotoResult) -> dict[str, Any]:
     }
 
 
-def _from_json(line: bytes, where: str) -> PhotoResult:
+def _records(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """Each line's JSON object, with an image and a scheme, and ``path:line`` for messages."""
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    record = json.loads(line)
+                    record["image"], record["scheme"]
+                except (ValueError, KeyError, TypeError) as error:
+                    raise _no_result(f"{path}:{number}", error) from error
+                yield record, f"{path}:{number}"
+    except OSError as error:
+        raise FacemsmError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _from_json(record: Mapping[str, Any], where: str) -> PhotoResult:
     def array(face: Mapping[str, Any], key: str, *shape: int) -> FloatArray:
         values = np.asarray(face[key], np.float32).reshape(shape)
         if not np.isfinite(values).all():
@@ -288,7 +359,6 @@ def _from_json(line: bytes, where: str) -> PhotoResult:
         return values
 
     try:
-        record = json.loads(line)
         faces = [
             Face(
                 points=array(face, "points", -1, 2),
@@ -303,4 +373,8 @@ def _from_json(line: bytes, where: str) -> PhotoResult:
         ]
         return PhotoResult(str(record["image"]), record["width"], record["height"], str(record["scheme"]), faces)
     except (ValueError, KeyError, TypeError) as error:
-        raise FacemsmError(f"{where}: is not a line of alignment results ({error!r})") from error
+        raise _no_result(where, error) from error
+
+
+def _no_result(where: str, error: Exception) -> FacemsmError:
+    return FacemsmError(f"{where}: is not a line of alignment results ({error!r})")

@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from facemsm.errors import FacemsmError
+from facemsm.images import write_image
+from facemsm.pipeline import AHEAD, OutputNames, Photo, PhotoAligner, Shard, common_folder, find_photos, in_order
+from facemsm.results import PhotoSet, ResultsFile, read_results
+from facemsm.typing import Image
+
+# ``facemsm align`` with a stand-in that takes a few milliseconds a photo; tests kill it.
+CHILD = f"""
+import sys, time
+from types import ModuleType
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_cli_align import StandInAligner
+
+class Slow(StandInAligner):
+    def align(self, image, boxes=None):
+        time.sleep(DELAY)
+        return super().align(image, boxes)
+
+sys.modules["facemsm.aligner"] = ModuleType("facemsm.aligner")
+sys.modules["facemsm.aligner"].Aligner = Slow
+from facemsm.apps.cli import main
+sys.argv[:1] = ["facemsm", "align"]
+main()
+"""
+
+
+def child(*args: str, folder: Path, delay: float) -> subprocess.Popen[str]:
+    code = CHILD.replace("DELAY", str(delay))
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", code, *args], cwd=folder, **pipes)
+
+
+def photos(folder: Path, count: int, side: int = 32) -> None:
+    """One JPEG under ``count`` names."""
+    write_image(folder / "0.jpg", np.full((side, side, 3), 90, np.uint8))
+    for i in range(1, count):
+        os.link(folder / "0.jpg", folder / f"{i}.jpg")
+
+
+def wait_for(happens: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not happens():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def test_killed_at_any_moment_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
+    photos(tmp_path / "in", 120)
+    (tmp_path / "in" / "5 broken.jpg").write_text("no photo")
+    whole = child("in", "--output", "whole", folder=tmp_path, delay=0)
+    assert "5 broken.jpg" in whole.communicate()[1]
+    expected = (tmp_path / "whole/landmarks.jsonl").read_bytes()
+    results = tmp_path / "out/landmarks.jsonl"
+    moment = random.Random(0)
+    kills = 0
+    while True:
+        process = child("in", "--output", "out", "--resume", "--threads", "3", folder=tmp_path, delay=0.02)
+        before = results.stat().st_size if results.exists() else 0
+        more = moment.randrange(len(expected) // 3)
+        wait_for(lambda: process.poll() is not None or (results.exists() and results.stat().st_size > before + more))  # noqa: B023
+        process.kill()
+        _, err = process.communicate()
+        if process.returncode != -signal.SIGKILL:
+            break
+        kills += 1
+        content = results.read_bytes()
+        assert content == expected[: len(content)]
+        with results.open("ab") as file:  # as if the kill had come in the middle of a line
+            file.write(expected[len(content) :][: moment.randrange(300)])
+    assert kills >= 2
+    assert process.returncode == 1
+    assert "5 broken.jpg" in err
+    assert results.read_bytes() == expected
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_stops_when_told_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals, threads: str) -> None:
+    photos(tmp_path / "in", 500)
+    process = child("in", "--output", "out", "--threads", threads, folder=tmp_path, delay=0.05)
+    results = tmp_path / "out/landmarks.jsonl"
+    wait_for(lambda: results.exists() and results.stat().st_size > 0)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (128 + number, "")
+    assert out.splitlines()[-1] == "interrupted; the same command with --resume continues"
+    assert out.startswith(f"{len(list(read_results(results)))} photo")
+
+
+def test_memory_does_not_grow_with_the_photos(tmp_path: Path) -> None:
+    def peak(count: int) -> int:
+        photos(tmp_path / f"{count}", count, side=500)  # 750 kB each once read
+        process = child(str(count), "--output", f"{count}-out", "--threads", "3", folder=tmp_path, delay=0)
+        assert process.stdout
+        process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        return usage.ru_maxrss
+
+    assert peak(1000) < 1.2 * peak(10)
+
+
+def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    first = ResultsFile(tmp_path / "landmarks.jsonl", "68")
+    for resume in (False, True):
+        with pytest.raises(FacemsmError, match="another process is writing to it"):
+            ResultsFile(tmp_path / "landmarks.jsonl", "68", resume=resume)
+    first.close()
+    ResultsFile(tmp_path / "landmarks.jsonl", "68").close()
+
+
+def found(*paths: Path, skip: Path = Path("drawn")) -> tuple[list[Path], list[str]]:
+    reports: list[str] = []
+    return list(find_photos(paths, skip, reports.append)), reports
+
+
+def test_photos_are_found_once_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["b.jpg", "a.jpg", "in/2.jpg", "in/10.jpg", "in/deep/x.png", "in/.h/x.png", "in/notes.txt", "drawn/a.jpg"]
+    for name in names:
+        Path(name).parent.mkdir(exist_ok=True, parents=True)
+        Path(name).touch()
+    everything = [Path(name) for name in ("a.jpg", "b.jpg", "in/10.jpg", "in/2.jpg", "in/deep/x.png")]
+    assert found(Path()) == (everything, [])
+    assert found(Path(), Path("in"), Path("in/deep"), Path("./b.jpg")) == (everything, [])
+    assert found(Path("in/deep"), Path("b.jpg"), Path()) == (
+        [everything[4], everything[1], everything[0], *everything[2:4]],
+        [],
+    )
+    assert found(Path("*.jpg"), Path("a.jpg")) == (everything[:2], [])
+    assert found(Path("drawn"), skip=Path()) == ([Path("drawn/a.jpg")], [])
+    assert found(Path("no*.jpg"))[1] == [
+        f"{Path('no*.jpg')}: no photo there; photos are .jpg, .jpeg, .png, .webp, .bmp, .tif, .tiff files"
+    ]
+
+
+def test_photos_are_found_when_they_are_needed(tmp_path: Path) -> None:
+    for name in "abc":
+        photos(tmp_path / name, 2)
+    search = find_photos([tmp_path / "a", tmp_path / "b", tmp_path / "none*"], tmp_path / "drawn", pytest.fail)
+    assert next(search).parent.name == "a"
+    (tmp_path / "b" / "2.jpg").touch()
+    assert next(search).parent.name == "a"
+    assert [next(search).name for _ in range(3)] == ["0.jpg", "1.jpg", "2.jpg"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs names of any bytes")
+def test_names_that_are_not_utf8_are_reported(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")).touch()
+    assert found(tmp_path) == ([], [f"'{tmp_path}/caf\\udce9.jpg': its name is not UTF-8; rename it"])
+
+
+def test_unreadable_folders_are_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def walk(top: Path, onerror: Callable[[OSError], None]) -> list[Any]:
+        onerror(PermissionError(13, "Permission denied", str(top / "secret")))
+        return []
+
+    monkeypatch.setattr(os, "walk", walk)
+    assert found(tmp_path)[1][0] == f"{tmp_path / 'secret'}: cannot be read (Permission denied)"
+
+
+def test_common_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x[1]" / "y").mkdir(parents=True)
+    (tmp_path / "x[1]" / "a.jpg").touch()
+    monkeypatch.chdir(tmp_path)
+    for path, folder in {".": "", "x[1]": "x[1]", "x[1]/a.jpg": "x[1]", "x*/?/a.jpg": "", "none/b.jpg": "none"}.items():
+        assert common_folder([Path(path)]) == tmp_path / folder
+    assert common_folder([Path("x[1]/y"), Path("x[1]/a.jpg")]) == tmp_path / "x[1]"
+
+
+def test_output_names_are_unique_and_follow_the_folders(tmp_path: Path) -> None:
+    names = {
+        "x/a.jpg": "a",
+        "x/y/a.jpg": "y/a",
+        "x/b.jpg": "b.jpg",
+        "x/B.png": "B.png",
+        "x/c.d.jpg": "c.d",
+        "x/e.jpg": "e.jpg",
+        "x/e.png": "e.png",
+        "x/e.png.jpg": "e.png.jpg",
+        "x/f.photo": "f.photo",
+        "x/f.tif": "f",
+    }
+    for name in [*names, "x/a.txt"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    name_of = OutputNames(tmp_path / "x")
+    assert {name: name_of(tmp_path / name) for name in names} == names
+    assert name_of(Path("/elsewhere/g.jpg")) == "elsewhere/g"
+
+
+@given(path=st.text("abc/é. ", min_size=1), count=st.integers(1, 20))
+def test_every_photo_is_in_one_shard(path: str, count: int) -> None:
+    shards = [Shard.parse(f"{i}/{count}") for i in range(1, count + 1)]
+    assert sum(PurePath(path) in shard for shard in shards) == 1
+
+
+def test_shards_never_change() -> None:
+    """Runs of different versions and machines must agree."""
+    names = ["a.jpg", "b/Zoë.png", "c d/1.tif", "000001.jpg"]
+    assert [[PurePath(name) in Shard(i, 4) for i in (1, 2, 3, 4)].index(True) for name in names] == [1, 3, 0, 1]
+
+
+@given(names=st.sets(st.text(max_size=3)), others=st.sets(st.text(max_size=3)))
+def test_photo_set(names: set[str], others: set[str]) -> None:
+    kept = PhotoSet(names)
+    assert len(kept) == len(names)
+    assert [name in kept for name in others | names] == [name in names for name in others | names]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_in_order_takes_what_it_needs_and_stops(threads: int) -> None:
+    taken, begun = [], []
+
+    def items() -> Iterator[int]:
+        for i in range(1000):
+            taken.append(i)
+            yield i
+
+    def work(i: int) -> int:
+        begun.append(i)
+        time.sleep(0.002 * (i % 3))
+        return i * i
+
+    results = in_order(work, items(), threads)
+    assert [next(results) for _ in range(30)] == [i * i for i in range(30)]
+    assert len(taken) <= 30 + AHEAD * threads
+    results.close()
+    assert len(begun) <= len(taken) < 100
+    assert list(in_order(work, range(7), threads)) == [i * i for i in range(7)]
+    assert list(in_order(work, [], threads)) == []
+
+
+def test_in_order_works_at_once() -> None:
+    both = threading.Barrier(2, timeout=20)
+    assert len(set(in_order(lambda _: both.wait(), range(2), 2))) == 2
+
+
+def test_in_order_raises_in_turn() -> None:
+    def work(i: int) -> int:
+        if i == 5:
+            raise FacemsmError("five")
+        return i
+
+    got: list[int] = []
+    with pytest.raises(FacemsmError, match="five"):
+        got.extend(in_order(work, range(20), 2))
+    assert got == [0, 1, 2, 3, 4]
+
+
+def test_threads_inherit_the_treatment_of_denormals(tmp_path: Path) -> None:
+    """In a fresh process, where the setting of the first network decides."""
+    code = """
+import numpy as np
+from facemsm.pipeline import PhotoAligner, in_order
+PhotoAligner()
+tiny = np.full(8, 1e-40, np.float32)
+assert all((tiny * np.float32(0.5)).sum() == 0 for tiny in in_order(lambda _: tiny * 1, range(4), 2))
+assert not any(in_order(lambda _: (tiny * np.float32(0.5)).any(), range(4), 2))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_other_detectors_are_one_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fragile:
+        """Fails when another thread uses it."""
+
+        name = "fragile"
+
+        def __init__(self) -> None:
+            self.thread: int | None = None
+
+        def detect(self, image: Image) -> Any:  # noqa: ARG002
+            assert self.thread in (None, threading.get_ident())
+            self.thread = threading.get_ident()
+            time.sleep(0.01)
+            return np.zeros((0, 5), np.float32)
+
+    monkeypatch.setattr("facemsm.pipeline.get_detector", lambda *_, **__: Fragile())
+    photos(tmp_path / "in", 8)
+    work = PhotoAligner(detector="fragile")
+    outcomes = list(in_order(work, [Photo(tmp_path / "in" / f"{i}.jpg") for i in range(8)], 3))
+    assert [outcome.failure for outcome in outcomes] == [None] * 8
