@@ -1,0 +1,357 @@
+"""What the tables and figures are made from: faces, networks, dictionaries, and what has been computed already.
+
+Everything lies in one report folder: ``runs/SCHEME/`` the trained networks, ``outputs/`` what stages 1 and 2 made of
+each set, ``dictionaries/``, ``results/`` a JSON file for each table and figure, ``plots/``, ``index.md``. Files of
+``outputs`` and ``dictionaries`` have a checksum of all they depend on in their names: what fits is not computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from facemsm.data.catalogue import find_dataset, load_dataset
+from facemsm.data.reading import AbsentError, NoPhoto
+from facemsm.data.sample import BoxSource, FaceSample
+from facemsm.errors import FacemsmError
+from facemsm.reproduce.located import SPOILT, Located, Stages, locate
+from facemsm.runtime.model import DICTIONARY, bundled_models, load_model
+from facemsm.schemes import get_scheme
+from facemsm.shapes.dictionary import ShapeDictionary, build_dictionary
+from facemsm.typing import FloatArray
+
+if TYPE_CHECKING:
+    from facemsm.reproduce.runs import Plan
+
+MODEL = "model"
+"""The network of Tables III to VI: the weights given; without any those bundled, or with preset ``paper`` and where
+none are bundled the runs ``stgan`` and ``hourglass``."""
+
+CONFIGURATIONS: Mapping[str, tuple[str, ...]] = {
+    "Res-50": ("resnet50-box",),
+    "ST-GAN + Res-50": ("stgan", "resnet50"),
+    "HG": ("hourglass-box",),
+    "ST-GAN + HG": ("stgan", "hourglass"),
+}
+"""The runs of each configuration of Tables VII and VIII, but for SR, which is stage 3 on top."""
+
+COUNT = 500
+"""N, exemplars of the dictionary unless a sweep says otherwise."""
+
+TRAINING = {"68": ("300w:train", "aflw2000:train"), "98": ("wflw:train",)}
+"""Default training faces; preset ``paper`` takes the first only."""
+
+_OUTPUT_FORMAT = 1
+
+
+class MissingError(FacemsmError):
+    """Something that a table needs is not there; says what, and which command makes it."""
+
+
+@dataclass
+class Experiment:
+    """One report and all it is made from.
+
+    Attributes:
+        report: its folder.
+        data: ``ROOT`` folders, each with data sets in folders of the catalogue's names, and ``NAME=FOLDER``.
+        weights: names or folders of models, at most one for a scheme.
+        preset: ``paper`` or ``lite``.
+        training: ``NAME=ROOT:SPLIT`` instead of the default training faces.
+        budget, settings, exclude: of all runs, see :class:`facemsm.reproduce.runs.Plan`.
+        limit: take so many faces of each set, evenly chosen.
+        photos: whether pictures may show faces.
+        own_photos: a folder of anybody's photos for the pictures.
+    """
+
+    report: Path
+    data: Sequence[str] = ()
+    weights: Sequence[str] = ()
+    preset: str = "lite"
+    training: Sequence[str] = ()
+    budget: int = 0
+    settings: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    limit: int | None = None
+    photos: bool = True
+    own_photos: Path | None = None
+    _faces: dict[tuple[str, str], list[FaceSample]] = field(default_factory=dict, repr=False)
+    _shapes: dict[str, str] = field(default_factory=dict, repr=False)
+    _located: dict[Path, Located] = field(default_factory=dict, repr=False)
+
+    # --- Faces -------------------------------------------------------------------------------------------------------
+
+    def root(self, name: str) -> Path:
+        """Where a data set lies.
+
+        Raises:
+            MissingError: nowhere that ``data`` names.
+        """
+        found = self._find(name)
+        if found is None:
+            raise MissingError(f"{name}: no folder of this name in --data; download it, or say --data {name}=FOLDER")
+        return found
+
+    def _find(self, name: str) -> Path | None:
+        named = dict(text.split("=", 1) for text in self.data if "=" in text)
+        places = [Path(named[name])] if name in named else [Path(text) / name for text in self.data if "=" not in text]
+        return next((place for place in places if place.exists()), None)
+
+    def every(self, name: str, split: str) -> list[FaceSample]:
+        """Faces of a split, with the provided boxes where there are any, tight ones otherwise; photos or not.
+
+        Raises:
+            MissingError: there are none.
+            FacemsmError: a fault in its files.
+        """
+        if (name, split) not in self._faces:
+            root, found = self.root(name), None
+            sources: tuple[BoxSource, ...] = ("provided", "gt") if find_dataset(name).provided_boxes else ("gt",)
+            for source in sources:
+                try:
+                    found = load_dataset(name, root, split, source)
+                    break
+                except AbsentError as error:
+                    absent = error
+            if not found:
+                raise MissingError(f"{name} {split}: {absent if found is None else f'{root} holds no face of it'}")
+            self._faces[name, split] = found
+        return self._faces[name, split]
+
+    def samples(self, name: str, split: str) -> list[FaceSample]:
+        """Faces of a split that have photos; ``limit`` of them.
+
+        Raises:
+            MissingError: there are none.
+            FacemsmError: a fault in its files.
+        """
+        found = [face for face in self.every(name, split) if not isinstance(face.image, NoPhoto)]
+        if not found:
+            raise MissingError(f"{name} {split}: {self.root(name)} has labels but no photos; add the set's photos")
+        if self.limit is not None and self.limit < len(found):
+            found = [found[i] for i in np.linspace(0, len(found) - 1, self.limit).astype(int)]
+        return found
+
+    def has(self, name: str, split: str) -> bool:
+        """Whether there are such faces."""
+        try:
+            return bool(self.samples(name, split))
+        except MissingError:
+            return False
+
+    def used(self, name: str, split: str) -> str:
+        """Faces used of faces published: ``300w common: 224 of 554 faces``."""
+        published = find_dataset(name).splits[split]
+        samples = self.samples(name, split) if self.has(name, split) else []
+        boxes = " (tight boxes)" if samples and samples[0].box_source == "gt" else ""
+        return f"{name} {split}: {len(samples)} {f'of {published} ' if published else ''}faces{boxes}"
+
+    # --- Networks ----------------------------------------------------------------------------------------------------
+
+    def runs(self, scheme: str) -> Path:
+        """Folder of the runs of a scheme."""
+        return self.report / "runs" / scheme
+
+    def plan(self, scheme: str) -> Plan:
+        """How the runs of a scheme are trained.
+
+        Raises:
+            MissingError: there are no faces to train on.
+        """
+        from facemsm.reproduce.runs import Plan
+        from facemsm.training.faces import Source
+
+        sources = [Source.parse(text) for text in self.training]
+        sources = [s for s in sources if find_dataset(s.name).scheme in (scheme, None)]
+        if not self.training:
+            first, *rest = TRAINING[scheme]
+            more = [] if self.preset == "paper" else [text for text in rest if self._find(text.partition(":")[0])]
+            for name, _, split in (text.partition(":") for text in (first, *more)):
+                sources.append(Source(name, str(self.root(name)), split))
+        if not sources:
+            raise MissingError(f"no faces to train {scheme} points on; say --train NAME=ROOT:SPLIT")
+        return Plan(
+            get_scheme(scheme), self.preset, tuple(sources), self.budget, tuple(self.settings), tuple(self.exclude)
+        )
+
+    def train_command(self, scheme: str) -> str:
+        """The command that makes the runs of a scheme."""
+        length = "--budget STEPS" if self.preset == "lite" else f"--preset {self.preset}"
+        return f"facemsm reproduce train --scheme {scheme} --data ROOT {length} -o {self.report}"
+
+    def _run_settings(self, scheme: str, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Settings of finished runs, and ``weights``, the checksum."""
+        found = {}
+        for name in names:
+            folder = self.runs(scheme) / name
+            if not (folder / "done.json").is_file():
+                state = "is half-finished; go on" if (folder / "last.ckpt").is_file() else "is not trained; train it"
+                raise MissingError(f"run {folder} {state} with: {self.train_command(scheme)}")
+            try:
+                done = json.loads((folder / "done.json").read_text(encoding="utf-8"))
+                found[name] = {**done["config"], "weights": done["weights"]}
+            except (ValueError, KeyError) as error:
+                raise FacemsmError(f"{folder / 'done.json'}: damaged; remove {folder} and train again") from error
+        return found
+
+    def _model(self, scheme: str) -> str | None:
+        """Name of the weights of a scheme, None if the runs are to be used."""
+        found = {load_model(name).scheme.name: name for name in self.weights}
+        if scheme in found:
+            return found[scheme]
+        if not self.weights and self.preset == "lite" and scheme in bundled_models():
+            return scheme
+        try:
+            self._run_settings(scheme, CONFIGURATIONS["ST-GAN + HG"])
+            return None
+        except MissingError as error:
+            given = "; ".join(f"--weights {name} find scheme {other}" for other, name in found.items())
+            raise MissingError(f"no weights for {scheme} points ({given or 'none given'}): {error}") from error
+
+    def network_key(self, scheme: str, network: str) -> dict[str, Any]:
+        """What names a network's weights for good.
+
+        Raises:
+            MissingError: they are not there.
+        """
+        if network == MODEL:
+            model = self._model(scheme)
+            if model is not None:
+                loaded = load_model(model)
+                return {"weights": loaded.name, "checksum": loaded.checksum}
+            network = "ST-GAN + HG"
+        settings = self._run_settings(scheme, CONFIGURATIONS[network])
+        return {name: own["weights"] for name, own in settings.items()}
+
+    def stages(self, scheme: str, network: str, *, keep: bool = False) -> Stages:
+        """Stages 1 and 2 of a network.
+
+        Raises:
+            MissingError: it is not there.
+        """
+        if network == MODEL:
+            model = self._model(scheme)
+            if model is not None:
+                from facemsm.aligner import Aligner
+
+                return Aligner.from_pretrained(model, stages=(1, 2), keep=("heatmaps", "canonical") if keep else ())
+            network = "ST-GAN + HG"
+        settings = self._run_settings(scheme, CONFIGURATIONS[network])
+        from facemsm.reproduce.runs import TrainedStages
+
+        return TrainedStages(get_scheme(scheme), settings, self.runs(scheme), keep=keep)
+
+    # --- What has been computed --------------------------------------------------------------------------------------
+
+    def output_path(self, scheme: str, network: str, name: str, split: str, condition: str) -> Path:
+        """Where the outputs of a network for a split are kept.
+
+        Raises:
+            MissingError: faces or weights are not there.
+        """
+        samples = self.samples(name, split)
+        key = {
+            "format": _OUTPUT_FORMAT,
+            "network": self.network_key(scheme, network),
+            "faces": listing(samples),
+            "condition": [condition, asdict(SPOILT)],
+        }
+        slug = f"{scheme}-{network}-{name}-{split}-{condition}".replace(" + ", "+").replace(" ", "_").replace("/", "-")
+        return self.report / "outputs" / f"{slug}-{checksum(key)[:12]}.npz"
+
+    def located(self, scheme: str, network: str, name: str, split: str, condition: str = "as given") -> Located:
+        """Outputs of stages 1 and 2 for a split, computed if they are not there yet.
+
+        Raises:
+            MissingError: faces or weights are not there.
+            FacemsmError: a photo cannot be read.
+        """
+        path = self.output_path(scheme, network, name, split, condition)
+        if path not in self._located:
+            if not path.is_file():
+                from rich.console import Console
+                from rich.progress import track
+
+                samples, console = self.samples(name, split), Console(stderr=True)
+                bar = track(
+                    samples,
+                    f"{name} {split}, {condition}, {network}",
+                    console=console,
+                    transient=True,
+                    disable=not console.is_terminal,
+                )
+                locate(self.stages(scheme, network), bar, condition).save(path)
+            self._located[path] = Located.load(path)
+        return self._located[path]
+
+    def dictionary(self, scheme: str, network: str = MODEL, count: int = COUNT) -> ShapeDictionary:
+        """The shape dictionary that belongs to a network; that of given weights, or one built from all shapes there.
+
+        Raises:
+            MissingError: there are no shapes to build it from.
+        """
+        if network == MODEL and count == COUNT:
+            model = self._model(scheme)
+            if model is not None:
+                return ShapeDictionary.load(load_model(model).path(DICTIONARY))
+        shapes = self.shapes(scheme)
+        count = min(count, 2 * len(shapes))
+        key = checksum({"shapes": hashlib.sha256(shapes.tobytes()).hexdigest(), "count": count})
+        path = self.report / "dictionaries" / f"{scheme}-{count}-{key[:12]}.safetensors"
+        if not path.is_file():
+            built = build_dictionary(shapes, get_scheme(scheme), count=count)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            built.save(path)
+        return ShapeDictionary.load(path)
+
+    def shapes(self, scheme: str) -> FloatArray:
+        """(M, L, 2) complete training shapes: for 68 points 300-W and Menpo, if there, else the training faces'.
+
+        Raises:
+            MissingError: there are none.
+        """
+        choices = [("shapes=300w_train", "shapes=menpo_semifrontal"), ("300w=train", "menpo=semifrontal")]
+        found: list[FaceSample] = []
+        if scheme == "68":
+            for name, _, split in (text.partition("=") for choice in choices for text in choice):
+                if found and name == "300w":
+                    break  # shapes were those of 300-W already
+                try:
+                    found += load_dataset(name, self.root(name), split)
+                except (MissingError, AbsentError):
+                    continue
+        if not found:
+            for source in self.plan(scheme).sources:
+                found += load_dataset(source.name, source.root, source.split)
+        points = np.array([face.points for face in found if np.isfinite(face.points).all()], np.float32)
+        if not len(points):
+            raise MissingError(f"no shapes of {scheme} points: --data needs shapes, 300w or menpo")
+        return points
+
+    def shapes_checksum(self, scheme: str) -> str:
+        """Of the shapes that dictionaries are built from; nothing without shapes."""
+        if scheme not in self._shapes:
+            try:
+                self._shapes[scheme] = hashlib.sha256(self.shapes(scheme).tobytes()).hexdigest()
+            except MissingError:
+                self._shapes[scheme] = ""
+        return self._shapes[scheme]
+
+
+def listing(samples: Sequence[FaceSample]) -> str:
+    """Checksum of which faces these are, their labels and boxes."""
+    digest = hashlib.sha256("\n".join(sample.name for sample in samples).encode())
+    digest.update(np.stack([sample.points for sample in samples]).tobytes())
+    digest.update(np.stack([sample.box for sample in samples]).tobytes())
+    return digest.hexdigest()
+
+
+def checksum(value: Any) -> str:
+    """SHA-256 of plain values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,383 @@
+"""Every table and figure by name, the steps that lead to them, and the report that shows them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from facemsm.images import read_image, replacing
+from facemsm.provenance import commit, machine
+from facemsm.reproduce import figures, paper, render, tables
+from facemsm.reproduce.experiment import CONFIGURATIONS, MODEL, Experiment, MissingError, checksum, listing
+from facemsm.reproduce.located import CONDITIONS
+from facemsm.reproduce.render import Block
+from facemsm.reproduce.tables import Sets
+
+GIVEN, SPOILT_BOXES, DRAWN = CONDITIONS
+
+_FORMAT = 1
+"""Of results; another number has all of them computed anew."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One table or figure.
+
+    Attributes:
+        title: its heading; the faces used are added.
+        make: gives the blocks.
+        scheme: of the landmarks.
+        sets: (data set, split), those that are there are used.
+        networks: whose outputs it needs.
+        conditions: under which.
+        alone: can be made, in part, without any of its sets.
+        pictures: consists of pictures of faces.
+    """
+
+    title: str
+    make: Callable[[Experiment, Sets, str, str], list[Block]]
+    scheme: str
+    sets: tuple[tuple[str, str], ...]
+    networks: tuple[str, ...] = (MODEL,)
+    conditions: tuple[str, ...] = (GIVEN,)
+    alone: bool = False
+    pictures: bool = False
+
+
+_COFW, _WFLW = (("cofw68", "test"),), (("wflw", "test"),)
+_SETS_68 = (*_COFW, ("300w", "full"), ("300w-private", "full"), ("aflw2000", "val"))
+_ALL, _EVERY = tuple(CONFIGURATIONS), tuple(CONDITIONS)
+
+
+def _table(name: str, make: Any, scheme: str, sets: Any, **more: Any) -> Item:
+    return Item(paper.paper().tables[name].title, make, scheme, sets, **more)
+
+
+ITEMS: dict[str, Item] = {
+    "table3": _table("table3", tables.compare, "68", (("300w", "full"),)),
+    "table4": _table("table4", tables.compare, "68", (("300w-private", "full"),)),
+    "table5": _table("table5", tables.cofw, "68", _COFW, alone=True),
+    "table6": _table("table6", tables.compare, "98", _WFLW),
+    "table7": _table("table7", tables.ablation, "98", _WFLW, networks=_ALL, conditions=_EVERY),
+    "table8": _table("table8", tables.ablation, "68", _SETS_68, networks=_ALL, conditions=_EVERY),
+    "table9": _table("table9", tables.thresholds, "68", _SETS_68),
+    "fig5": Item("Fig. 5: heatmaps", figures.heatmaps, "68", _SETS_68, conditions=(GIVEN, DRAWN)),
+    "fig7": Item("Fig. 7: size N of the dictionary, number k of exemplars", figures.neighbours, "68", _SETS_68),
+    "fig8": Item("Fig. 8: examples on 300-W", figures.examples, "68", (("300w", "full"),), pictures=True),
+    "fig9": Item("Fig. 9: CED on 300-W private", figures.ced_of_model, "68", (("300w-private", "full"),)),
+    "fig10": Item("Fig. 10: examples on COFW", figures.examples, "68", _COFW, pictures=True),
+    "fig11": Item("Fig. 11: CED on COFW", figures.ced_of_model, "68", _COFW, alone=True),
+    "fig12": Item("Fig. 12: examples on WFLW", figures.examples, "98", _WFLW, pictures=True),
+    "fig13": Item(
+        "Fig. 13: CED on WFLW with parts of the method", figures.ced_of_configurations, "98", _WFLW, networks=_ALL
+    ),
+    "fig14": Item(
+        "Fig. 14: faces before and after stage 1", figures.normalised, "68", _SETS_68, conditions=(GIVEN, SPOILT_BOXES)
+    ),
+    "fig15": Item("Fig. 15: score distribution of each landmark", figures.score_distribution, "68", _SETS_68),
+    "speed": Item("Speed (Section IV-C)", figures.speed, "68", ()),
+}
+"""In the order of the report."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do: what it needs, whether it is done, and its time if it is to be done."""
+
+    name: str
+    needs: str
+    state: str
+    seconds: float | None = None
+
+
+# --- Making ----------------------------------------------------------------------------------------------------------
+
+
+def make(exp: Experiment, name: str) -> bool:
+    """Make one table or figure, unless its result is there already.
+
+    Returns:
+        Whether it was computed now.
+
+    Raises:
+        MissingError: data or weights are missing.
+    """
+    item, path = ITEMS[name], exp.report / "results" / f"{name}.json"
+    there = sets_there(exp, item)
+    key = _key(exp, name, there)
+    if path.is_file():
+        try:
+            old = json.loads(path.read_text(encoding="utf-8"))
+            if old.get("key") == key and all((exp.report / file).is_file() for file in _files(old["section"])):
+                return False
+        except (ValueError, KeyError):
+            pass  # cut short or of an older form: computed again
+    start = time.monotonic()
+    blocks = item.make(exp, there, name, item.scheme)
+    weights = {key: value for one in _networks(exp, item, there) for key, value in one.items()}
+    if weights:
+        named = ", ".join(f"{key} {value[:12]}" for key, value in weights.items())
+        blocks.append(render.text(f"Networks (checksums): {named}."))
+    used = "; ".join(exp.used(*one) for one in dict.fromkeys((*item.sets[:1], *_columns(name), *there)))
+    title = f"{item.title} ({used})" if used and not (item.pictures and exp.own_photos) else item.title
+    _write(
+        path,
+        {
+            "key": key,
+            "seconds": round(time.monotonic() - start, 1),
+            "commit": commit(),
+            "machine": machine(),
+            "section": {"title": title, "blocks": blocks},
+        },
+    )
+    return True
+
+
+def sets_there(exp: Experiment, item: Item) -> Sets:
+    """Those of an item's sets that can be used.
+
+    Raises:
+        MissingError: none, or the networks are missing.
+    """
+    there = [one for one in item.sets if exp.has(*one)]
+    own = item.pictures and exp.own_photos
+    if item.sets and not there and not item.alone and not own:
+        exp.samples(*item.sets[0])  # says what is missing
+    if item.alone and not there:
+        exp.every(*item.sets[0])
+    else:
+        for network in item.networks:
+            exp.network_key(item.scheme, network)
+    return there
+
+
+def _key(exp: Experiment, name: str, there: Sets) -> str:
+    """Of all that a result depends on."""
+    item = ITEMS[name]
+    outputs = [
+        exp.output_path(item.scheme, network, *one, condition).name
+        for one in there
+        for network in item.networks
+        for condition in item.conditions
+    ]
+    networks = _networks(exp, item, there)
+    own = sorted(str(path) for path in exp.own_photos.rglob("*")) if item.pictures and exp.own_photos else []
+    subsets = [[*one, listing(exp.every(*one))] for one in _columns(name) if exp.has(*one)]
+    timed = machine() if item.make is figures.speed else ""
+    shapes = exp.shapes_checksum(item.scheme) if there else ""
+    printed = paper.FILE.read_text(encoding="utf-8")
+    return checksum([_FORMAT, name, outputs, networks, own, subsets, shapes, exp.photos, timed, printed])
+
+
+def _networks(exp: Experiment, item: Item, there: Sets) -> list[dict[str, Any]]:
+    """What names the networks that an item uses."""
+    return [exp.network_key(item.scheme, network) for network in item.networks] if there or not item.alone else []
+
+
+def _columns(name: str) -> list[tuple[str, str]]:
+    """Splits that a table of the paper has columns for."""
+    table = paper.paper().tables.get(name)
+    return [(column.set, column.split) for column in table.columns] if table else []
+
+
+def _files(section: render.Section) -> list[str]:
+    return [block["picture"] for block in section["blocks"] if "picture" in block]
+
+
+def _write(path: Path, content: Any) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def note_missing(exp: Experiment, name: str, why: str) -> None:
+    """Remember why a table could not be made, unless an earlier run made it."""
+    path = exp.report / "results" / f"{name}.json"
+    if not path.is_file() or "missing" in json.loads(path.read_text(encoding="utf-8")):
+        _write(path, {"missing": why})
+
+
+# --- The report ------------------------------------------------------------------------------------------------------
+
+
+def write_index(exp: Experiment) -> Path:
+    """``index.md``: all results there, the claims first."""
+    results = {}
+    for name in ITEMS:
+        path = exp.report / "results" / f"{name}.json"
+        if path.is_file():
+            results[name] = json.loads(path.read_text(encoding="utf-8"))
+    made = {name: result for name, result in results.items() if "section" in result}
+    parts = ["# MSM, reproduced\n"]
+    origins = sorted({f"commit {result['commit']} on {result['machine']}" for result in made.values()})
+    parts.append(
+        f"Made by `facemsm reproduce` with {'; '.join(origins) or 'nothing yet'}. Stage 3 in the paper's form.\n"
+    )
+    parts.append("\n".join(f"- [{result['section']['title']}](#{name})" for name, result in made.items()) + "\n")
+    found = [
+        claim for result in made.values() for block in result["section"]["blocks"] for claim in block.get("claims", ())
+    ]
+    if found:
+        parts += ["## Which of the paper's claims hold here\n", _verdicts(found)]
+    for name, result in made.items():
+        parts.append(f'<a id="{name}"></a>\n\n{render.markdown(result["section"])}')
+    missing = {name: result["missing"] for name, result in results.items() if "missing" in result}
+    if missing:
+        parts.append("## Not made\n")
+        parts.append("\n".join(f"- {name}: {why}" for name, why in missing.items()) + "\n")
+    index = exp.report / "index.md"
+    with replacing(index) as temporary:
+        temporary.write_text("\n".join(parts), encoding="utf-8")
+    return index
+
+
+def _verdicts(found: Sequence[dict[str, Any]]) -> str:
+    """A row for each claim, with where it holds and where not; the differences stand in the sections."""
+    rows = []
+    for words in dict.fromkeys(claim["claim"] for claim in found):
+        by_verdict = [
+            "; ".join(claim["on"] for claim in found if claim["claim"] == words and claim["verdict"] == verdict) or "-"
+            for verdict in tables.VERDICTS
+        ]
+        rows.append([words, *by_verdict])
+    lines = [
+        "A claim holds where the 95 % interval of its difference, a bootstrap over faces, lies below 0. Each network "
+        "was trained once: the intervals do not know what another training would give.",
+        render.markdown_table(["claim", *tables.VERDICTS], rows),
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+# --- The plan --------------------------------------------------------------------------------------------------------
+
+
+def steps(exp: Experiment, names: Sequence[str], schemes: Sequence[str]) -> Iterator[Step]:
+    """All that these tables need, in order, with times measured on this machine.
+
+    Args:
+        exp: the experiment.
+        names: of tables and figures.
+        schemes: those to be trained.
+    """
+    for scheme in schemes:
+        yield from _training_steps(exp, scheme)
+    for one in dict.fromkeys(one for name in names for one in ITEMS[name].sets):
+        if why := _missing(exp, one):
+            yield Step(" ".join(one), why, "data missing")
+    planned: set[tuple[str, ...]] = set()
+    per_face: dict[tuple[str, str], float | None] = {}
+    for name in names:
+        item = ITEMS[name]
+        for network in item.networks:
+            for one in (one for one in item.sets if exp.has(*one)):
+                new = [c for c in item.conditions if (item.scheme, network, *one, c) not in planned]
+                planned |= {(item.scheme, network, *one, condition) for condition in new}
+                if new:
+                    yield _output_step(exp, item.scheme, network, one, new, per_face)
+        try:
+            there = sets_there(exp, item)
+            path = exp.report / "results" / f"{name}.json"
+            same = path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("key") == _key(exp, name, there)
+            yield Step(name, "the outputs above", "done" if same else "to do")
+        except MissingError as error:
+            yield Step(name, str(error), "after training" if "reproduce train" in str(error) else "data missing")
+
+
+def _missing(exp: Experiment, one: tuple[str, str]) -> str:
+    """Why a set cannot be used; nothing if it can."""
+    try:
+        exp.samples(*one)
+    except MissingError as error:
+        return str(error)
+    return ""
+
+
+def _output_step(
+    exp: Experiment,
+    scheme: str,
+    network: str,
+    one: tuple[str, str],
+    conditions: Sequence[str],
+    per_face: dict[tuple[str, str], float | None],
+) -> Step:
+    """Running a network on a set; ``per_face`` keeps times that were measured."""
+    label = f"outputs of {network} ({scheme}), {' '.join(one)}, {', '.join(conditions)}"
+    try:
+        paths = [exp.output_path(scheme, network, *one, condition) for condition in conditions]
+        open_, state = sum(not path.is_file() for path in paths), "to do"
+    except MissingError:
+        open_, state = len(conditions), "after training"
+    if not open_:
+        return Step(label, exp.used(*one), "done")
+    if (scheme, network) not in per_face:
+        trained = state == "to do"
+        able = trained or find_spec("torch") is not None
+        per_face[scheme, network] = _seconds_per_face(exp, scheme, network, trained) if able else None
+    seconds = per_face[scheme, network]
+    count = open_ * len(exp.samples(*one))
+    return Step(label, exp.used(*one), state, None if seconds is None else seconds * count)
+
+
+def _training_steps(exp: Experiment, scheme: str) -> Iterator[Step]:
+    from facemsm.reproduce import runs
+
+    try:
+        plan = exp.plan(scheme)
+        faces = plan.faces("hourglass")
+    except MissingError as error:
+        yield Step(f"train {scheme}", str(error), "data missing")
+        return
+    per_step: dict[str, float] = {}
+    for run in runs.RUNS:
+        config = plan.config(run)
+        kind, state = run.removesuffix("-box"), runs.state(exp.runs(scheme) / run)
+        total = config.schedule.total_steps(faces.epoch_size)
+        needs = f"{len(faces.training)} faces, {total} steps of {config.schedule.batch_size}"
+        seconds = None
+        if state != "done":
+            if kind not in per_step:
+                per_step[kind] = runs.seconds_per_step(kind, config)
+            seconds = total * per_step[kind]
+        yield Step(
+            f"train {run} ({scheme})", needs, {"done": "done", "half": "half-finished"}.get(state, "to do"), seconds
+        )
+
+
+def _seconds_per_face(exp: Experiment, scheme: str, network: str, trained: bool) -> float:
+    """Measured on the bundled sample photo, untrained where there are no weights yet."""
+    if trained:
+        stages = exp.stages(scheme, network)
+    else:
+        from facemsm.reproduce.runs import TrainedStages
+
+        plan = exp.plan(scheme)
+        names = CONFIGURATIONS["ST-GAN + HG" if network == MODEL else network]
+        stages = TrainedStages(plan.scheme, {name: asdict(plan.config(name)) for name in names}, None)
+    photo, boxes = read_image(figures.SAMPLE), [figures.SAMPLE_BOX[None]] * 4
+    seconds = 0.0
+    for _ in range(2):  # the first one warms up
+        start = time.perf_counter()
+        stages.align_batch([photo] * 4, boxes)
+        seconds = (time.perf_counter() - start) / 4
+    return seconds
+
+
+def train(exp: Experiment, schemes: Sequence[str], *, progress: bool) -> None:
+    """Train every network of the ablation for these schemes; finished ones stay, half-finished ones go on.
+
+    Raises:
+        MissingError: there are no faces to train on.
+        FacemsmError: as :func:`facemsm.reproduce.runs.train`.
+    """
+    from facemsm.reproduce import runs
+
+    for scheme in schemes:
+        plan = exp.plan(scheme)
+        for run in runs.RUNS:
+            folder = exp.runs(scheme) / run
+            print(f"{folder}: {runs.state(folder).replace('none', 'begins').replace('half', 'goes on')}", flush=True)
+            runs.train(plan, run, folder, progress=progress)

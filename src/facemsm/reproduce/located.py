@@ -1,0 +1,215 @@
+"""What stages 1 and 2 make of annotated faces, kept so that stage 3 and all measures cost next to nothing after it."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facemsm.data.occluders import OCCLUDERS, occlude
+from facemsm.data.sample import OCCLUDED, UNLABELLED, VISIBLE, FaceSample
+from facemsm.errors import FacemsmError
+from facemsm.evaluation import metrics
+from facemsm.evaluation.evaluate import Perturbation
+from facemsm.evaluation.metrics import Array, Normaliser
+from facemsm.face import Face
+from facemsm.geometry import apply_affine, box_to_crop, compose, invert, theta_to_matrix, tight_box
+from facemsm.images import replacing
+from facemsm.schemes import LandmarkScheme
+from facemsm.shapes.dictionary import ShapeDictionary
+from facemsm.shapes.reconstruction import Reconstruction, reconstruct
+from facemsm.typing import BoolArray, FloatArray, Image
+from facemsm.warping import warp
+
+SIZE = 128
+"""Side of crops and canonical images in pixels."""
+
+BATCH = 16
+SPOILT = Perturbation(shift=0.15, scale=0.25, rotation=30.0)
+OCCLUDED_SIZE, OCCLUDED_MARGIN = 256, 2.2
+"""Side in pixels of the photo that an occluder is drawn on, and in sides of the face's tight box."""
+
+
+class Stages(Protocol):
+    """Anything that aligns faces by boxes, as :class:`facemsm.aligner.Aligner` does."""
+
+    @property
+    def scheme(self) -> LandmarkScheme:
+        """The landmarks that are found."""
+
+    def align_batch(self, images: Sequence[Image], boxes: Sequence[FloatArray]) -> list[list[Face]]:
+        """Faces of each photo; of each face ``preliminary``, ``scores``, ``theta`` and ``box`` are used."""
+
+
+# --- Conditions ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A face as a condition shows it: photo, box (4,), truth (L, 2) and its visibility (L,), all in one frame."""
+
+    image: Image
+    box: FloatArray
+    points: FloatArray
+    visibility: NDArray[np.int8]
+
+
+def _as_given(sample: FaceSample, scheme: LandmarkScheme) -> Scene:
+    unknown = np.full(scheme.count, UNLABELLED, np.int8)
+    return Scene(sample.load(), sample.box, sample.points, unknown if sample.visibility is None else sample.visibility)
+
+
+def _spoilt(sample: FaceSample, scheme: LandmarkScheme) -> Scene:
+    scene = _as_given(sample, scheme)
+    image, box, to_turned = SPOILT.apply(scene.image, scene.box, sample.name)
+    return replace(scene, image=image, box=box, points=apply_affine(to_turned, scene.points).astype(np.float32))
+
+
+def _occluded(sample: FaceSample, scheme: LandmarkScheme) -> Scene:
+    """One occluder, chosen by the face's name, drawn on a crop with a wide margin, which then is the photo."""
+    scene = _as_given(sample, scheme)
+    rng = np.random.default_rng((0, zlib.crc32(sample.name.encode())))
+    matrix = box_to_crop(tight_box(scene.points), OCCLUDED_SIZE, OCCLUDED_MARGIN)
+    points = apply_affine(matrix, scene.points).astype(np.float32)
+    image = warp(scene.image, matrix, OCCLUDED_SIZE)
+    kinds = list(OCCLUDERS)
+    kind = kinds[rng.integers(len(kinds))]
+    image, covered = occlude(image, points, scheme, {name: float(name == kind) for name in kinds}, rng)
+    visibility = scene.visibility
+    if not (visibility == OCCLUDED).any():  # the set does not say: what is drawn is all that is known to be hidden
+        visibility = np.where(np.isfinite(points).all(1), VISIBLE, UNLABELLED).astype(np.int8)
+    visibility = np.where(covered & (visibility == VISIBLE), OCCLUDED, visibility).astype(np.int8)
+    box = apply_affine(matrix, scene.box.reshape(2, 2)).astype(np.float32).ravel()
+    return Scene(image, box, points, visibility)
+
+
+CONDITIONS: Mapping[str, Callable[[FaceSample, LandmarkScheme], Scene]] = {
+    "as given": _as_given,
+    "spoilt boxes": _spoilt,
+    "drawn occluders": _occluded,
+}
+"""Ways a face is shown. Spoilt: as ``facemsm evaluate --perturb 0.15,0.25,30``."""
+
+
+# --- Outputs ---------------------------------------------------------------------------------------------------------
+
+
+def paper_form(**settings: Any) -> Reconstruction:
+    """Settings of stage 3 in the paper's form (Eq. 10 and 11), whatever the default of shipped weights is."""
+    if "method" in {field.name for field in fields(Reconstruction)}:
+        settings = {"method": "exemplars", **settings}
+    return Reconstruction(**settings)
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """Outputs of stages 1 and 2 for N faces, row by row.
+
+    Attributes:
+        names: of the faces.
+        truth: (N, L, 2) float32 photo pixels, NaN where unlabelled.
+        visibility: (N, L) int8 as in ``FaceSample``; ``UNLABELLED`` where nothing is known.
+        boxes: (N, 4) float32 photo pixels.
+        canonical: (N, L, 2) float32, stage 2's points in canonical pixels.
+        scores: (N, L) float32, Eq. 9; 1 of a network without heatmaps.
+        to_photo: (N, 2, 3) float64, canonical to photo.
+    """
+
+    names: tuple[str, ...]
+    truth: FloatArray
+    visibility: NDArray[np.int8]
+    boxes: FloatArray
+    canonical: FloatArray
+    scores: FloatArray
+    to_photo: NDArray[np.float64]
+
+    def take(self, names: Iterable[str]) -> Located:
+        """The faces of these names, in their order; names that are not there are left out."""
+        row = {name: i for i, name in enumerate(self.names)}
+        rows = [row[name] for name in names if name in row]
+        arrays = {field.name: getattr(self, field.name)[rows] for field in fields(self) if field.name != "names"}
+        return Located(tuple(self.names[i] for i in rows), **arrays)
+
+    def points(self, dictionary: ShapeDictionary | None = None, settings: Reconstruction | None = None) -> FloatArray:
+        """(N, L, 2) photo pixels: stage 2's points, or stage 3's if there is a dictionary."""
+        canonical = self.canonical
+        if dictionary is not None:
+            canonical, _ = reconstruct(canonical, self.scores, dictionary, settings or paper_form())
+        return np.asarray(apply_affine(self.to_photo, canonical), np.float32)
+
+    @property
+    def hidden(self) -> BoolArray:
+        """(N, L) points known to be occluded."""
+        return np.asarray(self.visibility == OCCLUDED)
+
+    def errors(self, scheme: LandmarkScheme, kind: Normaliser, points: FloatArray) -> Array:
+        """(N, L) errors of points as fractions of the normaliser, NaN where there is no truth."""
+        return metrics.normalised_errors(points, self.truth, scheme, kind)
+
+    def normaliser(self, scheme: LandmarkScheme) -> Normaliser:
+        """Inter-ocular if every face has it, else box: profiles show one eye only."""
+        every = np.isfinite(metrics.normaliser(self.truth, scheme, "inter-ocular")).all()
+        return "inter-ocular" if every else "box"
+
+    def save(self, path: Path) -> None:
+        """Write an ``.npz`` file, whole or not at all."""
+        arrays = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub takes names for allow_pickle
+
+    @classmethod
+    def load(cls, path: Path) -> Located:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            FacemsmError: it is damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            return cls(tuple(str(name) for name in arrays.pop("names")), **arrays)
+        except (OSError, ValueError, TypeError, KeyError, EOFError) as error:
+            raise FacemsmError(f"{path}: damaged; remove it and run again") from error
+
+
+def locate(stages: Stages, samples: Iterable[FaceSample], condition: str) -> Located:
+    """Run stages 1 and 2 on every face.
+
+    Raises:
+        FacemsmError: a photo cannot be read or a box not be used.
+    """
+    faces: list[Face] = []
+    scenes: list[Scene] = []
+    names: list[str] = []
+    show = CONDITIONS[condition]
+    for batch in _batches(samples):
+        shown = [show(sample, stages.scheme) for sample in batch]
+        found = stages.align_batch([scene.image for scene in shown], [scene.box[None] for scene in shown])
+        faces += [one for (one,) in found]
+        scenes += [replace(scene, image=scene.image[:0]) for scene in shown]  # the photos are not needed again
+        names += [sample.name for sample in batch]
+    theta = np.stack([face.theta for face in faces])
+    boxes = np.stack([scene.box for scene in scenes])
+    to_canonical = compose(invert(theta_to_matrix(theta, SIZE)), box_to_crop(boxes, SIZE))
+    preliminary = np.stack([face.preliminary for face in faces])
+    return Located(
+        tuple(names),
+        truth=np.stack([scene.points for scene in scenes]),
+        visibility=np.stack([scene.visibility for scene in scenes]),
+        boxes=boxes,
+        canonical=apply_affine(to_canonical, preliminary).astype(np.float32),
+        scores=np.stack([face.scores for face in faces]),
+        to_photo=invert(to_canonical),
+    )
+
+
+def _batches(samples: Iterable[FaceSample]) -> Iterator[list[FaceSample]]:
+    rest = iter(samples)
+    yield from iter(partial(lambda: list(islice(rest, BATCH))), [])

@@ -1,0 +1,300 @@
+"""The networks of the ablation: how each is trained, all with one budget, and how the trained ones are run.
+
+``stgan``, ``hourglass`` and ``resnet50`` are the stages as ``facemsm train`` trains them: the latter two on canonical
+faces. ``hourglass-box`` and ``resnet50-box`` never meet stage 1: they see crops by the provided boxes, in training and
+after it. Needs the extra ``train``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from facemsm.aligner import NO_TURN, _trusted
+from facemsm.data.augment import augment_crop, jitter_matrix, take_crop
+from facemsm.data.sample import OCCLUDED, FaceSample
+from facemsm.errors import FacemsmError
+from facemsm.face import Face
+from facemsm.geometry import (
+    CANONICAL_MARGIN,
+    apply_affine,
+    box_to_crop,
+    compose,
+    invert,
+    theta_to_matrix,
+)
+from facemsm.heatmaps import HeatmapCodec
+from facemsm.hourglass.examples import HourglassExamples
+from facemsm.hourglass.network import HourglassConfig, StackedHourglass
+from facemsm.hourglass.training import HourglassModule, HourglassTraining, images_to_tensor
+from facemsm.images import replacing
+from facemsm.reproduce.located import SIZE
+from facemsm.resnet50.network import ResNet50, ResNet50Config
+from facemsm.resnet50.training import ResNet50Module, ResNet50Training
+from facemsm.schemes import LandmarkScheme
+from facemsm.stgan.networks import Discriminator, Generator
+from facemsm.stgan.training import STGANModule, STGANTraining
+from facemsm.training.config import as_json, from_mapping, override
+from facemsm.training.faces import Faces, Source, load_faces
+from facemsm.training.run import StageModule, fit, load_weights
+from facemsm.training.stream import Example
+from facemsm.typing import FloatArray, Image
+from facemsm.warping import warp
+
+RUNS = ("stgan", "hourglass", "hourglass-box", "resnet50", "resnet50-box")
+DONE = "done.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all runs of a scheme have in common.
+
+    Attributes:
+        scheme: of the landmarks.
+        preset: ``paper`` or ``lite``.
+        sources: the training faces.
+        budget: optimiser steps of every network; the preset's own length if 0.
+        settings: ``FIELD=VALUE`` for all of them.
+        exclude: names of faces to leave out.
+    """
+
+    scheme: LandmarkScheme
+    preset: str
+    sources: tuple[Source, ...]
+    budget: int = 0
+    settings: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def config(self, name: str) -> Any:
+        """All settings of one run."""
+        count = self.scheme.count
+        config: Any
+        if name == "stgan":
+            config = STGANTraining.preset(self.preset)
+        elif name.startswith("hourglass"):
+            config = HourglassTraining.preset(self.preset, count)
+        else:
+            config = ResNet50Training.preset(self.preset, count)
+        if self.budget:
+            schedule = config.schedule
+            warmup = min(schedule.warmup, self.budget // 10)
+            config = replace(config, schedule=replace(schedule, steps=self.budget, warmup=warmup))
+        return override(config, self.settings)
+
+    def faces(self, name: str) -> Faces:
+        """Training and validation faces, with the boxes that the run crops by."""
+        provided = name == "stgan" or name.endswith("-box")
+        return load_faces(
+            self.sources,
+            box_source="provided" if provided else "gt",
+            scheme=self.scheme.name,
+            exclude=self.exclude,
+        )
+
+    def module(self, name: str) -> tuple[StageModule, Any]:
+        """One run's module and its settings."""
+        config, faces = self.config(name), self.faces(name)
+        if name == "stgan":
+            return STGANModule(config, self.scheme, faces), config
+        kind = HourglassModule if name.startswith("hourglass") else ResNet50Module
+        module: StageModule = kind(config, self.scheme, faces)
+        if name.endswith("-box"):
+            module._training, module._validation = _by_box(module._training), _by_box(module._validation)
+        return module, config
+
+
+def _network(name: str, settings: Mapping[str, Any]) -> nn.Module:
+    """The network of a run whose ``config.json`` holds these settings."""
+    if name == "stgan":
+        return Generator()
+    if name.startswith("hourglass"):
+        return StackedHourglass(from_mapping(HourglassConfig, settings["network"]))
+    return ResNet50(from_mapping(ResNet50Config, settings["network"]))
+
+
+class BoxExamples(HourglassExamples):
+    """Examples without stage 1: the crop is the box, put where the canonical face would be."""
+
+    def __call__(self, face: FaceSample, rng: np.random.Generator) -> Example:
+        """One example, of the same form."""
+        matrix, flipped = box_to_crop(face.box, SIZE, CANONICAL_MARGIN), False
+        if self.augmentation:
+            jitter, flipped = jitter_matrix(self.augmentation, rng, SIZE)
+            matrix = compose(jitter, matrix)
+        crop = take_crop(
+            face.load(), face.points, face.visibility, matrix, SIZE, flip_table=self.scheme.flip, flipped=flipped
+        )
+        if self.augmentation:
+            crop = augment_crop(crop, self.augmentation, rng, self.scheme)
+        inside = ((crop.points > -0.5) & (crop.points < SIZE - 0.5)).all(1)  # False for NaN
+        height = np.ones(self.scheme.count, np.float32)
+        if crop.visibility is not None:
+            height[crop.visibility == OCCLUDED] = self.occluded_peak
+        example: Example = {
+            "image": crop.image,
+            "points": crop.points,
+            "labelled": inside.astype(np.float32),
+            "name": face.name,
+        }
+        for i, codec in enumerate(self.codecs):
+            columns, rows = codec.profiles(crop.points)
+            example[f"columns_{i}"], example[f"rows_{i}"] = columns, rows * height[:, None]
+        return example
+
+
+def _by_box(examples: Any) -> BoxExamples:
+    return BoxExamples(**{field.name: getattr(examples, field.name) for field in fields(examples)})
+
+
+# --- Training --------------------------------------------------------------------------------------------------------
+
+
+def state(folder: Path) -> str:
+    """``done``, ``half`` or ``none``: how far the run in a folder is."""
+    if (folder / DONE).is_file():
+        return "done"
+    return "half" if (folder / "last.ckpt").is_file() else "none"
+
+
+def train(plan: Plan, name: str, folder: Path, *, progress: bool = True) -> None:
+    """Train one network, or go on with it; a finished one is left as it is.
+
+    Raises:
+        FacemsmError: the folder holds a run of other settings, or as :func:`facemsm.training.run.fit`.
+    """
+    module, config = plan.module(name)
+    listing = hashlib.sha256("\n".join(face.name for face in module.faces.training).encode()).hexdigest()
+    wanted = {"config": asdict(config), "faces": len(module.faces.training), "listing": listing}
+    wanted = json.loads(json.dumps(wanted))
+    if state(folder) == "done":
+        done = json.loads((folder / DONE).read_text(encoding="utf-8"))
+        if {key: done[key] for key in wanted} != wanted:
+            raise FacemsmError(f"{folder}: trained with other settings or faces; name another report with -o")
+        return
+    resume = state(folder) == "half"
+    if resume and (folder / "config.json").read_text(encoding="utf-8") != as_json(config):
+        raise FacemsmError(f"{folder}: half-finished with other settings; go on with those or name another report")
+    start = time.monotonic()
+    try:
+        best = fit(module, config, folder, resume=resume, progress=progress)
+    except FacemsmError as error:
+        raise FacemsmError(str(error).replace(" with --resume", "")) from error  # here the same command goes on
+    done = {
+        **wanted,
+        "steps": module.total_steps,
+        "seconds of the last part": round(time.monotonic() - start),
+        "weights": hashlib.sha256(best.read_bytes()).hexdigest(),
+    }
+    with replacing(folder / DONE) as temporary:
+        temporary.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+
+
+def seconds_per_step(name: str, config: Any) -> float:
+    """Time of an optimiser step on this machine: the networks forwards and backwards on two faces, best of three."""
+    schedule = config.schedule
+    if schedule.threads:
+        torch.set_num_threads(schedule.threads)
+    networks = [_network(name, asdict(config))] + ([Discriminator()] * 3 if name == "stgan" else [])
+    images = torch.rand(2, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
+    seconds = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        for network in networks:
+            with torch.autocast("cpu", torch.bfloat16, enabled=schedule.precision == "bf16-mixed"):
+                output = network(images)
+                outputs = output if isinstance(output, list) else [output]
+                loss = torch.stack([one.float().square().mean() for one in outputs]).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+        seconds = min(seconds, time.perf_counter() - start)
+    return float(seconds * schedule.batch_size / 2)
+
+
+# --- Running ---------------------------------------------------------------------------------------------------------
+
+
+class TrainedStages:
+    """Stages 1 and 2 in PyTorch; see :class:`facemsm.reproduce.located.Stages`.
+
+    Args:
+        scheme: of the landmarks.
+        settings: run -> its settings, as in ``config.json``: the run that finds the points and, if the faces are to go
+            through stage 1, ``stgan``.
+        folder: of the runs; None leaves the networks untrained, to see how long a face takes.
+        keep: keep heatmaps and canonical images in every face.
+
+    Raises:
+        FacemsmError: weights cannot be read.
+    """
+
+    def __init__(
+        self,
+        scheme: LandmarkScheme,
+        settings: Mapping[str, Mapping[str, Any]],
+        folder: Path | None,
+        *,
+        keep: bool = False,
+    ) -> None:
+        self.scheme, self.keep = scheme, keep
+        networks = {name: _network(name, own) for name, own in settings.items()}
+        for name, network in networks.items():
+            if folder:
+                load_weights(network, folder / name / "best.safetensors")
+            network.eval()
+        self._generator = networks.pop("stgan", None)
+        ((name, self._network),) = networks.items()
+        self._codec: HeatmapCodec | None = None
+        if name.startswith("hourglass"):
+            self._codec = HeatmapCodec(sigma=settings[name]["sigma"], refinement=settings[name]["refinement"])
+
+    def align_batch(self, images: Sequence[Image], boxes: Sequence[FloatArray]) -> list[list[Face]]:
+        """As :meth:`facemsm.aligner.Aligner.align_batch`, stages 1 and 2, one box a photo."""
+        box = np.concatenate(boxes)
+        to_crop = box_to_crop(box, SIZE)
+        theta = np.tile(NO_TURN, (len(box), 1, 1))
+        if self._generator is not None:
+            theta = _trusted(self._run(self._generator, _cut(images, to_crop)).numpy().astype(np.float64))
+        to_canonical = compose(invert(theta_to_matrix(theta, SIZE)), to_crop)
+        canonical = _cut(images, to_canonical)
+        output = self._run(self._network, canonical).numpy()
+        heatmaps = output if self._codec else None
+        if self._codec:
+            decoded = self._codec.decode(output)
+            points, scores = decoded.points, np.clip(decoded.scores / self._codec.ideal_score, 0, 1)
+        else:
+            points, scores = output, np.ones(output.shape[:2], np.float32)
+        found = apply_affine(invert(to_canonical), points).astype(np.float32)
+        return [
+            [
+                Face(
+                    points=found[i],
+                    scores=scores[i].astype(np.float32),
+                    occluded=np.zeros(len(found[i]), bool),
+                    box=box[i],
+                    theta=theta[i].astype(np.float32),
+                    preliminary=found[i],
+                    heatmaps=heatmaps[i] if self.keep and heatmaps is not None else None,
+                    canonical=canonical[i] if self.keep else None,
+                )
+            ]
+            for i in range(len(box))
+        ]
+
+    def _run(self, network: nn.Module, images: Image) -> Tensor:
+        with torch.inference_mode():
+            output = network(images_to_tensor(torch.from_numpy(images)))
+        last: Tensor = output[-1] if isinstance(output, list) else output
+        return last.float()
+
+
+def _cut(images: Sequence[Image], matrices: NDArray[np.float64]) -> Image:
+    return np.stack([warp(image, matrix, SIZE) for image, matrix in zip(images, matrices, strict=True)])

@@ -1,0 +1,347 @@
+"""Tables III to IX. Each function takes the experiment and the sets that are there, and gives a section's blocks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facemsm.evaluation import metrics, plots
+from facemsm.evaluation.metrics import Array, Normaliser
+from facemsm.evaluation.predictions import load_predictions
+from facemsm.reproduce.experiment import CONFIGURATIONS, MODEL, Experiment, MissingError
+from facemsm.reproduce.located import CONDITIONS, Located, paper_form
+from facemsm.reproduce.paper import Column, paper
+from facemsm.reproduce.render import Block, beside, ours, plain, table, text
+from facemsm.schemes import LandmarkScheme, get_scheme
+from facemsm.typing import FloatArray
+
+Sets = Sequence[tuple[str, str]]
+
+REBUILT = " + SR"
+ALL_CONFIGURATIONS = (*CONFIGURATIONS, f"HG{REBUILT}", f"ST-GAN + HG{REBUILT}")
+FULL = ALL_CONFIGURATIONS[-1]
+GIVEN, SPOILT, DRAWN = CONDITIONS
+
+VERDICTS = ("holds", "the reverse holds", "not decided", "no difference at all")
+
+_BRACKETS = (
+    "Round brackets: ours less the paper's figure. Square brackets: 95 % interval, bootstrap over faces. "
+    "NRMSE and failure rates in per cent of the normaliser and of the faces, AUC as a fraction."
+)
+
+
+# --- Tables III to VI ------------------------------------------------------------------------------------------------
+
+
+def compare(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]:
+    """Our figure of every column beside the figure of every method."""
+    printed, landmarks = paper().tables[name], get_scheme(scheme)
+    results: list[dict[str, Any] | None] = [None] * len(printed.columns)
+    if there:
+        located = exp.located(scheme, MODEL, *there[0])
+        points = located.points(exp.dictionary(scheme))
+        results = [_measured(exp, located, points, column, landmarks) for column in printed.columns]
+    rows = [[*_method(row), *map(beside, row.cells, map(_value, results))] for row in printed.rows]
+    blocks = []
+    if there:
+        key = exp.network_key(scheme, MODEL)
+        source = " ".join(str(value)[:12] for value in key.values())
+        rows.append(["**facemsm**", "", source, *(cell or "-" for cell in results)])
+        counts = [_count(exp, located, column) for column in printed.columns]
+        rows.append(["faces used", "", "", *counts])
+        blocks = [text(_BRACKETS)]
+    return [table(["method", "year", "source", *(column.name for column in printed.columns)], rows, 3), *blocks]
+
+
+def cofw(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]:
+    """Table V, with what published predictions give when they are measured here."""
+    blocks = compare(exp, there, name, scheme)
+    columns, rows = paper().tables[name].columns, []
+    for file, (located, points) in published_predictions(exp).items():
+        cells = [_measured(exp, located, points, column, get_scheme(scheme)) for column in columns]
+        rows.append([file, *(cell or "-" for cell in cells)])
+    if rows:
+        blocks.append(text("Published predictions, measured here; they test the measures against the rows above."))
+        blocks.append(table(["file", *(column.name for column in columns)], rows))
+    return blocks
+
+
+def published_predictions(exp: Experiment) -> dict[str, tuple[Located, FloatArray]]:
+    """Result files of the COFW-68 benchmark: name -> truth, and points of all 507 faces."""
+    samples, scheme = exp.every("cofw68", "test"), get_scheme("68")
+    truth = Located(
+        tuple(sample.name for sample in samples),
+        np.stack([sample.points for sample in samples]),
+        np.stack([np.zeros(scheme.count, np.int8) if s.visibility is None else s.visibility for s in samples]),
+        np.stack([sample.box for sample in samples]),
+        np.zeros((0, scheme.count, 2), np.float32),
+        np.zeros((0, scheme.count), np.float32),
+        np.zeros((0, 2, 3)),
+    )
+    files = sorted((exp.root("cofw68") / "Results").glob("*.txt"))
+    return {file.stem: (truth, load_predictions(file, scheme.count).for_faces(truth.names).points) for file in files}
+
+
+def _count(exp: Experiment, located: Located, column: Column) -> str:
+    """Faces used of faces published."""
+    return f"{len(_rows(exp, located, column))} of {column.faces}"
+
+
+def _rows(exp: Experiment, located: Located, column: Column) -> list[int]:
+    """Rows of the faces of a column's split."""
+    try:
+        subset = {sample.name for sample in exp.every(column.set, column.split)}
+    except MissingError:
+        return []
+    return [i for i, name in enumerate(located.names) if name in subset]
+
+
+def _measured(
+    exp: Experiment, located: Located, points: FloatArray, column: Column, scheme: LandmarkScheme
+) -> dict[str, Any] | None:
+    """A column's figure of ours, None without faces."""
+    rows = _rows(exp, located, column)
+    if not rows:
+        return None
+    errors = metrics.nme(points[rows], located.truth[rows], scheme, column.normaliser)
+    if not np.isfinite(errors).any():
+        return None
+    limit = column.threshold / 100
+    if column.measure == "nme":
+        return ours(100 * _mean(errors), _interval(100 * errors))
+    if column.measure == "fr":
+        failed = np.where(np.isnan(errors), np.nan, errors >= limit)
+        return ours(100 * metrics.failure_rate(errors, limit), _interval(100 * failed))
+    return ours(metrics.auc(errors, limit), _interval(np.maximum(0, limit - errors) / limit), 4)
+
+
+def _value(cell: Mapping[str, Any] | None) -> float | None:
+    return None if cell is None else cell["ours"]
+
+
+def _method(row: Any) -> list[str]:
+    return [row.method, str(row.year), row.source]
+
+
+def _mean(values: Array) -> float:
+    return float(np.mean(values[np.isfinite(values)]))
+
+
+def _interval(values: Array) -> tuple[float, float]:
+    return metrics.bootstrap_interval(values[np.isfinite(values)])
+
+
+# --- Tables VII and VIII ---------------------------------------------------------------------------------------------
+
+
+def ablation(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]:
+    """The six configurations on every set there: given boxes, spoilt boxes, drawn occluders; and the paper's claims."""
+    landmarks, printed = get_scheme(scheme), paper().tables[name]
+    threshold = 10 if scheme == "98" else 8
+    blocks = [text(_training(exp, scheme))]
+    claims: list[Block] = []
+    shown: list[Block] = []
+    values: list[list[float | None]] = [[None] * len(printed.columns) for _ in printed.rows]
+    for dataset, split in there:
+        outputs = {
+            condition: outputs_of(exp, scheme, dataset, split, condition) for condition in CONDITIONS
+        }  # condition -> configuration -> located, points
+        kind = outputs[GIVEN][FULL][0].normaliser(landmarks)
+        if dataset == printed.columns[0].set:
+            for r, row in enumerate(printed.rows):
+                located, points = outputs[GIVEN][row.method]
+                cells = [_measured(exp, located, points, column, landmarks) for column in printed.columns]
+                values[r] = [_value(cell) for cell in cells]
+        errors = {
+            condition: {config: _nme(*found, landmarks, kind) for config, found in by_config.items()}
+            for condition, by_config in outputs.items()
+        }
+        hidden = {
+            condition: {config: _nme(*found, landmarks, kind, "hidden") for config, found in by_config.items()}
+            for condition, by_config in outputs.items()
+        }
+        seen = {config: _nme(*found, landmarks, kind, "seen") for config, found in outputs[DRAWN].items()}
+        head = ["configuration", *(f"{condition}: NME" for condition in CONDITIONS)]
+        head += [f"{condition}: FR@{threshold}" for condition in CONDITIONS]
+        head += ["occluded points: NME", "under drawn occluders: NME"]
+        rows = []
+        for config in ALL_CONFIGURATIONS:
+            cells = [ours(100 * _mean(errors[c][config]), _interval(100 * errors[c][config])) for c in CONDITIONS]
+            cells += [ours(100 * metrics.failure_rate(errors[c][config], threshold / 100)) for c in CONDITIONS]
+            for points_hidden in (hidden[GIVEN][config], hidden[DRAWN][config]):
+                some = np.isfinite(points_hidden).any()
+                cells.append(ours(100 * _mean(points_hidden), _interval(100 * points_hidden)) if some else ours(None))
+            rows.append([config, *cells])
+        shown += [
+            text(f"**{exp.used(dataset, split)}**, NME and FR in per cent of {kind}, per cent of the faces."),
+            table(head, rows),
+        ]
+        claims += _claims(f"{dataset} {split}", errors, hidden, seen)
+        for condition, by_config in errors.items():
+            file = f"plots/{name}-{dataset}-{split.replace('/', '-')}-{condition.replace(' ', '-')}.png"
+            worst = max(float(np.nanmedian(one)) for one in by_config.values())
+            _ced(exp, by_config, file, kind, max(10, 10 * np.ceil(10 * worst)))  # the middle of every curve is seen
+            shown.append({"picture": file, "caption": f"CED, {dataset} {split}, {condition}"})
+    rows = [
+        [row.method, *(beside(cell, value) for cell, value in zip(row.cells, own, strict=True))]
+        for row, own in zip(printed.rows, values, strict=True)
+    ]
+    blocks += [table(["method", *(column.name for column in printed.columns)], rows)]
+    blocks.append(text("The paper's figures; round brackets: ours less the paper's, where its set is there."))
+    blocks.append(
+        text(
+            "**What the paper claims**, tested on differences between errors of the same faces, in per cent of each "
+            "set's normaliser (below); less than 0 is in favour."
+        )
+    )
+    return [*blocks, {"claims": claims}, *shown]
+
+
+def outputs_of(
+    exp: Experiment, scheme: str, dataset: str, split: str, condition: str
+) -> dict[str, tuple[Located, FloatArray]]:
+    """Outputs and points of each of the six configurations."""
+    dictionary = exp.dictionary(scheme, "ST-GAN + HG")
+    found = {}
+    for config in ALL_CONFIGURATIONS:
+        located = exp.located(scheme, config.removesuffix(REBUILT), dataset, split, condition)
+        found[config] = located, located.points(dictionary if config.endswith(REBUILT) else None)
+    return found
+
+
+def _nme(located: Located, points: FloatArray, scheme: LandmarkScheme, kind: Normaliser, which: str = "all") -> Array:
+    """(N,) errors of all, of the ``hidden`` or of the ``seen`` points; NaN for a face that has none."""
+    counted = {"all": None, "hidden": located.hidden, "seen": ~located.hidden}[which]
+    return metrics.nme(points, located.truth, scheme, kind, counted)
+
+
+def _claims(
+    where: str, errors: Mapping[str, Mapping[str, Array]], hidden: Mapping[str, Mapping[str, Array]], seen: Any
+) -> list[Block]:
+    """The paper's claims as differences that are below 0 where the claim holds."""
+    given, spoilt, drawn = (errors[condition] for condition in CONDITIONS)
+    found = []
+    for base in ("HG", "Res-50"):
+        staged = f"ST-GAN + {base}"
+        gain, gain_spoilt = given[staged] - given[base], spoilt[staged] - spoilt[base]
+        found += [
+            claim(f"Stage 1 lowers the error of {base}", f"{where}, boxes as given", gain),
+            claim(f"Stage 1 lowers the error of {base}", f"{where}, spoilt boxes", gain_spoilt),
+            claim(f"Stage 1 helps {base} more the worse the boxes", f"{where}, spoilt less given", gain_spoilt - gain),
+        ]
+    for base in ("HG", "ST-GAN + HG"):
+        rebuilt = base + REBUILT
+        gain, gain_drawn = given[rebuilt] - given[base], drawn[rebuilt] - drawn[base]
+        under = hidden[DRAWN][rebuilt] - hidden[DRAWN][base]
+        found += [
+            claim(f"Stage 3 lowers the error of {base}", where, gain),
+            claim(f"Stage 3 lowers the error of {base}", f"{where}, drawn occluders", gain_drawn),
+            claim(f"Stage 3 helps {base} more under occlusion", f"{where}, drawn less none", gain_drawn - gain),
+            claim(f"Stage 3 lowers the error of {base} at covered points", f"{where}, drawn occluders", under),
+            claim(
+                f"Stage 3 helps {base} more at covered points than at others",
+                f"{where}, drawn occluders",
+                under - (seen[rebuilt] - seen[base]),
+            ),
+            claim(
+                f"Stage 3 lowers the error of {base} at points occluded in the photo",
+                where,
+                hidden[GIVEN][rebuilt] - hidden[GIVEN][base],
+            ),
+        ]
+    for condition, by_config in errors.items():
+        others = {config: _mean(by_config[config]) for config in ALL_CONFIGURATIONS[:-1]}
+        best = min(others, key=others.__getitem__)
+        found.append(
+            claim("All stages beat HG alone", f"{where}, {condition}", by_config[FULL] - by_config["HG"]),
+        )
+        found.append(
+            claim(
+                "All stages beat every other configuration",
+                f"{where}, {condition}, against {best}",
+                by_config[FULL] - by_config[best],
+            )
+        )
+    return [one for one in found if one]
+
+
+def claim(words: str, on: str, differences: Array) -> Block:
+    """Mean difference in per cent, its interval and what follows; empty where no face can tell."""
+    known = 100 * differences[np.isfinite(differences)]
+    if not len(known):
+        return {}
+    low, high = metrics.bootstrap_interval(known)
+    holds, reverse, undecided, same = VERDICTS
+    verdict = same if not known.any() else holds if high < 0 else reverse if low > 0 else undecided
+    return {
+        "claim": words,
+        "on": on,
+        "difference": plain(float(known.mean())),
+        "low": plain(low),
+        "high": plain(high),
+        "faces": len(known),
+        "verdict": verdict,
+    }
+
+
+def _training(exp: Experiment, scheme: str) -> str:
+    """What the runs were trained on and for how long."""
+    runs = dict.fromkeys(run for names in CONFIGURATIONS.values() for run in names)
+    parts = []
+    for run in runs:
+        done = json.loads((exp.runs(scheme) / run / "done.json").read_text(encoding="utf-8"))
+        batch = done["config"]["schedule"]["batch_size"]
+        parts.append(f"{run} {done['steps']} steps of {batch}")
+    return (
+        f"Trained by one command on the same {done['faces']} faces: {', '.join(parts)}. Without ST-GAN a network sees "
+        "crops by the boxes, in training and here; with it, canonical faces. SR: stage 3 in the paper's form, "
+        f"{_settings()}. Spoilt boxes: moved by up to 15 %, scaled by up to 25 %, photos turned by up to 30°."
+    )
+
+
+def _settings() -> str:
+    form = paper_form()
+    return f"k = {form.k}, λ = {form.ridge:g}, thresholds {form.contour_threshold:g} and {form.feature_threshold:g}"
+
+
+def _ced(exp: Experiment, curves: Mapping[str, Array], file: str, kind: Normaliser, threshold: float) -> None:
+    path: Path = exp.report / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plots.plot_ced(curves, path, normaliser=kind, threshold=threshold)
+
+
+# --- Table IX --------------------------------------------------------------------------------------------------------
+
+
+def thresholds(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]:
+    """Stage 3 at each pair of thresholds, on kept outputs of stage 2."""
+    printed, landmarks, dictionary = paper().tables[name], get_scheme(scheme), exp.dictionary(scheme)
+    columns: list[list[dict[str, Any]]] = []
+    head = ["contour / features", "paper, COFW"]
+    for dataset, split in there:
+        located = exp.located(scheme, MODEL, dataset, split)
+        kind: Normaliser = "inter-pupil" if located.normaliser(landmarks) == "inter-ocular" else "box"
+        head.append(f"{dataset} {split}, {kind}")
+        settings = [paper_form(contour_threshold=c, feature_threshold=f) for c, f in _pairs(name)]
+        found = [located.points(dictionary, one) for one in settings]
+        errors = [100 * metrics.nme(points, located.truth, landmarks, kind) for points in [*found, located.points()]]
+        columns.append([ours(_mean(one), _interval(one)) for one in errors])
+    cells = [beside(row.cells[0]) for row in printed.rows]
+    labels = [row.method for row in printed.rows]
+    rows = [
+        [label, cell, *(column[i] for column in columns)]
+        for i, (label, cell) in enumerate(zip(labels, cells, strict=True))
+    ]
+    rows.append(["no stage 3", "-", *(column[-1] for column in columns)])
+    best = [labels[int(np.argmin([cell["ours"] for cell in column[:-1]]))] for column in columns]
+    chosen = ", ".join(f"{where}: {pair}" for where, pair in zip(head[2:], best, strict=True))
+    return [table(head, rows), text(f"Best pair; paper: 0.4 / 0.6; {chosen}. {_BRACKETS}")]
+
+
+def _pairs(name: str) -> list[tuple[float, float]]:
+    pairs = [row.method.split(" / ") for row in paper().tables[name].rows]
+    return [(float(contour), float(features)) for contour, features in pairs]

@@ -1,0 +1,313 @@
+"""The paper's tables and figures: its numbers, the way from faces to a report, resuming, and what is said to lack."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from facemsm.apps.cli import main
+from facemsm.data.augment import Augmentation
+from facemsm.data.sample import OCCLUDED, FaceSample
+from facemsm.evaluation import metrics
+from facemsm.face import Face
+from facemsm.geometry import CANONICAL_MARGIN, apply_affine, box_to_crop, invert
+from facemsm.heatmaps import HeatmapCodec
+from facemsm.hourglass.network import HourglassConfig
+from facemsm.reproduce import runs
+from facemsm.reproduce.experiment import Experiment, MissingError
+from facemsm.reproduce.items import ITEMS
+from facemsm.reproduce.located import CONDITIONS, SIZE, Located, locate, paper_form
+from facemsm.reproduce.paper import Figure, Paper, paper
+from facemsm.reproduce.render import beside, markdown, ours, table
+from facemsm.reproduce.runs import BoxExamples, Plan
+from facemsm.reproduce.tables import claim
+from facemsm.resnet50.network import ResNet50Config
+from facemsm.schemes import get_scheme
+from facemsm.typing import FloatArray, Image
+from synthetic_faces import write_faces
+
+GIVEN, SPOILT, DRAWN = CONDITIONS
+SCHEME = get_scheme("68")
+
+
+# --- The paper's numbers ---------------------------------------------------------------------------------------------
+
+
+def test_every_table_is_complete() -> None:
+    """Method and column counts, and sums of all figures, as counted in the paper."""
+    found: Paper = paper()
+    sizes = {name: (len(t.rows), len(t.columns), _total(t)) for name, t in found.tables.items()}
+    assert sizes == {
+        "table3": (17, 6, 66),
+        "table4": (7, 3, 18),
+        "table5": (9, 4, 22),
+        "table6": (7, 21, 147),
+        "table7": (6, 7, 42),
+        "table8": (6, 2, 12),
+        "table9": (12, 1, 12),
+    }
+    assert all(len(row.cells) == len(t.columns) for t in found.tables.values() for row in t.rows)
+    assert found.text["frames a second"] == 14
+    assert set(ITEMS) >= set(found.tables)
+
+
+def _total(printed: Any) -> int:
+    return sum(cell is not None for row in printed.rows for cell in row.cells)
+
+
+def test_impossible_rates_are_marked_and_no_others() -> None:
+    """A rate is possible if some number of faces gives it, rounded or cut off at the digits printed."""
+    for printed in paper().tables.values():
+        for row in printed.rows:
+            for column, cell in zip(printed.columns, row.cells, strict=True):
+                if column.measure == "fr" and cell is not None:
+                    rates = 100 * np.arange(column.faces + 1) / column.faces
+                    possible = np.abs(rates - cell.value).min() < cell.unit
+                    assert possible == ("b" not in cell.marks), (printed.title, row.method, column.name, cell)
+
+
+def test_full_sets_that_do_not_add_up_are_marked_and_no_others() -> None:
+    for row in paper().tables["table3"].rows:
+        for common, challenge, full in (row.cells[:3], row.cells[3:]):
+            if common and challenge and full:
+                combined = (554 * common.value + 135 * challenge.value) / 689
+                assert (abs(combined - full.value) < 0.0151) == ("c" not in full.marks), row.method
+
+
+def test_the_whole_method_is_one_row_in_every_table() -> None:
+    tables = paper().tables
+    last = tables["table6"].rows[-1].cells[:7]
+    assert [cell.printed for cell in tables["table7"].rows[-1].cells if cell] == [c.printed for c in last if c]
+    assert tables["table5"].rows[-1].cells[0] == Figure("5.50")
+    assert min(row.cells[0].value for row in tables["table9"].rows if row.cells[0]) == 5.50
+
+
+def test_published_predictions_give_the_papers_figures(data_root: Path, tmp_path: Path) -> None:
+    from facemsm.reproduce.tables import cofw
+
+    *_, block = cofw(Experiment(tmp_path, [str(data_root)]), [], "table5", "68")
+    for file, method in (("HPM_HelenLfpw_COFW68test", "HPM"), ("CFSS_CFOW68", "CFSS")):
+        (measured,) = (row[1:4] for row in block["table"] if row[0] == file)
+        (printed,) = (row.cells[:3] for row in paper().tables["table5"].rows if row.method == method)
+        assert [f"{cell['ours']:.2f}" for cell in measured] == [cell.printed for cell in printed if cell]
+
+
+# --- Rendering -------------------------------------------------------------------------------------------------------
+
+
+def test_cells_show_the_paper_the_difference_and_the_slip() -> None:
+    row = ["CFSS", beside(Figure("9.07", "a"), 8.5), beside(Figure("0.4132"), 0.5), beside(None), ours(3.456, (3, 4))]
+    shown = markdown({"title": "T", "blocks": [table(["method", "x", "y", "z", "ours"], [row])]})
+    for part in ("9.07ᵃ (−0.57)", "0.4132 (+0.0868)", "**3.46** [3.00, 4.00]", f"ᵃ {paper().slips['a']}"):
+        assert part in shown
+    assert "ᵇ" not in shown
+
+
+def test_a_claim_holds_only_if_its_interval_lies_below_zero() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.01, 200)
+    verdicts = [claim("c", "s", noise + shift)["verdict"] for shift in (-0.01, 0.01, 0.0)]
+    assert verdicts == ["holds", "the reverse holds", "not decided"]
+    assert claim("c", "s", np.zeros(5))["verdict"] == "no difference at all"
+    assert claim("c", "s", np.full(3, np.nan)) == {}
+    known = claim("c", "s", np.array([-0.01, np.nan, -0.02]))
+    assert known["faces"] == 2
+    assert known["difference"] == pytest.approx(-1.5)
+
+
+# --- Faces and conditions --------------------------------------------------------------------------------------------
+
+
+class ByBox:
+    """Stages that put an average face into the box, as a stand-in for networks."""
+
+    scheme = SCHEME
+
+    def align_batch(self, images: Sequence[Image], boxes: Sequence[FloatArray]) -> list[list[Face]]:  # noqa: ARG002
+        rng = np.random.default_rng(0)
+        spots, scores = rng.uniform(0.1, 0.9, (68, 2)), rng.uniform(0, 1, 68).astype(np.float32)
+        theta = np.array([[0.7, 0.1, 0.05], [-0.1, 0.7, 0.0]], np.float32)
+        found = []
+        for (box,) in boxes:
+            points = (box[:2] + spots * (box[2:] - box[:2])).astype(np.float32)
+            found.append([Face(points, scores, np.zeros(68, bool), box, theta, points)])
+        return found
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with drawn faces in the form of ``aflw2000``, train and val."""
+    root = tmp_path_factory.mktemp("root")
+    write_faces(root / "aflw2000", 10)
+    content = (root / "aflw2000" / "train.json").read_text(encoding="utf-8")
+    (root / "aflw2000" / "val.json").write_text(content, encoding="utf-8")
+    return root
+
+
+@pytest.fixture
+def samples(drawn: Path) -> list[FaceSample]:
+    return Experiment(drawn / "report", [str(drawn)]).samples("aflw2000", "val")
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_kept_outputs_are_the_points_that_were_found(samples: list[FaceSample], condition: str, tmp_path: Path) -> None:
+    stages = ByBox()
+    located = locate(stages, samples, condition)
+    scenes = [CONDITIONS[condition](sample, SCHEME) for sample in samples]
+    expected = [face.points for (face,) in stages.align_batch([], [scene.box[None] for scene in scenes])]
+    np.testing.assert_allclose(located.points(), expected, atol=1e-2)
+    np.testing.assert_array_equal(located.truth, [scene.points for scene in scenes])
+    located.save(tmp_path / "x.npz")
+    again = Located.load(tmp_path / "x.npz")
+    np.testing.assert_array_equal(again.points(), located.points())
+    assert again.names == located.names
+    assert again.take([samples[3].name, "nobody"]).names == (samples[3].name,)
+
+
+def test_conditions_move_photo_box_and_points_together(samples: list[FaceSample]) -> None:
+    for sample in samples:
+        given, drawn_on = (CONDITIONS[condition](sample, SCHEME) for condition in (GIVEN, DRAWN))
+        eye = [metrics.normaliser(scene.points[None], SCHEME, "inter-ocular")[0] for scene in (given, drawn_on)]
+        grown = eye[1] / eye[0]
+        np.testing.assert_allclose(np.diff(drawn_on.box[::2]), np.diff(given.box[::2]) * grown, rtol=1e-4)
+        turned = CONDITIONS[SPOILT](sample, SCHEME)
+        np.testing.assert_allclose(
+            metrics.normaliser(turned.points[None], SCHEME, "inter-ocular")[0], eye[0], rtol=1e-4
+        )
+    covered = [CONDITIONS[DRAWN](sample, SCHEME).visibility == OCCLUDED for sample in samples]
+    assert np.mean([one.any() for one in covered]) > 0.5
+    assert np.mean(covered) < 0.6
+
+
+def test_stage_3_is_the_papers() -> None:
+    form = paper_form(k=7)
+    assert (form.k, form.ridge, form.contour_threshold, form.feature_threshold) == (7, 60, 0.4, 0.6)
+    assert getattr(form, "method", "exemplars") == "exemplars"
+
+
+def test_examples_without_stage_1_are_crops_by_the_box(samples: list[FaceSample]) -> None:
+    maker = BoxExamples(SCHEME, (HeatmapCodec(),), None)
+    for sample in samples[:3]:
+        example = maker(sample, np.random.default_rng(0))
+        matrix = box_to_crop(sample.box, SIZE, CANONICAL_MARGIN)
+        np.testing.assert_allclose(apply_affine(invert(matrix), example["points"]), sample.points, atol=1e-2)
+        peak = example["columns_0"].argmax(1)
+        inside = example["labelled"] > 0
+        np.testing.assert_allclose(peak[inside] * 2 + 0.5, example["points"][inside, 0], atol=1.01)
+    turned = BoxExamples(SCHEME, (HeatmapCodec(),), Augmentation.paper())
+    first, second = (turned(samples[0], np.random.default_rng(seed)) for seed in (1, 2))
+    assert np.abs(first["points"] - second["points"]).max() > 1
+
+
+# --- From faces to the report ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks that train within a second."""
+    original = Plan.config
+
+    def config(self: Plan, name: str) -> Any:
+        full = original(self, name)
+        schedule = replace(full.schedule, batch_size=2, workers=0, threads=1, precision="32-true")
+        full = replace(full, schedule=schedule)
+        if name.startswith("hourglass"):
+            network = HourglassConfig(68, width=8, stacks=2, depth=2, stem=4, body_size=32, deconvolution=2)
+            return replace(full, network=network)
+        return full if name == "stgan" else replace(full, network=ResNet50Config(68, width=2))
+
+    monkeypatch.setattr(Plan, "config", config)
+    monkeypatch.setattr("facemsm.stgan.networks.DISCRIMINATOR_WIDTHS", (4, 4, 8, 8, 8, 8))
+    monkeypatch.setattr("facemsm.reproduce.figures.SIZES", (6, 12))
+    monkeypatch.setattr("facemsm.reproduce.figures.NEIGHBOURS", (3, 6, 12))
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path, code: int = 0) -> None:
+    monkeypatch.setattr(sys, "argv", ["facemsm", "reproduce", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert (stop.value.code or 0) == code
+
+
+def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """The one line on stderr."""
+    capsys.readouterr()
+    run(monkeypatch, *arguments, code=2)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_one_command_trains_all_and_tables_follow(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "report"
+    faces = ("--train", f"aflw2000={drawn / 'aflw2000'}:train", "--data", drawn)
+    where = (*faces, "-o", report)
+    line = fails(monkeypatch, capsys, "table8", *where)
+    assert "resnet50-box is not trained; train it with: facemsm reproduce train --scheme 68" in line
+
+    train = ("train", "--scheme", "68", *where, "--budget", "2", "--no-progress")
+    run(monkeypatch, *train)
+    done = {name: report / "runs" / "68" / name / "done.json" for name in runs.RUNS}
+    assert {json.loads(path.read_text())["steps"] for path in done.values()} == {2}
+    stamps = [path.stat().st_mtime_ns for path in done.values()]
+    run(monkeypatch, *train)
+    assert [path.stat().st_mtime_ns for path in done.values()] == stamps
+    other = fails(monkeypatch, capsys, *train[:-2], "3", "--no-progress")
+    assert "trained with other settings" in other
+
+    items = ("table8", "table9", "fig7", "fig14", "fig15", "fig5")
+    monkeypatch.setattr("facemsm.reproduce.experiment.COUNT", 12)
+    run(monkeypatch, *items, *where, "--no-photos")
+    assert capsys.readouterr().out.count("made") == len(items)
+    index = (report / "index.md").read_text(encoding="utf-8")
+    for part in ("Which of the paper's claims hold here", "Table VIII", "aflw2000 val: 10 faces", "5.23ᵇ"):
+        assert part in index
+    result = json.loads((report / "results" / "table8.json").read_text(encoding="utf-8"))
+    claims = next(block["claims"] for block in result["section"]["blocks"] if "claims" in block)
+    assert any("worse the boxes" in one["claim"] for one in claims)
+    assert not list((report / "plots").glob("*.jpg"))
+    for block in (block for block in result["section"]["blocks"] if "picture" in block):
+        assert (report / block["picture"]).is_file()
+
+    run(monkeypatch, *items, *where, "--no-photos")
+    assert capsys.readouterr().out.count("there already") == len(items)
+    (report / done["stgan"]).unlink()
+    assert "half-finished; go on with" in fails(monkeypatch, capsys, "fig15", *where, "--preset", "paper")
+    run(monkeypatch, "train", "table8", *where, "--dry-run", "--scheme", "68", "--budget", "2")
+    plan = capsys.readouterr().out
+    assert "half-finished  train stgan (68)" in plan
+    assert "done           train hourglass (68)" in plan
+    assert "in all about" in plan
+
+
+def test_what_is_missing_is_said_in_one_line(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ("--data", drawn, "-o", tmp_path)
+    assert "nothing is called 'table1'" in fails(monkeypatch, capsys, "table1", *where)
+    assert "--data 300w=FOLDER" in fails(monkeypatch, capsys, "table3", *where)
+    (drawn / "wflw").mkdir(exist_ok=True)
+    assert "wflw test" in fails(monkeypatch, capsys, "table6", *where)
+    assert "300w: no folder" in fails(monkeypatch, capsys, "train", "--scheme", "68", *where)
+    with pytest.raises(MissingError, match="--weights 68 find scheme 68"):
+        Experiment(tmp_path, [str(drawn)], ["68"]).network_key("98", "model")
+
+
+def test_an_incomplete_set_is_named_in_the_title(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(monkeypatch, "table3", "--data", data_root, "-o", tmp_path, "--limit", "4", "--weights", "68")
+    index = (tmp_path / "index.md").read_text(encoding="utf-8")
+    assert "300w full: 4 of 689 faces" in index
+    assert "300w challenge: 0 of 135 faces" in index
+    assert "4 of 554" in index
