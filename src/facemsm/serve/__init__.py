@@ -1,0 +1,1 @@
+"""The web page and its HTTP API, for one machine. Needs the extra ``serve``."""

@@ -1,0 +1,704 @@
+from __future__ import annotations
+
+import asyncio
+import base64
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("fastapi", reason="needs the extra 'serve'")
+pytest.importorskip("httpx2")
+
+from fastapi.testclient import TestClient
+
+from facemsm.aligner import Aligner
+from facemsm.apps.cli import main
+from facemsm.data.ibug import read_pts
+from facemsm.errors import FacemsmError
+from facemsm.images import read_image
+from facemsm.results import read_results
+from facemsm.serve.answers import AlignAnswer, Problem
+from facemsm.serve.app import SAMPLE, STATIC, FewFaces, create_app, load_aligner
+from facemsm.serve.guard import HEADERS
+from facemsm.serve.limits import Limits
+from facemsm.serve.photo import TooManyPixelsError, decode_photo
+from facemsm.typing import FloatArray, Image
+
+ORIGIN = "http://127.0.0.1:8000"
+BOX = "[[8, 8, 56, 56]]"
+PHOTO = SAMPLE.read_bytes()
+
+
+def encoded(suffix: str, image: Image | None = None) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+    data: bytes = cv2.imencode(suffix, noise if image is None else image)[1].tobytes()
+    return data
+
+
+SMALL = {suffix: encoded(suffix) for suffix in (".jpg", ".png", ".webp")}
+
+
+@contextmanager
+def client_of(aligner: Aligner, **limits: Any) -> Iterator[TestClient]:
+    with TestClient(create_app(aligner, limits=replace(Limits(), **limits)), base_url=ORIGIN) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def aligner() -> Aligner:
+    return load_aligner("68", Limits())
+
+
+@pytest.fixture(scope="module")
+def client(aligner: Aligner) -> Iterator[TestClient]:
+    with client_of(aligner) as client:
+        yield client
+
+
+class Blocked(Aligner):
+    """Takes until it is let go."""
+
+    def __init__(self, aligner: Aligner) -> None:
+        self.__dict__.update(aligner.__dict__)
+        self.begun, self.go = threading.Event(), threading.Event()
+        self.calls: list[int] = []
+
+    def align(self, image: Any, boxes: Any = None) -> Any:  # noqa: ARG002
+        self.calls.append(len(self.calls))
+        self.begun.set()
+        assert self.go.wait(30)
+        return []
+
+
+def post(client: TestClient, photo: bytes = SMALL[".jpg"], **fields: Any) -> Any:
+    return client.post("/api/align", files={"photo": ("a.jpg", photo)}, data=fields)
+
+
+def refused(response: Any, status: int, part: str = "") -> None:
+    """It says why in one line, and nothing of the server's insides."""
+    assert response.status_code == status, response.text
+    detail = Problem.model_validate_json(response.content).detail
+    assert set(response.json()) == {"detail"}
+    assert part in detail
+    assert "\n" not in detail
+    assert not re.search(r"Traceback|\.py|site-packages|/home|/tmp|/src", detail)
+
+
+# --- Answers ---
+
+
+def test_the_answer_is_the_aligners(client: TestClient, tmp_path: Path) -> None:
+    response = post(client, PHOTO, include=["crop", "canonical", "heatmaps"])
+    assert response.status_code == 200
+    answer = AlignAnswer.model_validate_json(response.content)
+    aligner = Aligner.from_pretrained("68", keep=("heatmaps", "canonical"))
+    (face,) = aligner.align(SAMPLE)
+    (found,) = answer.faces
+    assert (answer.width, answer.height, answer.scheme) == (512, 512, "68")
+    np.testing.assert_allclose(found.points, face.points, atol=6e-4)
+    np.testing.assert_allclose(found.scores, face.scores, atol=6e-4)
+    assert found.occluded == face.occluded.tolist()
+
+    def picture(url: str | None) -> Any:
+        assert url
+        data = np.frombuffer(base64.b64decode(url.removeprefix("data:image/png;base64,")), np.uint8)
+        return cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+
+    assert face.heatmaps is not None
+    assert face.canonical is not None
+    np.testing.assert_array_equal(picture(found.canonical)[..., ::-1], face.canonical)
+    np.testing.assert_allclose(picture(found.heatmaps).reshape(68, 64, 64) / 255, face.heatmaps.clip(0, 1), atol=2e-3)
+    assert picture(found.crop).shape == (128, 128, 3)
+    # with the photo's name before it, the record is one of landmarks.jsonl
+    (tmp_path / "a.jsonl").write_text(json.dumps({"image": "a.jpg", **response.json()}) + "\n")
+    (result,) = read_results(tmp_path / "a.jsonl")
+    np.testing.assert_allclose(result.faces[0].points, face.points, atol=6e-4)
+
+
+def test_boxes_and_thresholds_of_a_request(client: TestClient) -> None:
+    box = [150.0, 60.0, 300.0, 240.0]
+    response = post(client, PHOTO, boxes=json.dumps([box, box]), contour="0.95", features="0.9")
+    faces = response.json()["faces"]
+    (face,) = Aligner.from_pretrained("68", thresholds={"contour": 0.95, "features": 0.9}).align(SAMPLE, [box])
+    assert len(faces) == 2
+    assert faces[0] == faces[1]
+    assert faces[0]["occluded"] == face.occluded.tolist()
+    np.testing.assert_allclose(faces[0]["points"], face.points, atol=6e-4)
+    assert faces[0]["detection_score"] is None
+    assert not {"crop", "canonical", "heatmaps"} & set(faces[0])  # they were not asked for
+    plain = post(client, PHOTO, boxes=json.dumps([box])).json()["faces"][0]
+    (default,) = Aligner.from_pretrained("68").align(SAMPLE, [box])
+    assert plain["points"] != faces[0]["points"]
+    np.testing.assert_allclose(plain["points"], default.points, atol=6e-4)  # the settings of one request do not stay
+
+
+def test_no_boxes_no_faces(client: TestClient) -> None:
+    assert post(client, PHOTO, boxes="[]").json()["faces"] == []
+
+
+def test_only_the_best_faces_of_a_crowd() -> None:
+    class Crowd:
+        name = "crowd"
+
+        def detect(self, image: Image) -> FloatArray:  # noqa: ARG002
+            return np.arange(50, dtype=np.float32).reshape(10, 5)
+
+    assert FewFaces(Crowd(), 3).detect(np.zeros((4, 4, 3), np.uint8)).tolist() == Crowd().detect(None)[:3].tolist()  # type: ignore[arg-type]
+
+
+def test_model_and_description(client: TestClient) -> None:
+    model = client.get("/api/model").json()
+    assert len(model["labels"]) == 68
+    assert model["thresholds"] == {"contour": 0.4, "features": 0.6, "minimum_reliable": 0.2}
+    assert "checksum" in model
+    described = client.get("/openapi.json").json()["paths"]
+    assert set(described) == {"/api/align", "/api/model"}
+    assert {"200", "413", "415", "422", "503"} <= set(described["/api/align"]["post"]["responses"])
+
+
+def test_exif_orientation_is_applied() -> None:
+    upright = cv2.imencode(".jpg", np.zeros((30, 20, 3), np.uint8))[1].tobytes()
+    tiff = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHII", 0x0112, 3, 1, 6) + b"\0\0\0\0"
+    exif = b"Exif\0\0" + tiff
+    turned = upright[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + upright[2:]
+    assert decode_photo(turned, 10**6).shape == (20, 30, 3)
+
+
+# --- Refusals ---
+
+
+def huge_png() -> bytes:
+    return b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 100_000, 100_000) + SMALL[".png"][24:]
+
+
+def huge_jpeg() -> bytes:
+    i = SMALL[".jpg"].index(b"\xff\xc0")
+    fill = b"\xff" * 3  # may stand before any marker
+    return SMALL[".jpg"][:i] + fill + SMALL[".jpg"][i : i + 5] + b"\xff\xff\xff\xff" + SMALL[".jpg"][i + 9 :]
+
+
+def huge_webp() -> bytes:
+    return b"RIFF\x30\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xff\xff\x00" * 2 + SMALL[".webp"][12:]
+
+
+@pytest.mark.parametrize("photo", [huge_png(), huge_jpeg(), huge_webp()], ids=["png", "jpeg", "webp"])
+def test_too_many_pixels_are_refused_before_decoding(photo: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(TooManyPixelsError, match="above the limit of 64 megapixels"):
+        decode_photo(photo, 64_000_000)
+
+
+@pytest.mark.parametrize("suffix", SMALL)
+def test_the_header_gives_the_size(suffix: str) -> None:
+    assert decode_photo(SMALL[suffix], 64 * 80).shape == (64, 80, 3)
+    with pytest.raises(TooManyPixelsError):
+        decode_photo(SMALL[suffix], 64 * 80 - 1)
+
+
+def test_lossless_webp_gives_its_size() -> None:
+    data = cv2.imencode(".webp", np.zeros((64, 80, 3), np.uint8), [cv2.IMWRITE_WEBP_QUALITY, 101])[1].tobytes()
+    assert data[12:16] == b"VP8L"
+    with pytest.raises(TooManyPixelsError, match="80 x 64"):
+        decode_photo(data, 64 * 80 - 1)
+
+
+@given(st.sampled_from(sorted(SMALL)), st.data())
+def test_damaged_photos_are_refused_or_decoded(suffix: str, data: st.DataObject) -> None:
+    photo = bytearray(SMALL[suffix])
+    for _ in range(data.draw(st.integers(0, 4))):
+        photo[data.draw(st.integers(0, min(200, len(photo) - 1)))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(photo)))
+    try:
+        image = decode_photo(bytes(photo[:cut]), 10**6)
+    except FacemsmError:
+        return
+    assert image.shape[0] * image.shape[1] <= 10**6
+
+
+@pytest.mark.parametrize(
+    ("photo", "status", "part"),
+    [
+        (b"", 422, "empty"),
+        (b"hello", 415, "not a JPEG, PNG or WebP"),
+        (b"GIF89a" + b"\0" * 40, 415, "not a JPEG, PNG or WebP"),
+        (SMALL[".png"][:-60], 422, "damaged"),
+        (b"\xff\xd8\xff\xe0\0\x10", 422, "damaged"),
+        (huge_png(), 413, "64 megapixels"),
+    ],
+)
+def test_photos_that_are_none(client: TestClient, photo: bytes, status: int, part: str) -> None:
+    refused(post(client, photo), status, part)
+
+
+@pytest.mark.parametrize(
+    ("fields", "part"),
+    [
+        ({"boxes": "here"}, "boxes"),
+        ({"boxes": "[[1, 2, 3]]"}, "boxes.0"),
+        ({"boxes": "[[1, 2, 3, NaN]]"}, "boxes.0.3"),
+        ({"boxes": "[[1, 2, 3, 1e300]]"}, "boxes.0.3"),
+        ({"boxes": "[[30, 20, 10, 40]]"}, "no area"),
+        ({"boxes": "[[1000, 20, 1010, 40]]"}, "outside the 80x64 photo"),
+        ({"boxes": "[" * 100_000}, "boxes"),
+        ({"boxes": json.dumps([[1, 2, 30, 40]] * 51)}, "above the limit of 50"),
+        ({"contour": "1.5"}, "contour"),
+        ({"features": "nan"}, "features"),
+        ({"include": "weights"}, "include"),
+    ],
+)
+def test_fields_out_of_range(client: TestClient, fields: dict[str, Any], part: str) -> None:
+    refused(post(client, **fields), 422, part)
+
+
+def test_forms_that_are_none(client: TestClient) -> None:
+    refused(client.post("/api/align"), 422, "photo")
+    refused(client.post("/api/align", data={"photo": "text"}), 422, "photo")
+    refused(client.post("/api/align", json={"photo": 1}), 422, "photo")
+    refused(client.post("/api/align", content=b"x", headers={"Content-Type": "multipart/form-data"}), 400)
+    assert client.get("/api/align").status_code in (404, 405)
+    refused(client.get("/../pyproject.toml"), 404)
+    refused(client.get("/%2e%2e/app.py"), 404)
+
+
+def test_uploads_above_the_limit(aligner: Aligner) -> None:
+    with client_of(aligner, upload_bytes=20_000) as client:
+        refused(post(client, b"\xff" * 20_001), 413, "0.02 MB")
+        parts = (b"\xff" * 1000 for _ in range(21))  # no Content-Length
+        headers = {"Content-Type": "multipart/form-data; boundary=b"}
+        refused(client.post("/api/align", content=parts, headers=headers), 413, "0.02 MB")
+        assert post(client, SMALL[".webp"], boxes="[]").status_code == 200
+
+
+def test_nothing_goes_to_the_disk(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (1000, 1200, 3), dtype=np.uint8)
+    photo = encoded(".png", image)
+    assert len(photo) > 3_000_000
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", lambda _: pytest.fail("written to the disk"))
+    assert post(client, photo, boxes="[]").status_code == 200
+
+
+def test_every_answer_has_the_headers(client: TestClient) -> None:
+    responses = [
+        client.get("/"),
+        client.get("/api/model"),
+        client.get("/nothing"),
+        post(client, b"hello"),
+        post(client),
+    ]
+    for response in [*responses, client.get("/", headers={"Host": "evil.example"})]:
+        for name, value in HEADERS.items():
+            assert response.headers[name] == value
+        assert not [name for name in response.headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "", "localhost.evil.example", "[::1", "127.0.0.1.a"]
+)
+def test_foreign_names_are_refused(client: TestClient, host: str) -> None:
+    refused(client.get("/api/model", headers={"Host": host}), 403, "localhost")
+
+
+@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:8000", "192.168.1.7:8000", "LOCALHOST"])
+def test_own_names_are_served(client: TestClient, host: str) -> None:
+    assert client.get("/api/model", headers={"Host": host}).status_code == 200
+
+
+def test_pages_of_other_origins_are_refused(client: TestClient) -> None:
+    files = {"photo": ("a.jpg", SMALL[".jpg"])}
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:9"):
+        refused(client.post("/api/align", files=files, headers={"Origin": origin}), 403, "origins")
+    assert client.post("/api/align", files=files, data={"boxes": "[]"}, headers={"Origin": ORIGIN}).status_code == 200
+
+
+def test_a_fault_is_not_told_to_the_client(aligner: Aligner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise IndexError("/home/someone/secret.py")
+
+    with client_of(aligner) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(Aligner, "align", fail)
+            refused(post(client), 500, "unexpectedly")
+        assert post(client, boxes="[]").status_code == 200
+
+
+# --- Many at once ---
+
+
+def test_a_full_queue_says_so_and_the_rest_is_served(aligner: Aligner) -> None:
+    blocked = Blocked(aligner)
+    with client_of(blocked, requests=3) as client, ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(post, client) for _ in range(3)]
+        assert blocked.begun.wait(10)
+        while (response := post(client)).status_code == 200:
+            pytest.fail("was served while all were blocked")
+        refused(response, 503, "busy")
+        assert int(response.headers["Retry-After"]) >= 1
+        assert client.get("/api/model").status_code == 200  # the event loop is free
+        blocked.go.set()
+        assert [job.result().status_code for job in waiting] == [200] * 3
+        assert post(client).status_code == 200
+
+
+def test_the_time_limit_frees_the_queue(aligner: Aligner) -> None:
+    blocked = Blocked(aligner)
+    with client_of(blocked, requests=1, seconds=0.3) as client:
+        for _ in range(2):
+            refused(post(client), 503, "longer than 0.3 s")
+        assert blocked.calls == [0]  # the second never began
+        blocked.go.set()
+        assert post(client).status_code == 200
+
+
+def test_a_slow_upload_ends(aligner: Aligner) -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(0.05)
+        return {"type": "http.request", "body": b"", "more_body": len(sent) == 0 and not done.is_set()}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    done = asyncio.Event()
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/api/align",
+        "raw_path": b"/api/align",
+        "query_string": b"",
+        "root_path": "",
+        "scheme": "http",
+        "server": ("127.0.0.1", 8000),
+        "client": ("127.0.0.1", 1),
+        "headers": [(b"host", b"localhost"), (b"content-type", b"multipart/form-data; boundary=b")],
+    }
+
+    async def run() -> None:
+        asyncio.get_running_loop().call_later(0.6, done.set)
+        await create_app(aligner, limits=replace(Limits(), seconds=0.3))(scope, receive, send)
+
+    asyncio.run(run())
+    assert sent[0]["status"] == 408
+
+
+# --- Fuzz, from the description ---
+
+ANYTHING = st.text(max_size=40) | st.from_regex(r"-?[0-9]{1,400}(\.[0-9]+)?(e[0-9]{1,4})?", fullmatch=True)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5), lambda x: st.lists(x, max_size=5)
+)
+BOXES = st.lists(st.lists(st.floats(-200, 200), min_size=4, max_size=4), max_size=3)
+
+
+def values_of(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
+    """Values of a form field, right and wrong, by its description."""
+    options = schema.get("anyOf", [schema])
+    strategies: list[st.SearchStrategy[Any]] = [ANYTHING]
+    for option in options:
+        if option["type"] == "number":
+            strategies.append(st.floats(option["minimum"], option["maximum"]).map(str))
+            strategies.append(st.sampled_from([option["minimum"], option["maximum"], 1.0001, -1e-9]).map(str))
+        elif option["type"] == "array":
+            strategies.append(st.lists(st.sampled_from(option["items"]["enum"]), max_size=4))
+        elif option["type"] == "string":
+            strategies.append((JSON | BOXES).map(json.dumps))
+    return st.one_of(strategies)
+
+
+@pytest.fixture(scope="module")
+def fields(client: TestClient) -> dict[str, st.SearchStrategy[Any]]:
+    description = client.get("/openapi.json").json()
+    properties = description["components"]["schemas"]["Body_align_api_align_post"]["properties"]
+    assert set(properties) == {"photo", "boxes", "contour", "features", "include"}
+    return {name: values_of(schema) for name, schema in properties.items() if name != "photo"}
+
+
+@pytest.fixture(scope="module")
+def documented(client: TestClient) -> set[int]:
+    return {int(s) for s in client.get("/openapi.json").json()["paths"]["/api/align"]["post"]["responses"]} - {500}
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_fuzz_fields(
+    client: TestClient, fields: dict[str, st.SearchStrategy[Any]], documented: set[int], data: st.DataObject
+) -> None:
+    chosen = data.draw(st.fixed_dictionaries({}, optional=fields))
+    photo = data.draw(st.sampled_from(list(SMALL.values())) | st.binary(max_size=60))
+    name = data.draw(st.text(max_size=10))
+    response = client.post("/api/align", files={"photo": (name, photo)}, data=chosen)
+    assert response.status_code in documented, response.text
+    if response.status_code == 200:
+        AlignAnswer.model_validate_json(response.content)
+    else:
+        refused(response, response.status_code)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_fuzz_bodies(client: TestClient, documented: set[int], data: st.DataObject) -> None:
+    head = b'--b\r\nContent-Disposition: form-data; name="photo"; filename="a"\r\n\r\n'
+    body = bytearray(
+        head + SMALL[".webp"][:300] + b'\r\n--b\r\nContent-Disposition: form-data; name="boxes"\r\n\r\n[]\r\n--b--\r\n'
+    )
+    for _ in range(data.draw(st.integers(0, 5))):
+        at = data.draw(st.integers(0, len(body) - 1))
+        body[at : at + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
+    kind = data.draw(
+        st.sampled_from(["multipart/form-data; boundary=b", "multipart/form-data", "application/json", ""])
+    )
+    response = client.post("/api/align", content=bytes(body), headers={"Content-Type": kind})
+    assert response.status_code in documented, response.text
+
+
+# --- The command, and the page in a browser ---
+
+
+def test_a_port_in_use_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setattr(sys, "argv", ["facemsm", "serve", "--port", str(taken.getsockname()[1])])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+    assert exit_.value.code == 2
+    assert re.fullmatch(
+        r"facemsm: cannot listen on 127.0.0.1 port \d+ \(.*\); choose another --port\n", capsys.readouterr().err
+    )
+
+
+def test_nothing_on_the_page_comes_from_elsewhere() -> None:
+    for file in STATIC.iterdir():
+        text = file.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"https?:|//[a-z]+\.|@import", text), file
+        assert not re.search(r"<script>|\son\w+=|style=", text), file
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The address of ``facemsm serve``, which ends on Ctrl-C without a traceback."""
+    command = [sys.executable, "-c", "from facemsm.apps.cli import main; main()", "serve", "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    assert first, process.communicate()[1]
+    yield first.split()[1]
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20)[1] == ""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api")
+    path = os.environ.get("FACEMSM_CHROMIUM") or next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
+    if path is None:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as running:
+        arguments = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+        browser = running.chromium.launch(executable_path=path, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(server: str, browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The page, loaded; it may not complain in the console nor ask any other server."""
+    context = browser.new_context(base_url=server, **getattr(request, "param", {}))
+    context.set_default_timeout(30_000)
+    page = context.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda r: None if r.url.startswith((server, "data:", "blob:")) else faults.append(r.url))
+    page.goto("/")
+    page.wait_for_selector("body[data-loaded]")
+    yield page
+    context.close()
+    assert faults == []
+
+
+def give(page: Any, name: str, data: bytes, kind: str = "image/jpeg") -> None:
+    page.set_input_files("#file", [{"name": name, "mimeType": kind, "buffer": data}])
+
+
+def ready(page: Any, name: str) -> None:
+    page.wait_for_function("name => document.querySelector('#status').textContent.startsWith(name + ':')", arg=name)
+
+
+def slide(page: Any, name: str, value: float) -> None:
+    page.eval_on_selector(
+        f"#{name}", "(e, v) => { e.value = v; e.dispatchEvent(new Event('input', {bubbles: true})); }", value
+    )
+
+
+TWO_FACES = encoded(".jpg", np.ascontiguousarray(np.tile(read_image(SAMPLE)[:300, 90:410, ::-1], (1, 2, 1))))
+
+
+def test_page_shows_faces_and_downloads_them(page: Any, tmp_path: Path) -> None:
+    give(page, "two, faces.jpg", TWO_FACES)
+    ready(page, "two, faces.jpg")
+    assert page.locator("#faces input").count() == 2
+    assert page.locator("#main [role=option]").count() == 68  # of the chosen face
+    page.locator("#faces input").nth(1).check()
+
+    def downloaded(kind: str) -> Path:
+        with page.expect_download() as download:
+            page.click(f"[data-download={kind}]")
+        path: Path = tmp_path / download.value.suggested_filename
+        download.value.save_as(path)
+        return path
+
+    path = downloaded("json")
+    (result,) = read_results(path)
+    expected = Aligner.from_pretrained("68").align(decode_photo(TWO_FACES, 10**7))
+    assert (path.name, result.image, result.width, result.height) == ("two, faces.json", "two, faces.jpg", 640, 300)
+    for face, other in zip(result.faces, expected, strict=True):
+        np.testing.assert_allclose(face.points, other.points, atol=2e-3)
+    np.testing.assert_allclose(read_pts(downloaded("pts")), result.faces[1].points, atol=2e-3)
+    with downloaded("csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["face"] for row in rows] == ["1", "2"]
+    assert rows[0]["image"] == "two, faces.jpg"
+    assert float(rows[1]["y_67"]) == pytest.approx(float(result.faces[1].points[67, 1]))
+    drawn = read_image(downloaded("png"))
+    assert drawn.shape == (900, 1920, 3)
+    plain = decode_photo(TWO_FACES, 10**7)
+    x, y = np.round(result.faces[0].points[30]).astype(int)
+    assert np.abs(drawn[3 * y + 1, 3 * x + 1].astype(int) - plain[y, x]).max() > 20
+
+
+def test_page_thresholds_act_at_once_and_points_follow(page: Any) -> None:
+    page.click(".target [data-do=sample]")
+    ready(page, "sample.jpg")
+    marked = "document.querySelector('#marked').textContent"
+    before = page.evaluate(marked)
+    held: list[Any] = []
+    page.route("**/api/align", lambda route: held.append(route))
+    with page.expect_request("**/api/align"):
+        slide(page, "contour", 1)
+    if page.request.get("/api/model").json()["marks"] == "rebuilt":
+        assert page.evaluate(marked) == "17 of 68 points are rebuilt."  # the server has not answered yet
+    for route in held:
+        route.continue_()
+    page.unroute("**/api/align")
+    slide(page, "features", 0.8)
+    page.wait_for_function(
+        "() => /^: (1[7-9]|[2-5].) of 68 points moved, by [0-9.]+ px/"
+        ".test(document.querySelector('#moved').textContent)"
+    )
+    assert page.text_content("#problem") == ""
+    page.click("[data-do=reset]")
+    page.wait_for_function(f"before => {marked} === before", arg=before)
+    assert page.text_content("output[for=contour]") == "0.40"
+
+
+def test_page_of_a_calibrated_model_says_hidden(page: Any) -> None:
+    model = page.request.get("/api/model").json() | {"marks": "hidden"}
+    page.route("**/api/model", lambda route: route.fulfill(json=model))
+    page.reload()
+    page.click(".target [data-do=sample]")
+    ready(page, "sample.jpg")
+    assert page.text_content("#ring") == "hidden"
+    assert page.text_content("#marked").endswith("points are hidden.")
+
+
+def test_page_by_keyboard_and_pointer(page: Any) -> None:
+    page.keyboard.press("Tab")  # the name
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.dataset.do") == "choose"
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    ready(page, "sample.jpg")
+    stage = page.locator("#main svg")
+    stage.focus()
+    for key, point in (("ArrowRight", 1), ("End", 67), ("ArrowRight", 0), ("ArrowLeft", 67), ("Home", 0)):
+        page.keyboard.press(key)
+        assert stage.get_attribute("aria-activedescendant") == f"point-{point}"
+        assert page.text_content("#readout").startswith(f"{point} ·")
+        assert f"point {point}," in page.text_content("#heatmap-of")
+    label = page.get_attribute("#point-30", "aria-label")
+    assert re.fullmatch(r"30 · .+, score \d\.\d\d, (seen|rebuilt|hidden)", label)
+    page.locator("#point-30").hover()
+    assert re.fullmatch(r"30 · .+ · score \d\.\d\d( · .+)?", page.text_content("#tip"))
+    page.click("#zoom")
+    assert page.get_attribute("#zoom", "aria-pressed") == "true"
+
+
+def test_page_takes_dropped_pasted_and_camera_photos(page: Any) -> None:
+    make = """(event, data, name) => {
+        const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+        const transfer = new DataTransfer();
+        transfer.items.add(new File([bytes], name, {type: 'image/jpeg'}));
+        return transfer; }"""
+    data = base64.b64encode(PHOTO).decode()
+    page.evaluate(
+        f"([data]) => document.body.dispatchEvent(new DragEvent('drop', "
+        f"{{bubbles: true, cancelable: true, dataTransfer: ({make})('drop', data, 'dropped.jpg')}}))",
+        [data],
+    )
+    ready(page, "dropped.jpg")
+    page.evaluate(
+        f"([data]) => document.dispatchEvent(new ClipboardEvent('paste', "
+        f"{{clipboardData: ({make})('paste', data, 'pasted.jpg')}}))",
+        [data],
+    )
+    ready(page, "pasted.jpg")
+    page.click("header [data-do=camera]")
+    page.wait_for_function("() => document.querySelector('#camera video').videoWidth > 0")
+    page.click("[data-do=shoot]")
+    ready(page, "camera.jpg")
+    assert page.text_content("#status") == "camera.jpg: no face found"
+    assert page.evaluate("document.querySelector('#camera video').srcObject") is None
+
+
+def test_page_takes_kinds_that_only_the_browser_reads(page: Any) -> None:
+    give(page, "a.bmp", encoded(".bmp", np.ascontiguousarray(read_image(SAMPLE)[..., ::-1])), "image/bmp")
+    ready(page, "a.bmp")
+    assert "1 face" in page.text_content("#status")
+    give(page, "notes.txt", b"hello", "text/plain")
+    page.wait_for_selector("#problem:not(:empty)")
+    assert "notes.txt" in page.text_content("#problem")
+
+
+PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True, "color_scheme": "dark"}
+
+
+@pytest.mark.parametrize("page", [PHONE], indirect=True)
+def test_page_on_a_phone_in_the_dark(page: Any) -> None:
+    page.tap(".target [data-do=sample]")
+    ready(page, "sample.jpg")
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert max(map(int, re.findall(r"\d+", background))) < 60
+    small = page.evaluate(
+        "[...document.querySelectorAll('button, input[type=range]')].filter((e) => e.checkVisibility())"
+        ".map((e) => e.getBoundingClientRect().height).filter((h) => h < 24)"
+    )
+    assert small == []
+    page.tap("#zoom")
+    page.locator("#point-8").tap()
+    assert page.text_content("#readout").startswith("8 ·")
