@@ -1,0 +1,157 @@
+"""``facemsm video``: a video or a camera in, the faces' landmarks in each frame and a drawn video out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import takewhile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facemsm.apps.align import Format, _plural, _sigterm_as_interrupt, parse_stages
+from facemsm.detectors import DEFAULT, NAMES
+from facemsm.errors import FacemsmError
+from facemsm.results import ResultsFile
+from facemsm.tracking import Tracker
+from facemsm.video import Frame, VideoReader, VideoWriter, frame_line, write_video_csv
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def video(
+    source: Annotated[
+        Path | None, typer.Argument(help="A video file.", metavar="VIDEO", show_default="the camera, with --camera")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The drawn video: .mp4, .mkv, .mov or .avi. The landmarks are written beside it, with .jsonl.",
+            show_default="facemsm-out/NAME.mp4",
+        ),
+    ] = None,
+    camera: Annotated[
+        int | None,
+        typer.Option(min=0, help="Instead of a file, the camera of this number, until Ctrl-C.", metavar="NUMBER"),
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(min=0, help="Stop after so much of the video.")] = None,
+    format: Annotated[
+        Format,
+        typer.Option("--format", "-f", help="json: one line a frame, always written. csv: also one row a face."),
+    ] = Format.JSON,
+    smooth: Annotated[
+        bool, typer.Option("--smooth/--no-smooth", help="Steady the landmarks, or leave them as each frame gives them.")
+    ] = True,
+    detect_every: Annotated[
+        int,
+        typer.Option(min=1, help="Frames between two looks for new faces; one is also taken when a face is lost."),
+    ] = 15,
+    weights: Annotated[str, typer.Option(help="Which trained weights to use; 68 finds 68 landmarks.")] = "68",
+    stages: Annotated[
+        str, typer.Option(help="1 makes the face upright, 2 finds the landmarks, 3 rebuilds the hidden ones.")
+    ] = "1,2,3",
+    detector: Annotated[
+        str | None, typer.Option(help=f"Face detector: {', '.join(NAMES)}.", show_default=DEFAULT)
+    ] = None,
+    detector_model: Annotated[Path | None, typer.Option(help="Model file, for a detector that comes without.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+) -> None:
+    """Follow the faces of a video and write their landmarks.
+
+    Frames that cannot be used are reported in a line and skipped; the exit code is then 1, and 0 if all went well.
+    Ctrl-C ends the run and finishes the files.
+    """
+    from facemsm.aligner import Aligner
+    from facemsm.detectors import get_detector
+    from facemsm.drawing import draw_faces
+
+    if (source is None) == (camera is None):
+        raise FacemsmError("name either a video file or --camera 0")
+    if format is Format.PTS:
+        raise FacemsmError("--format pts is for photos; choose json or csv")
+    path = output or Path("facemsm-out") / f"{source.stem if source else f'camera-{camera}'}.mp4"
+    if source and path.resolve() == source.resolve():
+        raise FacemsmError(f"{path}: is the video that is read; choose another --output")
+
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong with a frame is said once, by us
+    tally: Counter[str] = Counter()
+    identities: set[int] = set()
+
+    def broken(line: str, frames: int = 1) -> None:
+        print(line, file=sys.stderr)
+        tally["broken"] += frames
+
+    finder = get_detector(detector, model=detector_model)
+    aligner = Aligner.from_pretrained(weights, detector=finder, stages=parse_stages(stages), threads=threads)
+    tracker = Tracker(aligner, detect_every=detect_every, smooth=smooth)
+    interrupt, silent = 0, None
+    with closing(VideoReader(source if source else camera or 0)) as reader:
+        writer = VideoWriter(path, reader.rate, reader.width, reader.height)
+        try:
+            with closing(ResultsFile(path.with_suffix(".jsonl"), aligner.scheme.name)) as results:
+                started = time.monotonic()
+                frames: Iterator[Frame] = reader.frames(broken)
+                if seconds is not None:
+                    frames = takewhile(lambda frame: frame.time < seconds, frames)
+                total = reader.count if seconds is None or reader.count is None else round(seconds * reader.rate)
+                try:
+                    with _sigterm_as_interrupt():
+                        for frame in _progress(frames, total):
+                            try:
+                                faces = tracker(frame.image)
+                            except Exception as error:  # one frame must not cost the others
+                                broken(f"{reader.name}: frame {frame.number} failed unexpectedly ({error!r}); skipped")
+                                continue
+                            drawn = draw_faces(frame.image, [tracked.face for tracked in faces], aligner.scheme)
+                            writer.write(drawn, frame.time)
+                            results.append_line(frame_line(frame, reader.name, aligner.scheme.name, faces))
+                            tally["frames"] += 1
+                            identities |= {tracked.id for tracked in faces}
+                except KeyboardInterrupt as stop:
+                    interrupt = stop.args[0] if stop.args else signal.SIGINT
+                spent = time.monotonic() - started
+            silent = writer.finish(source)
+        finally:
+            writer.discard()
+
+    parts = [
+        f"{_plural(tally['frames'], 'frame')} in {spent:.1f} s ({tally['frames'] / max(spent, 1e-9):.1f} a second)",
+        _plural(len(identities), "face"),
+        f"looked for faces in {_plural(tracker.detections, 'frame')}",
+        f"{tally['broken']} broken, reasons above" if tally["broken"] else "",
+    ]
+    print(", ".join(filter(None, parts)))
+    print(f"landmarks: {results.path}")
+    if format is Format.CSV:
+        write_video_csv(path.with_suffix(".csv"), results.path, aligner.scheme.count)
+        print(f"landmarks: {path.with_suffix('.csv')}")
+    print(f"video:     {path}{f' (no sound: {silent})' if silent else ''}")
+    if interrupt:
+        print("interrupted; the files hold what came before")
+        raise typer.Exit(128 + interrupt)
+    raise typer.Exit(1 if tally["broken"] else 0)
+
+
+def _progress(frames: Iterator[Frame], total: int | None) -> Iterator[Frame]:
+    """The frames, with their rate on stderr if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    rate = TextColumn("frame {task.completed} · {task.fields[fps]:.1f} fps")
+    columns = (SpinnerColumn(), BarColumn(), rate, TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("frames", total=total, fps=0.0)
+        started = time.monotonic()
+        for number, frame in enumerate(frames, 1):
+            yield frame
+            progress.update(task, completed=number, fps=number / (time.monotonic() - started))

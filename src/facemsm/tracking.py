@@ -1,0 +1,202 @@
+"""Faces from frame to frame: who is who, and landmarks that neither tremble nor lag.
+
+The landmarks of one frame give the boxes of the next, so the detector is asked only now and then. Constants are per
+frame and were chosen at 30 frames a second; ``benchmarks/video.py`` measures what they do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from facemsm.detectors import FaceDetector
+from facemsm.detectors.boxes import overlaps
+from facemsm.errors import FacemsmError
+from facemsm.face import Face
+from facemsm.geometry import apply_affine, fit_similarity, tight_box
+from facemsm.typing import FloatArray, Image
+
+Array = NDArray[np.float64]
+
+NOISE = 0.0015
+"""Standard deviation of a point with score 1 about the truth, in face sizes (root of the tight box's area)."""
+
+DISTRUST = 4
+"""The standard deviation grows with this power of 1 / score: at 0.4 it is 40 times as large, so it says little."""
+
+SHARED = 0.15
+"""Share of a point's variance that all points have in common, which averaging does not remove."""
+
+DRIFT = 0.0003
+"""How far a still face is free to wander in a frame, in face sizes."""
+
+SURPRISE = 3.0
+"""A squared deviation this many times the expected one is motion, not noise."""
+
+SAME_FACE = 0.3
+"""IoU from which a box of the detector and one around landmarks are the same face's; they are cut differently."""
+
+DOUBLE = 0.6
+"""IoU of two tight boxes from which both tracks follow one face."""
+
+LOST = 0.4
+"""Mean score below which there is no face."""
+
+PATIENCE = 10
+"""Frames for which a lost face keeps its identity; until then the detector looks for it in each."""
+
+
+class Smoother:
+    """Smooths one face's landmarks, frame by frame, with the scores as weights.
+
+    The past is carried along by the similarity (weighted by the scores) that takes it to the new points: turning,
+    moving and coming closer cost no lag, and a hidden point moves with the face. Then two Kalman filters weigh the
+    past against the new: one the pose as a whole, one each point. Measurement noise comes from the score; a deviation
+    that noise does not explain raises the variance of the past, so that a seen point follows at once.
+    """
+
+    def __init__(self) -> None:
+        self._points: Array | None = None
+        self._variance: Array = np.zeros(0)
+        self._pose_variance: Array = np.zeros(())
+
+    def __call__(self, points: FloatArray, scores: FloatArray) -> FloatArray:
+        """The smoothed points (L, 2) float32 of this frame, by its points (L, 2) and scores (L,); pixels."""
+        size = np.sqrt(np.prod(np.ptp(points, axis=0) + 1.0))
+        noise = (NOISE * size / np.maximum(scores.astype(np.float64), 0.05) ** DISTRUST) ** 2
+        pose_noise = np.asarray(SHARED / np.mean(1 / noise))
+        past = self._points
+        if past is None:
+            self._points, self._variance, self._pose_variance = points.astype(np.float64), noise, pose_noise
+            return points
+        carried = apply_affine(fit_similarity(past, points, 1 / noise), past)
+        moved, rest = carried - past, points - carried
+        drift = (DRIFT * size) ** 2
+        pose_gain, self._pose_variance = _update(self._pose_variance + drift, pose_noise, np.asarray(np.mean(moved**2)))
+        gain, self._variance = _update(self._variance + drift, noise, np.mean(rest**2, axis=1))
+        self._points = past + pose_gain * moved + gain[:, None] * rest
+        return self._points.astype(np.float32)
+
+
+def _update(variance: Array, noise: Array, deviation: Array) -> tuple[Array, Array]:
+    """Kalman gain and the variance after it; the variance before it rises to meet a surprising squared deviation."""
+    variance = variance + np.maximum(deviation - SURPRISE * (variance + noise), 0)
+    gain = variance / (variance + noise)
+    return gain, (1 - gain) * variance
+
+
+class FaceAligner(Protocol):
+    """What a tracker needs of :class:`facemsm.Aligner`."""
+
+    @property
+    def detector(self) -> FaceDetector: ...  # noqa: D102
+
+    def align(self, image: Any, boxes: ArrayLike | None = None) -> list[Face]: ...  # noqa: D102
+
+
+class TrackedFace(NamedTuple):
+    """A face of one frame.
+
+    Attributes:
+        id: the same in all frames, from 1 in the order of appearance; never given twice.
+        face: its ``points`` are smoothed; ``preliminary`` is stage 2's, of this frame alone.
+    """
+
+    id: int
+    face: Face
+
+
+@dataclass(slots=True)
+class _Track:
+    id: int
+    box: FloatArray
+    smoother: Smoother = field(default_factory=Smoother)
+    missed: int = 0
+
+
+class Tracker:
+    """Follows the faces of a video, frame by frame.
+
+    The detector runs in the first frame, then in every ``detect_every``-th and in each in which a face is missing: its
+    mean score is below ``LOST``, or it left the picture. A box of its that overlaps no known face is a new one.
+
+    Attributes:
+        detections: how often the detector ran.
+    """
+
+    def __init__(self, aligner: FaceAligner, *, detect_every: int = 15, smooth: bool = True) -> None:
+        """Start without faces.
+
+        Raises:
+            FacemsmError: ``detect_every`` is below 1.
+        """
+        if detect_every < 1:
+            raise FacemsmError(f"detect_every is {detect_every}: at least 1 is needed")
+        self._aligner, self._detect_every, self._smooth = aligner, detect_every, smooth
+        self._tracks: list[_Track] = []
+        self._ids = 0
+        self._until_detection = 0
+        self.detections = 0
+
+    def __call__(self, image: Image) -> list[TrackedFace]:
+        """The faces of the next frame, (H, W, 3) uint8 RGB, by identity. Errors as :meth:`facemsm.Aligner.align`."""
+        found = self._follow(image)
+        if self._until_detection <= 0 or any(track.missed for track in self._tracks):
+            found |= self._detect(image, found)
+            self._until_detection = self._detect_every
+        self._until_detection -= 1
+        self._tracks = [track for track in self._tracks if track.missed <= PATIENCE]
+        return [TrackedFace(key, found[key]) for key in sorted(found)]
+
+    def _follow(self, image: Image) -> dict[int, Face]:
+        """Faces that are still where they were; the others are counted as missed."""
+        height, width = image.shape[:2]
+        seen = [track for track in self._tracks if not track.missed and _inside(track.box, width, height)]
+        seen.sort(key=lambda track: track.id)  # of two that follow one face, the elder stays
+        faces = self._aligner.align(image, [track.box for track in seen]) if seen else []
+        for track in self._tracks:
+            track.missed += 1
+        return self._accept(seen, faces)
+
+    def _detect(self, image: Image, found: dict[int, Face]) -> dict[int, Face]:
+        """Faces that are new or seen again, by the detector."""
+        self.detections += 1
+        tracks: list[_Track] = []
+        known = list(self._tracks)
+        for box in self._aligner.detector.detect(image)[:, :4]:
+            shared = overlaps(box, np.reshape([track.box for track in known], (-1, 4)).astype(np.float32))
+            if len(shared) and shared.max() >= SAME_FACE:
+                track = known.pop(int(shared.argmax()))
+                if track.id not in found:
+                    tracks.append(_Track(track.id, box))
+            else:
+                tracks.append(_Track(0, box))
+        faces = self._aligner.align(image, [track.box for track in tracks]) if tracks else []
+        return self._accept(tracks, faces)
+
+    def _accept(self, tracks: list[_Track], faces: list[Face]) -> dict[int, Face]:
+        """Smoothed faces by identity, of those that are faces and are not followed already."""
+        accepted = {}
+        for track, face in zip(tracks, faces, strict=True):
+            box = tight_box(face.points)
+            others = [other.box for other in self._tracks if other.missed == 0 and other.id != track.id]
+            double = overlaps(box, np.reshape(others, (-1, 4)).astype(np.float32)).max(initial=0) > DOUBLE
+            if double or float(face.scores.mean()) < LOST:
+                continue
+            if not track.id:
+                self._ids += 1
+                track.id = self._ids
+            points = track.smoother(face.points, face.scores) if self._smooth else face.points
+            track.box, track.missed = tight_box(points), 0
+            self._tracks = [other for other in self._tracks if other.id != track.id] + [track]
+            accepted[track.id] = replace(face, points=points)
+        return accepted
+
+
+def _inside(box: FloatArray, width: int, height: int) -> bool:
+    """Whether a box has its centre in the picture; beyond, too little of the face is left."""
+    x, y = (box[:2] + box[2:]) / 2
+    return bool(0 <= x < width and 0 <= y < height)
