@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from facemsm.aligner import Aligner
     from facemsm.errors import FacemsmError
     from facemsm.face import Face
+    from facemsm.records import to_coco, to_dataframe
     from facemsm.schemes import LandmarkScheme, get_scheme
 
-__all__ = ["Aligner", "Face", "FacemsmError", "LandmarkScheme", "get_scheme"]
+__all__ = ["Aligner", "Face", "FacemsmError", "LandmarkScheme", "get_scheme", "to_coco", "to_dataframe"]
 
 _HOME = {
     "Aligner": "facemsm.aligner",
@@ -23,6 +24,8 @@ _HOME = {
     "FacemsmError": "facemsm.errors",
     "LandmarkScheme": "facemsm.schemes",
     "get_scheme": "facemsm.schemes",
+    "to_coco": "facemsm.records",
+    "to_dataframe": "facemsm.records",
 }
 
 

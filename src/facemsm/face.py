@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from facemsm.errors import FacemsmError
 from facemsm.typing import BoolArray, FloatArray, Image
+
+if TYPE_CHECKING:
+    import pandas
+
+    from facemsm.schemes import LandmarkScheme
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -17,14 +23,17 @@ class Face:
 
     Attributes:
         points: (L, 2) float32.
-        scores: (L,) float32 in [0, 1], how surely each point was seen (Eq. 9).
-        occluded: (L,) bool, True where the point was rebuilt from the others (stage 3) rather than seen.
+        scores: (L,) float32 in [0, 1]. By a calibrated model the probability that the point lies within 5 % of the
+            inter-ocular distance of the truth; otherwise how surely it was seen (Eq. 9).
+        occluded: (L,) bool, True where something hides the point. Without a calibration, where the point was rebuilt
+            from the others (stage 3) rather than seen.
         box: (4,) float32, the box it was given or found, ``[x_min, y_min, x_max, y_max]``.
         theta: (2, 3) float32, Eq. 1: canonical to crop, normalised coordinates.
         preliminary: (L, 2) float32, stage 2's points before stage 3.
         detection_score: the detector's confidence; None for a given box.
         heatmaps: (L, 64, 64) float32, only if asked for.
         canonical: (128, 128, 3) uint8 RGB, the face as stage 2 saw it; only if asked for.
+        occlusion: (L,) float32, the probability that something hides the point; None without a calibration.
     """
 
     points: FloatArray
@@ -36,6 +45,47 @@ class Face:
     detection_score: float | None = None
     heatmaps: FloatArray | None = None
     canonical: Image | None = None
+    occlusion: FloatArray | None = None
+
+    def draw(self, image: Image, scheme: LandmarkScheme | None = None) -> Image:
+        """A copy of its photo (H, W, 3) uint8 RGB with the landmarks, by :func:`facemsm.drawing.draw_faces`.
+
+        Args:
+            image: the photo.
+            scheme: of the points, for the lines between them; by default the built-in one with as many points.
+
+        Raises:
+            FacemsmError: no built-in scheme has as many points.
+        """
+        from facemsm.drawing import draw_faces
+        from facemsm.schemes import get_scheme
+
+        return draw_faces(image, [self], scheme or get_scheme(str(len(self.points))))
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """One row a landmark, as :func:`facemsm.to_dataframe` makes it of several faces."""
+        from facemsm.records import to_dataframe
+
+        return to_dataframe([self]).drop(columns="face").set_index("landmark")
+
+    def to_coco(self, image_id: int = 1, annotation_id: int = 1) -> dict[str, Any]:
+        """A COCO keypoint annotation; :func:`facemsm.to_coco` makes whole documents."""
+        from facemsm.records import annotation
+
+        return annotation(self, image_id, annotation_id)
+
+    def __repr__(self) -> str:
+        x, y = np.round((self.box[:2] + self.box[2:]) / 2)
+        return (
+            f"<Face at ({x:.0f}, {y:.0f}): {len(self.points)} points, {int(self.occluded.sum())} hidden, "
+            f"mean score {self.scores.mean():.2f}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a sketch of the points. A face does not hold its photo."""
+        from facemsm.records import sketch
+
+        return sketch(self)
 
 
 def check_boxes(boxes: ArrayLike, image_shape: tuple[int, ...], where: str = "image") -> FloatArray:

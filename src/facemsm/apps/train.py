@@ -13,21 +13,30 @@ if TYPE_CHECKING:
     from facemsm.training.faces import Faces
     from facemsm.training.run import StageModule
 
-app = typer.Typer(no_args_is_help=True, help="Train a stage on annotated faces (needs the extra 'train').")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Train a stage on annotated faces (needs the extra 'train')."
+)
 
 Data = Annotated[
     list[str],
     typer.Option(
         "--data",
         metavar="NAME=ROOT:SPLIT[@SHARE[@UNTIL]]",
-        help="Faces to train on; may be given several times. SHARE: fraction of them seen in each epoch. "
+        help="Faces to train on, such as 300w=data/300w:train or coco=faces.json:all; may be given several times. "
+        "SHARE: fraction of them seen in each epoch. "
         "UNTIL: fraction of the run after which they are left out.",
     ),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")]
 Preset = Annotated[str, typer.Option(help="'paper': the paper's settings; 'lite': what a CPU trains and what ships.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a setting, e.g. schedule.epochs=10.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Change a setting, e.g. schedule.epochs=10; may be given several times. "
+        "config.json in the run's folder lists them.",
+    ),
 ]
 Scheme = Annotated[str, typer.Option(help="Landmark scheme: 29, 68, 98 or a .toml file.")]
 Exclude = Annotated[list[str] | None, typer.Option(help="Name of a face to leave out; may be given several times.")]
@@ -136,6 +145,7 @@ def dictionary(
     landmarks, faces = _faces(data, scheme, "gt", 0.0, None, complete)
     points = np.stack([face.points for face in faces.training])
     built = build_dictionary(points, landmarks, count=count, mirror=mirror, seed=seed)
+    output.parent.mkdir(parents=True, exist_ok=True)
     built.save(output)
     typer.echo(f"{len(built.shapes)} shapes from {len(points)} faces: {output}")
 

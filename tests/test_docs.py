@@ -1,0 +1,177 @@
+"""What README and docs tell to type exists: Python blocks run, commands have their options, names can be imported."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+
+from facemsm.apps import cli
+from facemsm.images import read_image
+from official_files import write_300w
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+SAMPLE = ROOT / "src/facemsm/apps/sample.jpg"
+OPTIONAL = {"h5py", "lightning", "matplotlib", "onnx", "onnxscript", "pandas", "ray", "scipy", "sklearn", "torch"}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def with_blocks(language: str) -> list[Any]:
+    return [pytest.param(page, id=page.name) for page in PAGES if blocks(page, language)]
+
+
+def given(page: Path, folder: Path) -> dict[str, Any]:
+    """The files that a page's blocks read, and the variables that they take from the reader."""
+    shutil.copy(SAMPLE, folder / "photo.jpg")
+    (folder / "src").symlink_to(ROOT / "src", target_is_directory=True)
+    write_300w(folder / "data/300w")
+    for text in blocks(page, "toml"):
+        name = re.search(r'^name = "(.*)"', text, re.MULTILINE)
+        assert name
+        (folder / f"{name[1]}.toml").write_text(text, encoding="utf-8")
+    if page.name == "own-data.md":
+        shutil.copytree(ROOT / "src/facemsm/weights/68", folder / "runs/model")  # in place of the trained one
+        return {"photo": read_image(SAMPLE)}
+    if page.name == "evaluation.md":
+        points, occluded = np.zeros((1, 68, 2), np.float32), np.zeros((1, 68), np.bool_)
+        return {"path": folder / "mine.npz", "names": ["a"], "points": points, "occluded": occluded}
+    return {}
+
+
+@pytest.mark.parametrize("page", with_blocks("python"))
+def test_python_blocks_run_one_after_the_other(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = given(page, tmp_path)
+    for number, block in enumerate(blocks(page, "python"), 1):
+        with subtests.test(block=number):
+            code = compile(block, f"{page.name}, block {number}", "exec")
+            for library in OPTIONAL & set(re.findall(r"^(?:import|from) (\w+)", block, re.MULTILINE)):
+                pytest.importorskip(library)
+            if "import ray" not in block:  # a cluster and the folder /data are the reader's
+                exec(code, names)
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The commands of the page's shell blocks, as words; comments, redirections and variables of the shell left out."""
+    for block in blocks(page, "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(re.split(r" [>|&] ", line)[0], comments=True)
+            if words:
+                yield words
+
+
+def test_facemsm_commands_exist_with_their_options() -> None:
+    known = 0
+    for page in PAGES:
+        for words in commands(page):
+            starts = [i for i, word in enumerate(words) if word == "facemsm"]
+            if not starts or words[0] not in ("facemsm", "torchrun", "python3"):
+                continue
+            check_command(words[starts[0] + 1 :], f"{page.name}: {' '.join(words)}")
+            known += 1
+    assert known > 20
+
+
+def check_command(words: list[str], where: str) -> None:
+    """Let typer parse the words as it would before it calls the command: options, values, what is required."""
+    command: Any = typer.main.get_command(cli.app)
+    parent = None
+    while hasattr(command, "list_commands"):
+        parent = command.make_context(command.name, [], parent=parent, resilient_parsing=True)
+        parent.resilient_parsing = False  # which only kept it from asking for a command
+        assert words, where
+        assert words[0] in command.list_commands(parent), where
+        _, command, words = command.resolve_command(parent, words)
+    if "--help" in words:
+        return
+    try:
+        command.make_context(command.name, list(words), parent=parent)
+    except Exception as error:
+        raise AssertionError(f"{where}: {error}") from error
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["aligne", "x"], ["align", "--drw"], ["train", "stage1"], ["train", "stgan", "-o", "x"], ["align", "-f", "xml"]],
+)
+def test_the_check_sees_faults(words: list[str]) -> None:
+    with pytest.raises(AssertionError, match="here"):
+        check_command(words, "here")
+
+
+def test_scripts_exist_with_their_options() -> None:
+    for page in PAGES:
+        for words in commands(page):
+            if words[0] in ("python", "python3") and words[1].endswith(".py"):
+                text = (ROOT / words[1]).read_text(encoding="utf-8")
+                for option in (word for word in words[2:] if word.startswith("--")):
+                    name = option.removeprefix("--").replace("-", "_")
+                    assert option in text or re.search(rf"\b{name}\b", text), f"{page.name}: {' '.join(words)}"
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
+def test_names_in_the_text_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for name in sorted(set(re.findall(r"`(facemsm(?:\.\w+)+)", text)) - {"facemsm.toml"}):
+        assert exists(name), f"{page.name}: {name}"
+    for file in re.findall(r"`((?:docs|src|benchmarks|tests)/[\w./-]+)`", text):
+        assert (ROOT / file).exists(), f"{page.name}: {file}"
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module or something in one; libraries that are missing excuse it."""
+    parts = name.split(".")
+    for i in range(len(parts), 0, -1):
+        try:
+            found: Any = import_module(".".join(parts[:i]))
+        except ModuleNotFoundError as error:
+            if error.name and error.name.split(".")[0] != "facemsm":
+                return True
+            continue
+        for part in parts[i:]:
+            fields = getattr(found, "__dataclass_fields__", {})
+            if part in fields:
+                return True
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False
+
+
+def test_the_check_of_names_sees_faults() -> None:
+    assert exists("facemsm.heatmaps.HeatmapCodec.decode")
+    assert exists("facemsm.heatmaps.HeatmapCodec.refinement")
+    assert not exists("facemsm.heatmaps.HeatmapCodec.decoded")
+    assert not exists("facemsm.heatmap")
+
+
+def test_the_site_builds(tmp_path: Path) -> None:
+    pytest.importorskip("material", reason="needs the extra docs")
+    pytest.importorskip("mkdocstrings")
+    run = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    page = (tmp_path / "api/use/index.html").read_text(encoding="utf-8")
+    assert 'id="facemsm.aligner.Aligner.align"' in page
