@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from facemsm import Aligner, Face, FacemsmError
+from facemsm.calibration import FEATURES, Calibration, Logistic
 from facemsm.geometry import apply_affine, box_to_crop, compose, invert, similarity, theta_to_matrix
 from facemsm.images import read_image
+from facemsm.runtime.model import MANIFEST, WEIGHTS, write_calibration
+from facemsm.schemes import SCHEME_68
+from facemsm.shapes.dictionary import ShapeDictionary
+from facemsm.shapes.posterior import learn_prior
 from facemsm.typing import FloatArray, Image
 from facemsm.warping import warp
 
@@ -18,6 +25,29 @@ BOX = [180.0, 87.0, 273.0, 179.0]
 @pytest.fixture(scope="module")
 def aligner() -> Aligner:
     return Aligner.from_pretrained("68", keep=("heatmaps", "canonical"))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled networks without a calibration."""
+    folder = Path(shutil.copytree(WEIGHTS / "68", tmp_path_factory.mktemp("plain") / "model"))
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest.pop("calibration", None)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def calibrated(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with one made by hand: a point is right if it is bright, and hidden if its neighbours are dark, too."""
+    folder = Path(shutil.copytree(plain, tmp_path_factory.mktemp("calibrated") / "model"))
+    learn_prior(ShapeDictionary.load(folder / "dictionary.safetensors").shapes, SCHEME_68).save(
+        folder / "prior.safetensors"
+    )
+    doubt, near = (np.array([float(name == feature) for feature in FEATURES]) for name in ("doubt", "doubt near"))
+    correct, hidden = Logistic(-5 * doubt, np.full(68, 2.0)), Logistic(8 * doubt + 8 * near, np.full(68, -4.0))
+    write_calibration(folder, Calibration((-2.0, 8.0, 5.0), correct, hidden, 0.5, "posterior"))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +133,8 @@ def test_theta_takes_canonical_points_to_the_photo(aligner: Aligner, face: Face)
     np.testing.assert_allclose(apply_affine(to_photo, canonical), face.preliminary, atol=0.01)
 
 
-def test_stages_off(photo: Image, face: Face) -> None:
-    without_shapes = Aligner.from_pretrained("68", stages=(1, 2)).align(photo, [BOX])[0]
+def test_stages_off(photo: Image, face: Face, plain: Path) -> None:
+    without_shapes = Aligner.from_pretrained(plain, stages=(1, 2)).align(photo, [BOX])[0]
     assert not without_shapes.occluded.any()
     np.testing.assert_array_equal(without_shapes.points, without_shapes.preliminary)
     np.testing.assert_allclose(without_shapes.points, face.preliminary, atol=1e-3)
@@ -113,13 +143,58 @@ def test_stages_off(photo: Image, face: Face) -> None:
     assert without_turn.heatmaps is None
 
 
-def test_only_flagged_points_are_rebuilt(photo: Image) -> None:
-    strict = Aligner.from_pretrained("68", thresholds={"contour": 0.95, "features": 0.95})
+def test_a_calibrated_model_says_what_it_knows(photo: Image, plain: Path, calibrated: Path) -> None:
+    behind = photo.copy()
+    behind[125:190, 160:300] = 40  # a dark card over mouth and chin
+    (face,) = Aligner.from_pretrained(calibrated).align(behind, [BOX])
+    (raw,) = Aligner.from_pretrained(plain).align(behind, [BOX])
+    assert raw.occlusion is None
+    assert face.occlusion is not None
+    assert face.occluded[48:68].mean() > 0.8
+    assert not face.occluded[36:48].any()
+    np.testing.assert_array_equal(face.occluded, face.occlusion >= 0.5)
+    np.testing.assert_allclose(face.scores, 1 / (1 + np.exp(5 * (1 - raw.scores) - 2)), atol=1e-4)
+    np.testing.assert_allclose(face.preliminary, raw.preliminary, atol=1e-3)
+    (seen,) = Aligner.from_pretrained(calibrated, stages=(1, 2)).align(behind, [BOX])
+    np.testing.assert_array_equal(seen.points, seen.preliminary)
+    np.testing.assert_allclose(seen.scores, face.scores, atol=1e-4)
+
+
+def test_both_forms_of_stage_3(photo: Image, plain: Path, calibrated: Path) -> None:
+    (bare,) = Aligner.from_pretrained(plain, thresholds={"contour": 0.95, "features": 0.95}).align(photo, [BOX])
+    for options in ({"thresholds": {"contour": 0.95, "features": 0.95}}, {"stage3": "exemplars"}, {}):
+        aligner = Aligner.from_pretrained(calibrated, **options)
+        (face,) = aligner.align(photo, [BOX])
+        moved = np.linalg.norm(face.points - face.preliminary, axis=1)
+        if "thresholds" in options:
+            np.testing.assert_allclose(face.points, bare.points, atol=1e-3)
+        elif options:
+            assert (moved < 1e-6).any()  # sure points stay
+        else:
+            assert aligner.description["reconstruction"]["method"] == "posterior"
+            assert (moved > 0).mean() > 0.9
+            assert moved.mean() < 0.05 * inter_ocular(face.points)
+
+
+def test_a_calibrated_batch_gives_the_same_numbers(photo: Image, calibrated: Path) -> None:
+    aligner = Aligner.from_pretrained(calibrated)
+    boxes = [BOX, [175.0, 70.0, 280.0, 185.0], [168.0, 60.0, 290.0, 195.0]]
+    for together, box in zip(aligner.align(photo, boxes), boxes, strict=True):
+        (alone,) = aligner.align(photo, [box])
+        np.testing.assert_allclose(together.points, alone.points, atol=1e-3)
+        np.testing.assert_allclose(together.scores, alone.scores, atol=1e-4)
+        assert together.occlusion is not None
+        assert alone.occlusion is not None
+        np.testing.assert_allclose(together.occlusion, alone.occlusion, atol=1e-4)
+
+
+def test_only_flagged_points_are_rebuilt(photo: Image, plain: Path) -> None:
+    strict = Aligner.from_pretrained(plain, thresholds={"contour": 0.95, "features": 0.95})
     face = strict.align(photo, [BOX])[0]
     moved = np.linalg.norm(face.points - face.preliminary, axis=1) > 1e-3
     assert face.occluded.any()
     assert not (moved & ~face.occluded).any()
-    never = Aligner.from_pretrained("68", thresholds={"contour": 0.0, "features": 0.0}).align(photo, [BOX])[0]
+    never = Aligner.from_pretrained(plain, thresholds={"contour": 0.0, "features": 0.0}).align(photo, [BOX])[0]
     assert not never.occluded.any()
 
 
@@ -142,6 +217,8 @@ def test_a_box_reaching_past_the_photo_is_aligned(aligner: Aligner, photo: Image
         ({"stages": (2, 4)}, "stages"),
         ({"keep": ("everything",)}, "keep"),
         ({"thresholds": {"nose": 0.5}}, "thresholds"),
+        ({"thresholds": {"contour": 0.5}, "stage3": "posterior"}, "thresholds"),
+        ({"stage3": "magic"}, "method is 'magic'"),
         ({"threads": 0}, "threads"),
         ({"name": "67"}, "no model '67'"),
     ],

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -334,7 +335,7 @@ def test_visible_and_occluded_points_apart() -> None:
     assert found["scores"]["threshold"] == pytest.approx(0.9)
     text = markdown(report)
     assert "change by stage 3 |       - |    -8.33 |  -10.00 |    -6.67" in text
-    assert "recall 66.7 % at 80 % precision (flagging scores up to 0.100)" in text
+    assert "recall 66.7 % at 80 % precision (flagging from 0.900 on)" in text
 
 
 def test_a_data_set_that_calls_every_point_visible_does_not_tell() -> None:
@@ -381,7 +382,18 @@ def test_normalisers_that_the_data_do_not_allow() -> None:
     mixed = measure(Evaluation.of([sample(0, points=one_eye), sample(1)], offset(0, 0, scores=1), THREE))
     summary = mixed["errors"]["inter-ocular"][FINAL]["summary"]
     assert (summary["faces"], summary["unscored"]) == (1, 1)
-    assert mixed["calibration"]["correct"] == "error < 5 % of box"  # one normaliser for all
+    assert mixed["calibration"]["correct"] == "error < 5 % of inter-ocular, box without it"
+
+
+def test_a_probability_of_occlusion_is_taken_instead_of_the_scores(tmp_path: Path) -> None:
+    samples = [sample(0, [2, 2, 1]), sample(1, [2, 1, 1])]
+    found = offset(0, 0, scores=[0.1, 0.5, 0.9])
+    found = replace(found, occlusion=np.array([[0.1, 0.4, 0.9], [0.2, 0.8, 0.9]], np.float32))
+    save_predictions(tmp_path / "a.npz", found)
+    loaded = load_predictions(tmp_path / "a.npz", 3)
+    report = measure(Evaluation.of(samples, loaded, THREE), ["box"])
+    assert report["occlusion"]["scores"]["average precision"] == 1
+    assert report["occlusion"]["scores"]["threshold"] == pytest.approx(0.8)
 
 
 def test_calibration_by_hand() -> None:

@@ -24,7 +24,8 @@ from facemsm.typing import Image
 
 # ``facemsm align`` with a stand-in that takes a few milliseconds a photo; tests kill it.
 CHILD = f"""
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background ignores it
 from types import ModuleType
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_cli_align import StandInAligner
@@ -103,7 +104,8 @@ def test_stops_when_told_and_says_how_to_go_on(tmp_path: Path, number: signal.Si
     out, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (128 + number, "")
     assert out.splitlines()[-1] == "interrupted; the same command with --resume continues"
-    assert out.startswith(f"{len(list(read_results(results)))} photo")
+    written = len(list(read_results(results)))
+    assert int(out.split()[0]) in (written - 1, written)  # told between writing a line and counting it
 
 
 def test_memory_does_not_grow_with_the_photos(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from facemsm import Aligner, FacemsmError
-from facemsm.runtime.model import MANIFEST, WEIGHTS, bundled_models, load_model
-from facemsm.runtime.session import Network
+from facemsm.runtime.model import MANIFEST, WEIGHTS, Model, bundled_models, load_model
+from facemsm.runtime.session import LANDMARKS, Network
+from facemsm.typing import FloatArray
 
 BUNDLED = WEIGHTS / "68"
 
@@ -81,46 +84,24 @@ def test_a_file_that_is_no_network(tmp_path: Path) -> None:
     path = tmp_path / "stgan.onnx"
     path.write_bytes(b"not a network")
     with pytest.raises(FacemsmError, match=r"stgan\.onnx: not a network"):
-        Network(path)
+        Network(path, ["theta"])
 
 
-def test_export_computes_what_pytorch_does(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    from dataclasses import asdict
+def test_a_network_without_an_output_is_refused() -> None:
+    with pytest.raises(FacemsmError, match="has no output 'spread'"):
+        Network(BUNDLED / "stgan.onnx", ["spread"])
 
-    from facemsm.hourglass.network import HourglassConfig, StackedHourglass
-    from facemsm.runtime.export import export_model, sample_crops
-    from facemsm.stgan.networks import Generator
-    from facemsm.training.run import save_weights
 
-    torch.manual_seed(0)
-    config = HourglassConfig(68, width=8, stem=4, depth=2, body_size=32, deconvolution=2)
-    networks = {"stgan": Generator(0.8), "hourglass": StackedHourglass(config)}
-    for stage, network in networks.items():
-        (tmp_path / stage).mkdir()
-        save_weights(network, tmp_path / stage / "best.safetensors")
-        settings = {"network": asdict(config), "sigma": 1.25} if stage == "hourglass" else {}
-        (tmp_path / stage / "config.json").write_text(json.dumps(settings))
-    faces = sample_crops(4)
-    export_model(
-        tmp_path / "model",
-        name="tiny",
-        stgan=tmp_path / "stgan",
-        hourglass=tmp_path / "hourglass",
-        dictionary=BUNDLED / "dictionary.safetensors",
-        faces=faces,
-        provenance={"preset": "test"},
-    )
-    model = load_model(tmp_path / "model")
-    assert (model.name, model.codec.sigma) == ("tiny", 1.25)
-    pixels = torch.from_numpy(faces).permute(0, 3, 1, 2) / 255
-    with torch.inference_mode():
-        theta = networks["stgan"].eval()(pixels).numpy()
-        heatmaps = networks["hourglass"].eval()(pixels)[-1].numpy()
-    np.testing.assert_allclose(Network(model.path("stgan.onnx"))(faces), theta, atol=1e-5)
-    np.testing.assert_allclose(Network(model.path("hourglass.onnx"))(faces), heatmaps, atol=1e-4)
-    one_by_one = np.concatenate([Network(model.path("hourglass.onnx"))(face[None]) for face in faces])
-    np.testing.assert_allclose(one_by_one, heatmaps, atol=1e-4)
+def test_bundled_stage_2_reads_heatmaps_as_the_codec() -> None:
+    faces = np.random.default_rng(0).integers(0, 256, (3, 128, 128, 3), dtype=np.uint8)
+    faces[0] = 0
+    points, scores, spread, heatmaps = Network(BUNDLED / "hourglass.onnx", [*LANDMARKS, "heatmaps"])(faces)
+    expected = load_model("68").codec.decode(heatmaps)
+    np.testing.assert_allclose(points, expected.points, atol=1e-3)
+    np.testing.assert_allclose(scores, expected.scores, atol=1e-4)
+    np.testing.assert_allclose(spread, expected.spread, atol=0.1)
+    alone = [Network(BUNDLED / "hourglass.onnx", ["points"])(face[None])[0] for face in faces]
+    np.testing.assert_allclose(np.concatenate(alone), points, atol=1e-3)
 
 
 def test_export_refuses_stages_that_do_not_fit(tmp_path: Path) -> None:
@@ -139,3 +120,150 @@ def test_export_refuses_stages_that_do_not_fit(tmp_path: Path) -> None:
             provenance={},
         )
     assert not (tmp_path / "model").exists()
+
+
+def export(folder: Path, network: Any, settings: dict[str, Any]) -> Model:
+    """A model of an untrained stage 1, this stage 2 and the bundled shapes."""
+    from facemsm.runtime.export import export_model, sample_crops
+    from facemsm.stgan.networks import Generator
+    from facemsm.training.run import save_weights
+
+    for stage, weights, config in (("stgan", Generator(0.8), {}), ("stage2", network, settings)):
+        (folder / stage).mkdir()
+        save_weights(weights, folder / stage / "best.safetensors")
+        (folder / stage / "config.json").write_text(json.dumps(config))
+    export_model(
+        folder / "model",
+        name="tiny",
+        stgan=folder / "stgan",
+        hourglass=folder / "stage2",
+        dictionary=BUNDLED / "dictionary.safetensors",
+        faces=sample_crops(4),
+        provenance={"preset": "test"},
+    )
+    return load_model(folder / "model")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Model]:
+    """A small hourglass with random weights, and its export."""
+    torch = pytest.importorskip("torch")
+    from facemsm.hourglass.network import HourglassConfig, StackedHourglass
+
+    torch.manual_seed(0)
+    config = HourglassConfig(68, width=16, stem=8, depth=2, body_size=32, deconvolution=2)
+    network = StackedHourglass(config).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 2)
+            torch.nn.init.normal_(module.bias, 0, 0.2)
+        elif isinstance(module, torch.nn.Conv2d) and module.out_channels == 68:
+            torch.nn.init.normal_(module.weight, 0, 0.3)
+    return network, export(tmp_path_factory.mktemp("tiny"), network, {"network": asdict(config), "sigma": 1.25})
+
+
+def test_export_computes_what_pytorch_does(tiny: tuple[Any, Model]) -> None:
+    """Though stacks are joined, deconvolutions replaced and heatmaps read by other operators."""
+    import torch
+
+    from facemsm.runtime.export import sample_crops
+
+    network, model = tiny
+    assert (model.name, model.codec.sigma, model.codec.refinement) == ("tiny", 1.25, "mass")
+    faces = sample_crops(5)
+    with torch.inference_mode():
+        heatmaps = network(torch.from_numpy(faces).permute(0, 3, 1, 2) / 255)[-1].numpy()
+    expected = model.codec.decode(heatmaps)
+    points, scores, spread, found = Network(model.path("hourglass.onnx"), [*LANDMARKS, "heatmaps"])(faces)
+    np.testing.assert_allclose(found, heatmaps, atol=1e-3)
+    np.testing.assert_allclose(points, expected.points, atol=1e-3)
+    np.testing.assert_allclose(scores, expected.scores, atol=1e-4)
+    np.testing.assert_allclose(spread, expected.spread, atol=0.1)
+
+
+def test_a_network_of_coordinates_is_a_stage_2(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from facemsm.resnet50.network import ResNet50, ResNet50Config
+    from facemsm.runtime.export import sample_crops
+    from facemsm.runtime.quantise import quantise_model
+
+    torch.manual_seed(0)
+    network = ResNet50(ResNet50Config(68, width=4)).eval()
+    model = export(tmp_path, network, {"network": asdict(network.config)})
+    faces = sample_crops(3)
+    points, scores, spread = Network(model.path("hourglass.onnx"), LANDMARKS)(faces)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(faces).permute(0, 3, 1, 2) / 255).numpy()
+    np.testing.assert_allclose(points, expected, atol=1e-3)
+    assert (scores == 1).all()
+    assert (spread == 0).all()
+    quantise_model(model, tmp_path / "int8", faces=faces)
+    (coarse,) = Network(tmp_path / "int8" / "hourglass.onnx", ["points"])(faces)
+    assert np.abs(coarse - points).mean() < 0.1 * np.ptp(points - points.mean((0, 1)))
+
+
+def test_integers_compute_nearly_the_same(tiny: tuple[Any, Model], tmp_path: Path) -> None:
+    from facemsm.runtime.export import sample_crops
+    from facemsm.runtime.quantise import quantise_model
+
+    model, faces = tiny[1], sample_crops(12)
+    quantise_model(model, tmp_path / "int8", faces=faces)
+    small = load_model(tmp_path / "int8")
+    assert small.provenance == {"preset": "test", "quantisation": {"scheme": "int8", "calibration faces": 12}}
+    assert small.codec == model.codec
+    before, after = (Network(m.path("hourglass.onnx"), ["heatmaps", "scores"])(faces[:5]) for m in (model, small))
+    step = before[0].max() - before[0].min()
+    assert np.abs(before[0] - after[0]).mean() < 0.01 * step
+    assert np.abs(before[1] - after[1]).mean() < 0.02 * step
+    with pytest.raises(FacemsmError, match="quantised already"):
+        quantise_model(small, tmp_path / "again", faces=faces)
+    with pytest.raises(FacemsmError, match="--data"):
+        quantise_model(model, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_convolutions_are_of_integers(tiny: tuple[Any, Model]) -> None:
+    from facemsm.runtime.export import sample_crops
+    from facemsm.runtime.quantise import to_integers
+
+    kinds = {node.op_type for node in to_integers(tiny[1].path("hourglass.onnx"), sample_crops(2)).graph.node}
+    assert {"QLinearConv", "MatMulIntegerToFloat"} <= kinds
+    assert not {"Conv", "ConvTranspose", "BatchNormalization", "MaxPool"} & kinds
+
+
+def test_powers_of_two_in_a_model(tiny: tuple[Any, Model], tmp_path: Path) -> None:
+    from facemsm.runtime.export import sample_crops
+    from facemsm.runtime.quantise import quantise_model
+
+    model, faces = tiny[1], sample_crops(4)
+    reference = Network(model.path("hourglass.onnx"), ["heatmaps"])(faces)[0]
+    worse = []
+    for terms in (1, 2):
+        folder = tmp_path / str(terms)
+        quantise_model(model, folder, scheme="power-of-two", terms=terms)
+        assert load_model(folder).provenance["quantisation"]["bits"] == 1 + 3 * terms
+        worse.append(np.abs(Network(folder / "hourglass.onnx", ["heatmaps"])(faces)[0] - reference).mean())
+    assert 0 < worse[1] < worse[0]
+
+
+@given(
+    weights=arrays(np.float32, (3, 5), elements=st.floats(-8, 8, width=32, allow_subnormal=False)),
+    terms=st.sampled_from([1, 2]),
+)
+def test_weights_become_powers_of_two(weights: FloatArray, terms: int) -> None:
+    pytest.importorskip("onnx")
+    from facemsm.runtime.quantise import EXPONENTS, power_of_two
+
+    for before, after in zip(weights, power_of_two(weights, terms), strict=True):
+        assert np.isfinite(after).all()
+        assert (after * before >= 0).all()
+        mantissas = np.abs(np.frexp(after[after != 0])[0])
+        numerators = mantissas * 2**EXPONENTS  # one bit is set, or two
+        assert {bin(int(n)).count("1") for n in numerators} <= set(range(1, terms + 1))
+        assert (numerators == numerators.astype(int)).all()
+        exponents = np.frexp(after[after != 0])[1]
+        assert not exponents.size or np.ptp(exponents) <= EXPONENTS

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,10 +25,11 @@ from facemsm.geometry import (
     theta_to_matrix,
 )
 from facemsm.images import check_image, read_image
-from facemsm.runtime.model import DICTIONARY, HOURGLASS, STGAN, Model, load_model
-from facemsm.runtime.session import Network
+from facemsm.runtime.model import DICTIONARY, HOURGLASS, PRIOR, STGAN, Model, load_model
+from facemsm.runtime.session import LANDMARKS, Network
 from facemsm.schemes import LandmarkScheme
 from facemsm.shapes.dictionary import ShapeDictionary
+from facemsm.shapes.posterior import ShapePrior
 from facemsm.shapes.reconstruction import Reconstruction, reconstruct
 from facemsm.typing import FloatArray, Image, PathLike
 from facemsm.warping import warp
@@ -50,6 +51,28 @@ class _Job:
     to_crop: Matrix
 
 
+class Seen(NamedTuple):
+    """What stages 1 and 2 make of N faces.
+
+    Attributes:
+        theta: (N, 2, 3), Eq. 1.
+        to_photo: (N, 2, 3), canonical to photo pixels.
+        canonical: (N, S, S, 3) uint8, the upright faces.
+        points: (N, L, 2) float32, canonical pixels.
+        scores: (N, L) float32, Eq. 9 relative to a perfect heatmap, in [0, 1].
+        spread: (N, L, 3) float32, of the heatmaps, see :class:`facemsm.heatmaps.Decoded`.
+        heatmaps: (N, L, 64, 64) float32, if they are kept.
+    """
+
+    theta: Matrix
+    to_photo: Matrix
+    canonical: Image
+    points: FloatArray
+    scores: FloatArray
+    spread: FloatArray
+    heatmaps: FloatArray | None
+
+
 class Aligner:
     """Finds the landmarks of faces. Loads its networks once; use one for many photos.
 
@@ -57,13 +80,14 @@ class Aligner:
         model: a checked model.
         detector: finds the faces where no boxes are given; the bundled one by default.
         stages: which stages run; 2 must be among them. Without 1 the box is taken as it is; without 3 no point is
-            rebuilt, and ``occluded`` is False everywhere.
-        reconstruction: settings of stage 3.
+            moved, and without a calibration ``occluded`` is then False everywhere.
+        reconstruction: settings of stage 3; by default the paper's form or the posterior, whichever measured better
+            when the model was calibrated, and the paper's for a model without calibration.
         keep: ``"heatmaps"`` and ``"canonical"`` are kept in every ``Face``, at 1.1 MB a face.
         threads: CPU threads.
 
     Raises:
-        FacemsmError: unknown stages or names to keep.
+        FacemsmError: unknown stages or names to keep, or a posterior by a model without calibration.
     """
 
     def __init__(
@@ -85,12 +109,17 @@ class Aligner:
         if threads < 1:
             raise FacemsmError(f"threads is {threads}: at least 1 is needed")
         self.model, self.stages, self.keep = model, frozenset(stages), frozenset(keep)
-        self.reconstruction = reconstruction or Reconstruction()
+        calibration = model.calibration
+        self.reconstruction = reconstruction or Reconstruction(calibration.method if calibration else "exemplars")
+        if self.reconstruction.method == "posterior" and not calibration:
+            raise FacemsmError(f"{model.folder}: has no calibration for the posterior; run 'facemsm calibrate' on it")
         self._threads = threads
         self._given_detector = detector
-        self._generator = Network(model.path(STGAN), threads) if 1 in stages else None
-        self._hourglass = Network(model.path(HOURGLASS), threads)
+        self._generator = Network(model.path(STGAN), ["theta"], threads) if 1 in stages else None
+        kept = ["heatmaps"] if "heatmaps" in keep else []
+        self._hourglass = Network(model.path(HOURGLASS), [*LANDMARKS, *kept], threads)
         self._dictionary = ShapeDictionary.load(model.path(DICTIONARY)) if 3 in stages else None
+        self._prior = ShapePrior.load(model.path(PRIOR), model.scheme.count) if calibration else None
 
     @classmethod
     def from_pretrained(
@@ -99,6 +128,7 @@ class Aligner:
         *,
         detector: FaceDetector | None = None,
         stages: Collection[int] = (1, 2, 3),
+        stage3: Literal["exemplars", "posterior"] | None = None,
         thresholds: Mapping[str, float] | None = None,
         keep: Collection[str] = (),
         threads: int = 1,
@@ -108,7 +138,9 @@ class Aligner:
         Args:
             name: a bundled model's name or a folder's path.
             detector, stages, keep, threads: as for :class:`Aligner`.
-            thresholds: scores below which stage 3 rebuilds a point: ``"contour"`` and ``"features"``.
+            stage3: ``"exemplars"``, the paper's form, or ``"posterior"``; by default as for :class:`Aligner`.
+            thresholds: scores (Eq. 9) below which the paper's form rebuilds a point: ``"contour"`` and ``"features"``.
+                They ask for that form.
 
         Raises:
             FacemsmError: no such model, a damaged one, or an unknown option.
@@ -116,11 +148,16 @@ class Aligner:
         chosen = dict(thresholds or {})
         if not set(chosen) <= {"contour", "features"}:
             raise FacemsmError(f"thresholds are {sorted(chosen)}: choose from contour and features")
-        settings = Reconstruction()
-        if "contour" in chosen:
-            settings = replace(settings, contour_threshold=chosen["contour"])
-        if "features" in chosen:
-            settings = replace(settings, feature_threshold=chosen["features"])
+        if chosen and stage3 == "posterior":
+            raise FacemsmError("thresholds are for stage 3 by exemplars: the posterior has none")
+        settings = None
+        if chosen or stage3:
+            settings = Reconstruction(stage3 or "exemplars")
+            settings = replace(
+                settings,
+                contour_threshold=chosen.get("contour", settings.contour_threshold),
+                feature_threshold=chosen.get("features", settings.feature_threshold),
+            )
         model = load_model(name)
         return cls(model, detector=detector, stages=stages, reconstruction=settings, keep=keep, threads=threads)
 
@@ -203,8 +240,12 @@ class Aligner:
             for box, score, to_crop in zip(checked, scores, box_to_crop(checked, size), strict=True)
         ]
 
-    def _align_jobs(self, jobs: Sequence[_Job]) -> list[Face]:
-        """Algorithm 2 for up to BATCH faces."""
+    def observe(self, image: PathLike | Image, boxes: ArrayLike) -> Seen:
+        """Stages 1 and 2 alone, for up to ``BATCH`` boxes in a photo; arguments and errors as for :meth:`align`."""
+        return self._observe(self._jobs(image, boxes, "image"))
+
+    def _observe(self, jobs: Sequence[_Job]) -> Seen:
+        """Algorithm 2 to line 4, for up to BATCH faces."""
         codec = self.model.codec
         size = codec.input_size
         to_crop = np.stack([job.to_crop for job in jobs])
@@ -212,33 +253,46 @@ class Aligner:
         theta = np.tile(NO_TURN, (len(jobs), 1, 1))
         if self._generator:
             crops = np.stack([warp(job.image, job.to_crop, size) for job in jobs])
-            theta = _trusted(self._generator(crops).astype(np.float64))
+            theta = _trusted(self._generator(crops)[0].astype(np.float64))
         # The canonical face is cut from the photo itself: sampling the crop once more would blur it.
         to_canonical = compose(invert(theta_to_matrix(theta, size)), to_crop)
         canonical = np.stack([warp(job.image, matrix, size) for job, matrix in zip(jobs, to_canonical, strict=True)])
-        # Stage 2: a heatmap a point; its peak is the point (Eq. 8), the mean about it the score (Eq. 9).
-        heatmaps = self._hourglass(canonical)
-        preliminary, intensity, _ = codec.decode(heatmaps)
+        # Stage 2: a heatmap a point; it is bright at the point (Eq. 8), the mean about its peak is the score (Eq. 9).
+        points, intensity, spread, *heatmaps = self._hourglass(canonical)
         scores = np.clip(intensity / codec.ideal_score, 0, 1).astype(np.float32)
-        # Stage 3: points with low scores, from the others and similar shapes (Eq. 10, Eq. 11).
-        points, rebuilt = preliminary, np.zeros(scores.shape, dtype=bool)
-        if self._dictionary:
-            points, rebuilt = reconstruct(preliminary, scores, self._dictionary, self.reconstruction)
+        kept = heatmaps[0] if heatmaps else None
+        return Seen(theta, invert(to_canonical), canonical, points, scores, spread, kept)
+
+    def _align_jobs(self, jobs: Sequence[_Job]) -> list[Face]:
+        """Algorithm 2 for up to BATCH faces."""
+        seen = self._observe(jobs)
+        points, scores, occlusion = seen.points, seen.scores, None
+        occluded = np.zeros(scores.shape, dtype=bool)
+        # Stage 3, the paper's: points with low scores, from the others and similar shapes (Eq. 10, Eq. 11).
+        if self._dictionary and self.reconstruction.method == "exemplars":
+            points, occluded = reconstruct(seen.points, seen.scores, self._dictionary, self.reconstruction)
+        # Or all points, from what their heatmaps say and how faces are shaped; and what that tells of each.
+        if self.model.calibration and self._prior:
+            judged = self.model.calibration.judge(seen.points, seen.scores, seen.spread, self._prior, self.scheme)
+            scores, occlusion = judged.scores, judged.occlusion
+            occluded = occlusion >= self.model.calibration.threshold
+            if self._dictionary and self.reconstruction.method == "posterior":
+                points = judged.points
         # Line 14: back to the photo. θ runs from canonical to crop, so it is θ and not its inverse that is applied.
-        to_photo = invert(to_canonical)
-        points = apply_affine(to_photo, points).astype(np.float32)
-        preliminary = apply_affine(to_photo, preliminary).astype(np.float32)
+        points = apply_affine(seen.to_photo, points).astype(np.float32)
+        preliminary = apply_affine(seen.to_photo, seen.points).astype(np.float32)
         return [
             Face(
                 points=points[i],
                 scores=scores[i],
-                occluded=rebuilt[i],
+                occluded=occluded[i],
                 box=job.box,
-                theta=theta[i].astype(np.float32),
+                theta=seen.theta[i].astype(np.float32),
                 preliminary=preliminary[i],
                 detection_score=job.detection_score,
-                heatmaps=heatmaps[i] if "heatmaps" in self.keep else None,
-                canonical=canonical[i] if "canonical" in self.keep else None,
+                heatmaps=None if seen.heatmaps is None else seen.heatmaps[i],
+                canonical=seen.canonical[i] if "canonical" in self.keep else None,
+                occlusion=None if occlusion is None else occlusion[i],
             )
             for i, job in enumerate(jobs)
         ]

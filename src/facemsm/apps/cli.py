@@ -15,10 +15,16 @@ from facemsm.errors import FacemsmError
 
 COMMANDS = {
     "align": "Find the landmarks of every face in photos.",
-    "data": "Look at annotated faces and convert them.",
+    "benchmark": "Measure how long each step takes, beside other landmark finders.",
+    "calibrate": "Make a model's scores probabilities, measured on held-out faces (needs the extra 'train').",
+    "data": "Check, convert and look at annotated faces.",
     "evaluate": "Measure how well landmarks are found in annotated faces.",
     "export": "Turn trained stages into a model that needs no PyTorch (needs the extra 'train').",
+    "quantise": "Write a smaller copy of a model: 8-bit or power-of-two weights (needs the extra 'train').",
+    "reproduce": "Compute the paper's tables and figures beside the paper's own numbers.",
+    "serve": "Find landmarks on a page in the browser; an HTTP API too (needs the extra 'serve').",
     "train": "Train a stage on annotated faces (needs the extra 'train').",
+    "video": "Follow the faces of a video or a camera, and find their landmarks in each frame.",
 }
 """Name and help. ``facemsm NAME`` runs the typer ``app`` of ``facemsm.apps.NAME``."""
 
@@ -39,7 +45,7 @@ class _LazyGroup(TyperGroup):
         return name, stub, rest
 
 
-app = typer.Typer(cls=_LazyGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=_LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def _print_version(wanted: bool) -> None:

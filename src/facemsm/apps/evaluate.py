@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -18,11 +18,11 @@ from rich.progress import track
 
 from facemsm.apps.align import parse_stages
 from facemsm.data.catalogue import CATALOGUE, dataset_scheme, find_dataset, load_dataset
-from facemsm.data.sample import BoxSource, FaceSample
+from facemsm.data.sample import OCCLUDED, UNLABELLED, BoxSource, FaceSample
 from facemsm.detectors import get_detector
 from facemsm.errors import FacemsmError
 from facemsm.evaluation import metrics
-from facemsm.evaluation.evaluate import Perturbation, run_aligner
+from facemsm.evaluation.evaluate import EVALUATED, Perturbation, painted, run_aligner
 from facemsm.evaluation.metrics import Normaliser
 from facemsm.evaluation.predictions import Predictions, check_ending, load_predictions, save_predictions
 from facemsm.evaluation.report import NORMALISERS, THRESHOLDS, Evaluation, draw_plots, markdown, measure
@@ -35,6 +35,13 @@ if TYPE_CHECKING:
     from facemsm.aligner import Aligner
 
 app = typer.Typer(add_completion=False)
+
+
+class Stage3(str, Enum):
+    """What ``--stage3`` takes."""
+
+    exemplars = "exemplars"
+    posterior = "posterior"
 
 
 class Boxes(str, Enum):
@@ -70,11 +77,21 @@ def evaluate(
             "fraction of its size, in degrees.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed spoils the boxes by other amounts.")] = 0,
+    occlude: Annotated[
+        bool,
+        typer.Option(
+            "--occlude",
+            help="Paint a mask, a hand or dark glasses over every face, and compare with the faces as they are.",
+        ),
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed spoils boxes and faces in another way.")] = 0,
     weights: Annotated[
         str | None, typer.Option(help="Trained weights: a bundled name or a folder.", show_default="68")
     ] = None,
     stages: Annotated[str | None, typer.Option(help="Which stages run.", show_default="1,2,3")] = None,
+    stage3: Annotated[
+        Stage3 | None, typer.Option(help="Form of stage 3.", show_default="the better one for the weights")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     predictions: Annotated[
         Path | None,
@@ -109,7 +126,8 @@ def evaluate(
     if save:
         check_ending(save)
     if predictions:
-        given = {"boxes": boxes, "perturb": perturb, "weights": weights, "stages": stages, "save-predictions": save}
+        given: dict[str, object] = {"boxes": boxes, "perturb": perturb, "occlude": occlude or None}
+        given |= {"weights": weights, "stages": stages, "stage3": stage3, "save-predictions": save}
         if wrong := [name for name, value in given.items() if value is not None]:
             raise FacemsmError(f"--{wrong[0]} makes no sense with --predictions: nothing is run")
         source: BoxSource = "gt"
@@ -129,7 +147,10 @@ def evaluate(
             raise FacemsmError(f"{predictions}: holds predictions for {made_for}, not {dataset}")
     else:
         perturbation = None if perturb is None else Perturbation.parse(perturb, seed)
-        aligner = _aligner(weights or "68", stages or "1,2,3", threads, landmarks)
+        aligner = _aligner(weights or "68", stages or "1,2,3", stage3, threads, landmarks)
+        if occlude:
+            clean = _predict(aligner, samples, source, perturbation, dataset)
+            samples = [painted(sample, landmarks, seed=seed) for sample in samples]
         predicted = _predict(aligner, samples, source, perturbation, dataset)
         if save:
             save_predictions(save, predicted)
@@ -146,7 +167,10 @@ def evaluate(
         "commit": commit(),
         "machine": machine(),
     }
-    stem = output / f"{dataset}-{split.replace('/', '-')}"
+    if occlude:
+        report["run"]["painted over"] = list(EVALUATED)
+        report["occluded and clean"] = compare(evaluation, Evaluation.of(samples, clean, landmarks), kinds)
+    stem = output / f"{dataset}-{split.replace('/', '-')}{'-occluded' if occlude else ''}"
     _write(evaluation, report, stem)
 
 
@@ -164,10 +188,45 @@ def _normaliser(name: str) -> Normaliser:
     raise FacemsmError(f"unknown normaliser {name!r}: use one of {', '.join(metrics.NORMALISERS)}")
 
 
-def _aligner(weights: str, stages: str, threads: int, scheme: LandmarkScheme) -> Aligner:
+def compare(painted: Evaluation, clean: Evaluation, kinds: Sequence[Normaliser]) -> list[dict[str, Any]]:
+    """Errors of the same points with and without something in front of them, %, and their ratio.
+
+    One entry for each normaliser, stage and group of points: all, those that are seen and those that are hidden.
+    """
+    rows: list[dict[str, Any]] = []
+    both = painted.found & clean.found
+    told, hidden = painted.visibility != UNLABELLED, painted.visibility == OCCLUDED
+    for kind in kinds or [kind for kind in NORMALISERS if painted.usable(kind)]:
+        for stage in painted.stages:
+            after, before = (
+                100 * metrics.normalised_errors(side.stages[stage], side.truth, side.scheme, kind)
+                for side in (painted, clean)
+            )
+            for name, group in (("all", told), ("visible", told & ~hidden), ("hidden", hidden)):
+                counted = group & both[:, None] & np.isfinite(after)
+                if counted.any():
+                    pair = float(before[counted].mean()), float(after[counted].mean())
+                    row = {"normaliser": kind, "points": stage, "group": name, "count": int(counted.sum())}
+                    rows.append(
+                        {**row, "clean": pair[0], "occluded": pair[1], "ratio": pair[1] / pair[0] if pair[0] else None}
+                    )
+    return rows
+
+
+def _comparison(rows: Sequence[dict[str, Any]]) -> str:
+    lines = ["| normaliser | points | group | count | clean | occluded | ratio |", "|---|---|---|--:|--:|--:|--:|"]
+    for row in rows:
+        numbers = f"{row['count']} | {row['clean']:.2f} | {row['occluded']:.2f} | {row['ratio'] or float('nan'):.2f}"
+        lines.append(f"| {row['normaliser']} | {row['points']} | {row['group']} | {numbers} |")
+    heading = "\n## Painted occluders\n\nMean error of the same points in the same photos, in %.\n\n"
+    return heading + "\n".join(lines) + "\n"
+
+
+def _aligner(weights: str, stages: str, stage3: Stage3 | None, threads: int, scheme: LandmarkScheme) -> Aligner:
     from facemsm.aligner import Aligner
 
-    aligner = Aligner.from_pretrained(weights, stages=parse_stages(stages), threads=threads)
+    form: Literal["exemplars", "posterior"] | None = stage3.value if stage3 else None
+    aligner = Aligner.from_pretrained(weights, stages=parse_stages(stages), stage3=form, threads=threads)
     if aligner.scheme != scheme:
         raise FacemsmError(f"weights {weights!r} find scheme {aligner.scheme.name}, the faces have {scheme.name}")
     return aligner
@@ -195,6 +254,8 @@ def _predict(
 def _write(evaluation: Evaluation, report: dict[str, Any], stem: Path) -> None:
     """Print the tables, write ``STEM.json`` and ``STEM.md``, draw the plots if matplotlib is there."""
     text = markdown(report)
+    if "occluded and clean" in report:
+        text += _comparison(report["occluded and clean"])
     print(text)
     written = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".json", ".md")]
     for path, content in zip(written, (json.dumps(report, indent=1, allow_nan=False) + "\n", text), strict=True):

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from facemsm.data.sample import FaceSample
+from facemsm.data.occluders import OCCLUDERS, occlude
+from facemsm.data.sample import OCCLUDED, UNLABELLED, VISIBLE, FaceSample
 from facemsm.detectors import FaceDetector
 from facemsm.detectors.boxes import overlaps
 from facemsm.errors import FacemsmError
 from facemsm.evaluation.predictions import Predictions
 from facemsm.face import Face
 from facemsm.geometry import Matrix, apply_affine, compose, invert, perturb_box, similarity, tight_box
-from facemsm.typing import FloatArray, Image
+from facemsm.schemes import LandmarkScheme
+from facemsm.typing import BoolArray, FloatArray, Image
 from facemsm.warping import BORDER_MODE, BORDER_VALUE
 
 if TYPE_CHECKING:
@@ -101,6 +103,47 @@ class Perturbation:
         return image, perturb_box(box + moved, (dx, dy), 1 + growth), to_turned
 
 
+EVALUATED = ("mask", "hand", "glasses")
+"""Occluders that faces are evaluated with."""
+
+
+def painted(sample: FaceSample, scheme: LandmarkScheme, kinds: Sequence[str] = EVALUATED, seed: int = 0) -> FaceSample:
+    """A face with one of the occluders ``kinds`` painted over it; a face's name and the seed decide which and how.
+
+    A hand takes the place of an occluder that cannot be placed, such as glasses on a profile.
+
+    Returns:
+        The same face whose photo is painted when it is loaded. Points that were visible, or of which it was not known,
+        are ``OCCLUDED`` where the occluder covers them.
+
+    Raises:
+        FacemsmError: the photo cannot be read.
+    """
+    _, covered = _paint(sample, scheme, kinds, seed)
+    before = sample.visibility
+    if before is None:
+        before = np.where(np.isfinite(sample.points).all(axis=1), VISIBLE, UNLABELLED).astype(np.int8)
+    return replace(
+        sample,
+        image=lambda: _paint(sample, scheme, kinds, seed)[0],
+        visibility=np.where(covered & (before == VISIBLE), OCCLUDED, before).astype(np.int8),
+    )
+
+
+def _paint(sample: FaceSample, scheme: LandmarkScheme, kinds: Sequence[str], seed: int) -> tuple[Image, BoolArray]:
+    """The painted photo, and which points (L,) are covered."""
+    photo = sample.load()
+    height, width = photo.shape[:2]
+    side = max(height, width)
+    square = np.pad(photo, ((0, side - height), (0, side - width), (0, 0)), mode="edge")
+    rng = np.random.default_rng((seed, zlib.crc32(sample.name.encode())))
+    for kind in (str(rng.choice(list(kinds))), "hand"):
+        image, covered = occlude(square, sample.points, scheme, {name: float(name == kind) for name in OCCLUDERS}, rng)
+        if covered.any():
+            break
+    return np.ascontiguousarray(image[:height, :width]), covered
+
+
 def run_aligner(
     aligner: Aligner,
     samples: Iterable[FaceSample],
@@ -142,6 +185,7 @@ def run_aligner(
         occluded=stack("occluded") == 1,
         scores=stack("scores"),
         preliminary=stack("preliminary", 2) if 3 in aligner.stages else None,
+        occlusion=stack("occlusion") if any(face and face.occlusion is not None for face in found) else None,
     )
 
 

@@ -27,8 +27,9 @@ class Predictions:
         names: (N,) distinct ``FaceSample.name``.
         points: (N, L, 2) float32, photo pixels, 0-based pixel centres.
         occluded: (N, L) bool flags.
-        scores: (N, L) float32 in [0, 1], how surely a point was seen; None if the method does not say.
+        scores: (N, L) float32 in [0, 1], how surely a point is right; None if the method does not say.
         preliminary: (N, L, 2) float32, the points before stage 3; None where stage 3 did not run.
+        occlusion: (N, L) float32 in [0, 1], the probability that a point is hidden; None if the method does not say.
         origin: what a report must say about where they come from: weights, boxes, commit...
     """
 
@@ -38,6 +39,7 @@ class Predictions:
     occluded: BoolArray
     scores: FloatArray | None = None
     preliminary: FloatArray | None = None
+    occlusion: FloatArray | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
 
     def for_faces(self, names: Sequence[str]) -> Predictions:
@@ -65,6 +67,7 @@ class Predictions:
             occluded=self.occluded[order] & known[:, None],
             scores=None if self.scores is None else pick(self.scores),
             preliminary=None if self.preliminary is None else pick(self.preliminary),
+            occlusion=None if self.occlusion is None else pick(self.occlusion),
             origin=self.origin,
         )
 
@@ -87,6 +90,8 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
         arrays["scores"] = predictions.scores
     if predictions.preliminary is not None:
         arrays["preliminary"] = predictions.preliminary
+    if predictions.occlusion is not None:
+        arrays["occlusion"] = predictions.occlusion
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub takes names for allow_pickle
 
@@ -130,7 +135,8 @@ def _load_npz(path: Path) -> Predictions:
         names = tuple(str(name) for name in arrays["names"])
         points = arrays["points"].astype(np.float32)
         n, count, _ = points.shape
-        shapes = {"points": (n, count, 2), "occluded": (n, count), "scores": (n, count), "preliminary": (n, count, 2)}
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("points", "preliminary"), (n, count, 2))
+        shapes |= dict.fromkeys(("occluded", "scores", "occlusion"), (n, count))
         for name, shape in shapes.items():
             if name in arrays and arrays[name].shape != shape:
                 raise ValueError(f"{name} is {arrays[name].shape}, expected {shape}")
@@ -143,6 +149,7 @@ def _load_npz(path: Path) -> Predictions:
             arrays["occluded"].astype(bool),
             arrays["scores"].astype(np.float32) if "scores" in arrays else None,
             arrays["preliminary"].astype(np.float32) if "preliminary" in arrays else None,
+            arrays["occlusion"].astype(np.float32) if "occlusion" in arrays else None,
             dict(json.loads(str(arrays["origin"]))),
         )
     except OSError as error:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from facemsm.calibration import face_scale
 from facemsm.data.sample import OCCLUDED, UNLABELLED, FaceSample
 from facemsm.errors import FacemsmError
 from facemsm.evaluation import metrics, occlusion, plots
@@ -102,20 +103,27 @@ class Evaluation:
         return bool(np.isfinite(metrics.normaliser(self.truth, self.scheme, kind)).any())
 
     def occlusion_scores(self) -> tuple[Array, BoolArray] | None:
-        """Occlusion score ``1 - score`` and truth of the :attr:`judged` points; None if there are none occluded."""
-        hidden = self.visibility[self.judged] == OCCLUDED
-        if self.predictions.scores is None or not hidden.any():
-            return None
-        return 1 - self.predictions.scores[self.judged].astype(float), hidden
+        """Occlusion score and truth of the :attr:`judged` points; None if there are none occluded.
 
-    def calibration(self) -> tuple[Normaliser, occlusion.Reliability] | None:
+        The score is the method's probability that a point is hidden, or else ``1 - score``.
+        """
+        hidden = self.visibility[self.judged] == OCCLUDED
+        found, scores = self.predictions.occlusion, self.predictions.scores
+        if found is None and scores is not None:
+            found = 1 - scores
+        if found is None or not hidden.any():
+            return None
+        return found[self.judged].astype(float), hidden
+
+    def calibration(self) -> tuple[str, occlusion.Reliability] | None:
         """How often points of a score are correct, and the normaliser of that; None without scores.
 
-        The normaliser is inter-ocular if every face has it, else box for all of them.
+        The normaliser of a face is inter-ocular, or box if an eye corner is unlabelled, as in profiles.
         """
-        every = np.isfinite(metrics.normaliser(self.truth, self.scheme, "inter-ocular")).all()
-        kind: Normaliser = "inter-ocular" if every else "box"
-        errors = metrics.normalised_errors(self.predictions.points, self.truth, self.scheme, kind)
+        eyes = np.isfinite(metrics.normaliser(self.truth, self.scheme, "inter-ocular"))
+        kind = "inter-ocular" if eyes.all() else "inter-ocular, box without it" if eyes.any() else "box"
+        errors = metrics.point_errors(self.predictions.points, self.truth)
+        errors /= face_scale(self.truth, self.scheme)[:, None]
         errors[~self.found] = np.nan
         counted = np.isfinite(errors)
         if self.predictions.scores is None or not counted.any():
@@ -137,7 +145,7 @@ def measure(evaluation: Evaluation, normalisers: Iterable[Normaliser] = ()) -> d
           ``per landmark``, (L,); the latter two of the faces found, in per cent.
         - ``occlusion``: None where the data set marks none; else ``points``, ``occluded`` (of faces found), precision
           and recall of the ``flags`` and, where the method gives scores, ``average precision``,
-          ``recall@80P`` and its ``threshold`` on ``1 - score``. Fractions.
+          ``recall@80P`` and its ``threshold`` on the score for occlusion. Fractions.
         - ``calibration``: None without scores; else ``correct`` (what counts as such), ``ece``, and the bins.
 
     Raises:
@@ -209,7 +217,7 @@ def _calibration(evaluation: Evaluation) -> dict[str, Any] | None:
     }
 
 
-def _correct(kind: Normaliser) -> str:
+def _correct(kind: str) -> str:
     return f"error < {CORRECT} % of {kind}"
 
 
@@ -293,7 +301,7 @@ def _occlusion_text(found: Mapping[str, Any]) -> str:
         scores = found["scores"]
         at = f"recall@{PRECISION * 100:g}P"
         threshold = scores["threshold"]
-        reached = "never reached" if threshold is None else f"flagging scores up to {1 - threshold:.3f}"
+        reached = "never reached" if threshold is None else f"flagging from {threshold:.3f} on"
         lines.append(
             f"- Scores: average precision {_percent(scores['average precision'])}, "
             f"recall {_percent(scores[at])} at {PRECISION * 100:g} % precision ({reached})"
@@ -357,6 +365,6 @@ def draw_plots(evaluation: Evaluation, normalisers: Iterable[Normaliser], stem: 
         marks = {method: flags} if np.isfinite(flags).all() else {}
         plots.plot_precision_recall({method: scored}, path("precision-recall"), flags=marks, precision=PRECISION)
     if calibration := evaluation.calibration():
-        kind, bins = calibration
-        plots.plot_reliability(bins, path("reliability"), correct=_correct(kind))
+        length, bins = calibration
+        plots.plot_reliability(bins, path("reliability"), correct=_correct(length))
     return written

@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 
 from facemsm.errors import FacemsmError
 from facemsm.geometry import box_to_crop, compose, perturb_box, similarity
-from facemsm.heatmaps import HeatmapCodec
+from facemsm.heatmaps import MASS_FLOOR, HeatmapCodec
 from facemsm.hourglass.network import HEATMAP_SIZE, INPUT_SIZE, HourglassConfig, StackedHourglass
+from facemsm.hourglass.training import images_to_tensor
 from facemsm.images import read_image
 from facemsm.runtime.model import DICTIONARY, HOURGLASS, STGAN, write_manifest
 from facemsm.runtime.session import Network
@@ -27,27 +29,194 @@ from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.stgan.networks import Generator
 from facemsm.training.config import from_mapping
 from facemsm.training.run import load_weights
-from facemsm.typing import Image
+from facemsm.typing import FloatArray, Image
 from facemsm.warping import warp
 
 OPSET = 18
 SAMPLE = Path(__file__).parents[1] / "apps" / "sample.jpg"
 SAMPLE_BOX = np.array([180.0, 87.0, 273.0, 179.0])
 """The face in the sample photo, tight around its landmarks."""
-TOLERANCE = 1e-4
-"""Largest difference between PyTorch and ONNX Runtime, in θ and in heatmap intensity."""
+TOLERANCES = {"theta": 1e-4, "points": 1e-3, "scores": 1e-4, "spread": 0.1, "heatmaps": 1e-4}
+"""Largest difference between PyTorch and ONNX Runtime. A spread is a difference of large numbers, in squared pixels."""
+
+_TINY = 1e-6
 
 
-class _FromBytes(nn.Module):
-    """Takes (N, S, S, 3) uint8 images, as they come from a photo, instead of (N, 3, S, S) in [0, 1]."""
+class ThetaFromBytes(nn.Module):
+    """Stage 1 as it is exported: θ (N, 2, 3) of crops (N, S, S, 3) uint8."""
+
+    def __init__(self, network: Generator) -> None:
+        super().__init__()
+        network = deepcopy(network).eval()
+        self.features, self.theta = _takes_bytes(network.features), network.theta
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Eq. 1."""
+        return cast(Tensor, self.theta(self.features(_centred(images)))).reshape(-1, 2, 3)
+
+
+class LandmarksFromBytes(nn.Module):
+    """Stage 2 as it is exported: what :meth:`HeatmapCodec.decode` reads from the last stack's heatmaps.
+
+    The numbers are the network's and the codec's, by other operators, which cost less or can be quantised:
+
+    - a 2 × 2 deconvolution is a 1 × 1 convolution with four times the kernels, whose results are interleaved;
+    - those of the last one are not: to put 1.1 MB of heatmaps a face in order would cost more than to read them;
+    - what a stack hands to the next is linear from its last ReLU on, so its heatmaps need not be computed.
+    """
+
+    def __init__(self, network: StackedHourglass, codec: HeatmapCodec) -> None:
+        super().__init__()
+        network = deepcopy(network).eval()
+        for name, module in list(network.named_modules()):
+            if isinstance(module, nn.ConvTranspose2d) and module.kernel_size == module.stride == (2, 2):
+                parent, _, child = name.rpartition(".")
+                setattr(network.get_submodule(parent), child, _doubled(module))
+        features, heads = ([cast(nn.Sequential, m) for m in modules] for modules in (network.features, network.heads))
+        self.stem, self.hourglasses = _takes_bytes(network.stem), network.hourglasses
+        self.features = nn.ModuleList(sequence[:-1] for sequence in features)  # up to the last ReLU
+        self.skips, self.returns = nn.ModuleList(), nn.ModuleList()
+        stacks = zip(features, heads, network.from_features, network.from_heatmaps, strict=False)
+        for (*_, emit), (*before, dark), from_features, from_heatmaps in stacks:
+            self.skips.append(_chained(emit, from_features))
+            self.returns.append(nn.Sequential(emit, *before, _chained(dark, from_heatmaps)))
+        self.parts = 2 if any(isinstance(module, nn.PixelShuffle) for module in heads[-1].modules()) else 1
+        self.last = nn.Sequential(features[-1][-1], *(_parted(heads[-1]) if self.parts == 2 else heads[-1]))
+        self.decoder = _Decoder(codec, self.parts, network.config.landmarks)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of images (N, S, S, 3) uint8: points, scores, spread, and heatmaps (N, parts, parts, L, side, side)."""
+        x = self.stem(_centred(images))
+        for i, (hourglass, features) in enumerate(zip(self.hourglasses, self.features, strict=True)):
+            seen = features(hourglass(x))
+            if i < len(self.skips):
+                x = x + self.skips[i](seen) + self.returns[i](seen)
+        parts = self.last(seen).reshape(images.shape[0], self.parts**2, -1, self.decoder.side, self.decoder.side)
+        return *self.decoder(parts), parts.reshape(-1, self.parts, self.parts, *parts.shape[2:])
+
+
+class _Decoder(nn.Module):
+    """Points, scores and spreads of heatmaps in parts (N, P², L, side, side), as ``HeatmapCodec.decode`` with ``mass``.
+
+    All moments come from one product with a table; the window of Eq. 9 from a table of each cell's neighbours.
+    """
+
+    grid: Tensor
+    starts: Tensor
+    neighbours: Tensor
+    shares: Tensor
+
+    def __init__(self, codec: HeatmapCodec, parts: int, landmarks: int) -> None:
+        super().__init__()
+        size = codec.size
+        self.side, self.scale = size // parts, codec.input_size / size
+        cells = np.arange(size**2).reshape(size, size)
+        blocks = cells.reshape(self.side, parts, self.side, parts)
+        order = blocks.transpose(1, 3, 0, 2).ravel()  # the cell that each place of the parts holds
+        place = np.argsort(order).reshape(cells.shape)
+        y, x = np.divmod(order, size)
+        steps = np.arange(-codec.radius, codec.radius + 1)
+        rows, columns = np.broadcast_arrays(y[:, None, None] + steps[:, None], x[:, None, None] + steps)
+        inside = ((rows >= 0) & (rows < size) & (columns >= 0) & (columns < size)).reshape(len(order), -1)
+        near = place[np.clip(rows, 0, size - 1), np.clip(columns, 0, size - 1)].reshape(inside.shape)
+        near += (landmarks - 1) * self.side**2 * (near // self.side**2)  # each part holds all landmarks
+        lines = np.arange(0, size**2, self.side)
+        starts = lines + (landmarks - 1) * self.side**2 * (lines // self.side**2)
+        grid = np.stack((x**0, x, y, x * x, x * y, y * y), 1).reshape(parts**2, self.side**2, 6)
+        self.register_buffer("grid", torch.tensor(grid, dtype=torch.float32))
+        self.register_buffer("starts", torch.tensor(starts))
+        self.register_buffer("neighbours", torch.tensor(near, dtype=torch.int32))
+        self.register_buffer("shares", torch.tensor(inside / inside.sum(1, keepdims=True), dtype=torch.float32))
+
+    def forward(self, parts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        faces, _, landmarks, side, _ = parts.shape
+        highest = parts.amax(-1)  # two steps to the peak: maxima are found faster than where they are
+        lines = highest.transpose(1, 2).reshape(faces, landmarks, -1)
+        floor = MASS_FLOOR * highest.amax((1, 3)).relu()
+        mass = (parts - floor[:, None, :, None, None]).relu().flatten(3)
+        total, moments = torch.split(((mass * mass) @ self.grid).sum(1), [1, 5], -1)
+        x, y, squares = torch.split(moments / total.clamp(min=_TINY), [1, 1, 3], -1)
+        spread = (squares - torch.cat((x * x, x * y, y * y), -1)) * self.scale**2 * (total > _TINY)
+        points = (torch.cat((x, y), -1) + 0.5) * self.scale - 0.5
+
+        line = lines.argmax(-1)  # (N, L), counting through the parts
+        peak = line * side + self._at(parts, self.starts[line][..., None] + torch.arange(side)).argmax(-1)
+        window = self._at(parts, self.neighbours[peak].long()).relu()
+        return points, (window * self.shares[peak]).sum(-1), spread
+
+    def _at(self, parts: Tensor, places: Tensor) -> Tensor:
+        """Values of each landmark's heatmap at places (N, L, K), counted from its first cell in the first part."""
+        first = self.side**2 * torch.arange(parts.shape[2])[:, None]
+        return parts.flatten(1).gather(1, (places + first).flatten(1)).reshape(places.shape)
+
+
+def _centred(images: Tensor) -> Tensor:
+    """255 times what the networks take: (N, 3, S, S) of (N, S, S, 3) uint8."""
+    return images.permute(0, 3, 1, 2).float() - 127.5
+
+
+def _takes_bytes(layers: nn.Sequential) -> nn.Sequential:
+    """The same layers for values from -127.5 to 127.5."""
+    first = cast(nn.Conv2d, layers[0])
+    with torch.no_grad():
+        first.weight /= 255
+    return layers
+
+
+def _convolution(weight: Tensor, bias: Tensor | None, groups: int = 1) -> nn.Conv2d:
+    """A convolution with these weights (out, in, side, side)."""
+    kernels, channels, side, _ = weight.shape
+    convolution = nn.Conv2d(channels * groups, kernels, side, groups=groups, bias=bias is not None)
+    convolution.weight = nn.Parameter(weight.contiguous())
+    convolution.bias = None if bias is None else nn.Parameter(bias)
+    return convolution
+
+
+def _chained(first: nn.Module, second: nn.Module) -> nn.Conv2d:
+    """Two 1 × 1 convolutions in one."""
+    assert isinstance(first, nn.Conv2d)
+    assert isinstance(second, nn.Conv2d)
+    assert first.bias is not None
+    assert second.bias is not None
+    weight = second.weight.detach()[..., 0, 0]
+    bias = weight @ first.bias.detach() + second.bias.detach()
+    return _convolution((weight @ first.weight.detach()[..., 0, 0])[..., None, None], bias)
+
+
+def _doubled(deconvolution: nn.ConvTranspose2d) -> nn.Sequential:
+    """A 2 × 2 deconvolution of stride 2 as a 1 × 1 convolution whose four results are interleaved."""
+    weight = deconvolution.weight.detach().permute(1, 2, 3, 0)  # (out, 2, 2, in)
+    return nn.Sequential(_convolution(weight.flatten(0, 2)[..., None, None], None), nn.PixelShuffle(2))
+
+
+def _parted(head: nn.Sequential) -> list[nn.Module]:
+    """The last head, with the four results of its deconvolution kept apart: (N, 4 L, H, W)."""
+    norm, relu, doubled, inner_norm, inner_relu, emit = head
+    kernels = cast(nn.Conv2d, cast(nn.Sequential, doubled)[0]).weight.detach()
+    assert isinstance(inner_norm, nn.BatchNorm2d)
+    assert isinstance(inner_norm.running_mean, Tensor)
+    assert isinstance(inner_norm.running_var, Tensor)
+    assert isinstance(emit, nn.Conv2d)
+    assert emit.bias is not None
+    gain = inner_norm.weight.detach() / (inner_norm.running_var + inner_norm.eps).sqrt()
+    shift = inner_norm.bias.detach() - inner_norm.running_mean * gain
+    weight = kernels.reshape(len(gain), 4, *kernels.shape[1:]) * gain[:, None, None, None, None]
+    parts = _convolution(weight.transpose(0, 1).flatten(0, 1), shift.repeat(4))
+    apart = _convolution(emit.weight.detach().repeat(4, 1, 1, 1), emit.bias.detach().repeat(4), groups=4)
+    return [norm, relu, parts, inner_relu, apart]
+
+
+class PointsFromBytes(nn.Module):
+    """A network that regresses coordinates, as stage 2: every point is as good as the next, scores 1 and spreads 0."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor) -> Tensor:
-        outputs = self.network(images.permute(0, 3, 1, 2).float() / 255)
-        return cast(Tensor, outputs[-1] if isinstance(outputs, list) else outputs)
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of images (N, S, S, 3) uint8: points, scores, spread."""
+        points = self.network(images_to_tensor(images))
+        return points, torch.ones_like(points[..., 0]), torch.zeros_like(points[..., [0, 0, 0]])
 
 
 def export_model(
@@ -62,10 +231,13 @@ def export_model(
 ) -> None:
     """Write a model folder from three trained stages.
 
+    Points are read as centres of mass, whatever refinement the run was validated with.
+
     Args:
         folder: to be written; an older model in it is replaced once all is well.
         name: of the model.
-        stgan, hourglass: run folders of stage 1 and 2, with ``best.safetensors`` and ``config.json``.
+        stgan, hourglass: run folders of stage 1 and 2, with ``best.safetensors`` and ``config.json``; stage 2 may be
+            a run of the Res-50 baseline.
         dictionary: the shape dictionary's file; its landmark scheme is the model's.
         faces: (N, 128, 128, 3) uint8, real faces to compare the exported networks on.
         provenance: what to record beside the weights.
@@ -75,24 +247,23 @@ def export_model(
             else than PyTorch's.
     """
     config = _config(hourglass)
-    network = StackedHourglass(from_mapping(HourglassConfig, config["network"]))
-    load_weights(network, hourglass / "best.safetensors")
+    codec = HeatmapCodec(INPUT_SIZE, HEATMAP_SIZE, config.get("sigma", HeatmapCodec.sigma), refinement="mass")
     generator = Generator()
     load_weights(generator, stgan / "best.safetensors")
+    generator.eval()
+    with torch.inference_mode():
+        theta = generator(images_to_tensor(torch.from_numpy(faces))).numpy()
+    stage_2, landmarks, expected = _stage_2(config, hourglass / "best.safetensors", codec, faces)
     scheme = ShapeDictionary.load(dictionary).scheme
-    if scheme.count != network.config.landmarks:
-        raise FacemsmError(f"{hourglass}: emits {network.config.landmarks} points, {dictionary} has {scheme.count}")
+    if scheme.count != landmarks:
+        raise FacemsmError(f"{hourglass}: emits {landmarks} points, {dictionary} has {scheme.count}")
     with tempfile.TemporaryDirectory() as scratch:
         staging = Path(scratch)
-        _export(generator, staging / STGAN, faces)
-        _export(network, staging / HOURGLASS, faces)
+        _export(ThetaFromBytes(generator), staging / STGAN, faces, {"theta": theta})
+        _export(stage_2, staging / HOURGLASS, faces, expected)
         shutil.copyfile(dictionary, staging / DICTIONARY)
         write_manifest(
-            staging,
-            name=name,
-            scheme=scheme_to_dict(scheme),
-            codec=asdict(HeatmapCodec(INPUT_SIZE, HEATMAP_SIZE, config["sigma"], refinement=config["refinement"])),
-            provenance=provenance,
+            staging, name=name, scheme=scheme_to_dict(scheme), codec=asdict(codec), provenance=dict(provenance)
         )
         folder.mkdir(parents=True, exist_ok=True)
         for file in staging.iterdir():
@@ -111,15 +282,35 @@ def sample_crops(count: int = 16) -> Image:
     return np.stack(crops)
 
 
-def _export(network: nn.Module, path: Path, faces: Image) -> None:
-    network = _FromBytes(network).eval()
-    batch = torch.from_numpy(faces)
+def _stage_2(
+    config: Mapping[str, Any], weights: Path, codec: HeatmapCodec, faces: Image
+) -> tuple[nn.Module, int, dict[str, FloatArray]]:
+    """Stage 2 as it is exported, its number of points, and what it must compute of the faces."""
+    images = images_to_tensor(torch.from_numpy(faces))
+    if "stacks" not in config["network"]:
+        from facemsm.resnet50.network import ResNet50, ResNet50Config
+
+        baseline = ResNet50(from_mapping(ResNet50Config, config["network"])).eval()
+        load_weights(baseline, weights)
+        with torch.inference_mode():
+            points = baseline(images).numpy()
+        expected = {"points": points, "scores": np.ones_like(points[..., 0]), "spread": 0 * points[..., [0, 0, 0]]}
+        return PointsFromBytes(baseline), baseline.config.landmarks, expected
+    network = StackedHourglass(from_mapping(HourglassConfig, config["network"])).eval()
+    load_weights(network, weights)
+    with torch.inference_mode():
+        heatmaps = network(images)[-1].numpy()
+    expected = {**codec.decode(heatmaps)._asdict(), "heatmaps": heatmaps}
+    return LandmarksFromBytes(network, codec), network.config.landmarks, expected
+
+
+def _export(network: nn.Module, path: Path, faces: Image, expected: Mapping[str, FloatArray]) -> None:
     torch.onnx.export(
-        network,
-        (batch[:2],),
+        network.eval(),
+        (torch.from_numpy(faces[:2]),),
         path,
         input_names=["images"],
-        output_names=["output"],
+        output_names=list(expected),
         dynamic_shapes={"images": {0: torch.export.Dim("faces")}},
         opset_version=OPSET,
         external_data=False,
@@ -127,11 +318,13 @@ def _export(network: nn.Module, path: Path, faces: Image) -> None:
         verbose=False,
     )
     _strip(path)
-    with torch.inference_mode():
-        expected = network(batch).numpy()
-    difference = float(np.abs(Network(path)(faces) - expected).max())
-    if not difference <= TOLERANCE:
-        raise FacemsmError(f"{path.name}: ONNX Runtime and PyTorch differ by {difference:.2g}, more than {TOLERANCE}")
+    for name, actual in zip(expected, Network(path, list(expected))(faces), strict=True):
+        difference = float(np.abs(actual - expected[name]).max())
+        if not difference <= TOLERANCES[name]:
+            raise FacemsmError(
+                f"{path.name}: {name} of ONNX Runtime and PyTorch differ by {difference:.2g}, more than "
+                f"{TOLERANCES[name]}"
+            )
 
 
 def _strip(path: Path) -> None:

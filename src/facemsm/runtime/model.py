@@ -14,14 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from facemsm.calibration import Calibration
 from facemsm.errors import FacemsmError
 from facemsm.heatmaps import HeatmapCodec
+from facemsm.images import replacing
 from facemsm.schemes import LandmarkScheme, scheme_from_dict
 from facemsm.typing import PathLike
 
 FORMAT = 1
 MANIFEST = "model.json"
 STGAN, HOURGLASS, DICTIONARY = "stgan.onnx", "hourglass.onnx", "dictionary.safetensors"
+PRIOR = "prior.safetensors"
+"""Only in a calibrated model."""
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
@@ -37,6 +41,7 @@ class Model:
         codec: how its heatmaps are read.
         provenance: preset, commit, data and the like, for reports.
         checksum: of ``model.json``, which holds the checksums of all else; names the model in reports.
+        calibration: what turns scores into probabilities; None if the model was not calibrated.
     """
 
     folder: Path
@@ -45,6 +50,7 @@ class Model:
     codec: HeatmapCodec
     provenance: Mapping[str, Any]
     checksum: str
+    calibration: Calibration | None = None
 
     def path(self, file: str) -> Path:
         """Where one of the model's files lies."""
@@ -76,20 +82,23 @@ def load_model(name: PathLike) -> Model:
         if fields["format"] != FORMAT:
             raise FacemsmError(f"{manifest}: format {fields['format']!r}, this facemsm reads {FORMAT}")
         files: dict[str, str] = fields["files"]
+        scheme = scheme_from_dict(fields["scheme"], str(manifest))
+        calibration = fields.get("calibration")
         model = Model(
             folder,
             str(fields["name"]),
-            scheme_from_dict(fields["scheme"], str(manifest)),
+            scheme,
             HeatmapCodec(**fields["codec"]),
             dict(fields["provenance"]),
             hashlib.sha256(content).hexdigest(),
+            None if calibration is None else Calibration.from_dict(calibration, scheme.count),
         )
         expected = dict(files.items())
-    except FacemsmError:
-        raise
+    except FacemsmError as error:
+        raise error if str(error).startswith(str(manifest)) else FacemsmError(f"{manifest}: {error}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise FacemsmError(f"{manifest}: not a facemsm model file ({type(error).__name__}: {error})") from error
-    for file in (STGAN, HOURGLASS, DICTIONARY):
+    for file in (STGAN, HOURGLASS, DICTIONARY, *((PRIOR,) if model.calibration else ())):
         if file not in expected:
             raise FacemsmError(f"{manifest}: names no checksum for {file}")
         _check(folder / file, expected[file])
@@ -110,6 +119,16 @@ def write_manifest(
         "files": files,
     }
     (folder / MANIFEST).write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+
+
+def write_calibration(folder: Path, calibration: Calibration) -> None:
+    """Add a calibration to ``model.json``, or replace the one there; the prior it goes with lies in ``folder``."""
+    manifest = folder / MANIFEST
+    fields = json.loads(manifest.read_text(encoding="utf-8"))
+    fields["calibration"] = calibration.to_dict()
+    fields["files"][PRIOR] = _sha256(folder / PRIOR)
+    with replacing(manifest) as partial:
+        partial.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
 
 
 def _check(path: Path, expected: str) -> None:

@@ -1,9 +1,15 @@
-"""ONNX Runtime, set up the one way that facemsm uses it."""
+"""ONNX Runtime, set up the one way that facemsm uses it.
+
+Every network takes ``images`` (N, S, S, 3) uint8 RGB. Stage 1 emits ``theta`` (N, 2, 3). Stage 2 is any network that
+emits ``points`` (N, L, 2) in canonical pixels, ``scores`` (N, L) of Eq. 9 and ``spread`` (N, L, 3), as in
+:class:`facemsm.heatmaps.Decoded`. It may also emit ``heatmaps`` (N, k, k, L, side, side): entry ``[n, a, b, l, y, x]``
+is cell ``(k y + a, k x + b)``. All are float32.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import onnxruntime
@@ -11,19 +17,26 @@ import onnxruntime
 from facemsm.errors import FacemsmError
 from facemsm.typing import FloatArray, Image
 
+CHUNK = 2
+"""Images that go through a network at once. More take longer each, as feature maps leave the processor's cache."""
+
+LANDMARKS = ("points", "scores", "spread")
+"""What stage 2 emits."""
+
 
 class Network:
-    """A network with one input and one output on the CPU.
+    """A network on the CPU.
 
     Args:
         path: an ONNX file.
+        outputs: names of those it is asked for; the others stay in the runtime.
         threads: CPU threads for one run.
 
     Raises:
-        FacemsmError: the file is not a network that ONNX Runtime can run.
+        FacemsmError: the file is not a network that ONNX Runtime can run, or it has no such output.
     """
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(self, path: Path, outputs: Sequence[str], threads: int = 1) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -37,12 +50,23 @@ class Network:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise FacemsmError(f"{path}: not a network that ONNX Runtime can run ({_first_line(error)})") from error
-        self._input = self._session.get_inputs()[0].name
+        self._outputs = list(outputs)
+        there = {output.name for output in self._session.get_outputs()}
+        if missing := [name for name in outputs if name not in there]:
+            raise FacemsmError(f"{path}: has no output {missing[0]!r}; export the model again")
 
-    def __call__(self, images: Image) -> FloatArray:
-        """The output for images (N, S, S, 3) uint8 RGB."""
-        outputs: list[Any] = self._session.run(None, {self._input: images})
-        return cast(FloatArray, np.asarray(outputs[0], dtype=np.float32))
+    def __call__(self, images: Image) -> list[FloatArray]:
+        """The outputs for images (N, S, S, 3) uint8 RGB, in the order they were named."""
+        found = self._session.run(self._outputs, {"images": images})
+        return [
+            _in_order(value) if name == "heatmaps" else value for name, value in zip(self._outputs, found, strict=True)
+        ]
+
+
+def _in_order(parts: FloatArray) -> FloatArray:
+    """Heatmaps (N, L, S, S) of what the network emits."""
+    faces, k, _, landmarks, side, _ = parts.shape
+    return np.asarray(parts.transpose(0, 3, 4, 1, 5, 2).reshape(faces, landmarks, k * side, k * side))
 
 
 def _first_line(error: Exception) -> str:

@@ -21,6 +21,8 @@ class Reconstruction:
     """Settings of stage 3; the defaults are the paper's (Sections IV-C and IV-G) where it gives them.
 
     Attributes:
+        method: ``exemplars`` is the paper's form, with the settings below; ``posterior`` has none, it is fitted
+            (:mod:`facemsm.shapes.posterior`).
         k: number of nearest exemplars that a face is rebuilt from; all of a smaller dictionary.
         ridge: λ of Eq. 10, in squared pixels of a 128 px canonical image. 0 is least squares.
         contour_threshold: T of Algorithm 2 for points on the contour, on relative scores.
@@ -34,6 +36,7 @@ class Reconstruction:
         FacemsmError: a value is out of range.
     """
 
+    method: Literal["exemplars", "posterior"] = "exemplars"
     k: int = 100
     ridge: float = 60.0
     contour_threshold: float = 0.4
@@ -43,6 +46,8 @@ class Reconstruction:
     centred: bool = False
 
     def __post_init__(self) -> None:
+        if self.method not in ("exemplars", "posterior"):
+            raise FacemsmError(f"reconstruction: method is {self.method!r}, use 'exemplars' or 'posterior'")
         if self.k < 1:
             raise FacemsmError(f"reconstruction: k is {self.k}, at least 1 exemplar is needed")
         if not 0 <= self.ridge < np.inf:

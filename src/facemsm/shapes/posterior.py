@@ -1,0 +1,263 @@
+"""Stage 3 as a posterior over shapes: every point counts as much as its heatmap says, against a Gaussian shape prior.
+
+The paper's form (:mod:`facemsm.shapes.reconstruction`) calls a point good or bad by its score, and rebuilds the bad
+ones. Here a shape is ``s = mean + modes z + e`` with z ~ N(0, I) and e ~ N(0, residual), a probabilistic PCA (Tipping
+and Bishop, 1999), and stage 2 observes each of its points with a 2 x 2 covariance of its own. The mean of s given the
+observations leaves sure points nearly where they are and pulls the others to where the sure ones and the prior want
+them. One reweighting by a Student t keeps a point that is surely wrong from pulling the others along.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facemsm.errors import FacemsmError
+from facemsm.evaluation.metrics import normaliser
+from facemsm.images import replacing
+from facemsm.schemes import LandmarkScheme
+from facemsm.typing import BoolArray, FloatArray, PathLike
+
+Array = NDArray[np.float64]
+Noise = tuple[float, float, float]
+
+POSE = (10.0, 0.15)
+"""Standard deviations of what stage 1 leaves: shift in px of a 128 px canonical image; turn in radians and growth."""
+
+_FRONTAL = 0.5  # head_turn of a face from the front
+_FREEDOM = 4.0  # degrees of freedom of the Student t
+_EMPTY = 1e3  # px², variance of a point whose heatmap is empty
+_FLOOR = 0.25  # px², added to the spread
+_CHUNK = 8  # faces at once: bounds the memory, and a chunk stays in the processor's cache
+
+
+@dataclass(frozen=True, eq=False)
+class ShapePrior:
+    """A Gaussian over canonical shapes.
+
+    Attributes:
+        mean: (L, 2) float32, canonical pixels.
+        modes: (L, 2, K) float32, directions of change, each one standard deviation long; the last four are shifts,
+            growth and turn, which stage 1 may have got wrong.
+        residual: (L,) float32, variance of each coordinate that the modes leave, px².
+    """
+
+    mean: FloatArray
+    modes: FloatArray
+    residual: FloatArray
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file, whole or not at all.
+
+        Raises:
+            FacemsmError: it cannot be written.
+        """
+        from safetensors.numpy import save
+
+        content = save({"mean": self.mean, "modes": np.ascontiguousarray(self.modes), "residual": self.residual})
+        with replacing(path) as partial:
+            partial.write_bytes(content)
+
+    @classmethod
+    def load(cls, path: PathLike, count: int) -> ShapePrior:
+        """Read what :meth:`save` wrote.
+
+        Args:
+            path: the file.
+            count: number of points L that is expected.
+
+        Raises:
+            FacemsmError: it cannot be read, is something else, or has another number of points.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            tensors = load(Path(path).read_bytes())
+            prior = cls(*(np.asarray(tensors[name], np.float32) for name in ("mean", "modes", "residual")))
+        except OSError as error:
+            raise FacemsmError(f"{path}: cannot be read ({error.strerror})") from error
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise FacemsmError(f"{path}: not a shape prior, or a damaged one ({type(error).__name__})") from error
+        shapes = (prior.mean.shape, prior.modes.shape[:2], prior.residual.shape)
+        if shapes != ((count, 2), (count, 2), (count,)) or prior.modes.ndim != 3:
+            raise FacemsmError(f"{path}: not a shape prior of {count} points; calibrate the model again")
+        return prior
+
+
+class Posterior(NamedTuple):
+    """What is known of shapes after stage 2 has looked.
+
+    Attributes:
+        points: (M, L, 2) float64 canonical pixels, the mean.
+        variance: (M, L) px², of a coordinate, the mean of x and y.
+        surprise: (M, L), squared distance between what a point's heatmap says and what the shape says, in units of
+            the variance that was expected.
+    """
+
+    points: Array
+    variance: Array
+    surprise: Array
+
+
+def head_turn(points: NDArray[np.floating], scheme: LandmarkScheme) -> Array:
+    """(M,) how far heads are turned, by how near their eyes seem: log of the tight box's side over the inter-ocular
+    distance of points (M, L, 2). About 0.5 for a face from the front, 3 at most."""
+    eyes = normaliser(points, scheme, "inter-ocular") / normaliser(points, scheme, "box")
+    return np.asarray(-np.log(np.clip(np.nan_to_num(eyes), 0.05, 1)))
+
+
+def observation_covariance(
+    points: NDArray[np.floating],
+    scores: NDArray[np.floating],
+    spread: NDArray[np.floating],
+    noise: Noise,
+    scheme: LandmarkScheme,
+) -> Array:
+    """How far off stage 2's points are: the spread of their heatmaps, times ``exp(a + b (1 - score) - c turn)``.
+
+    The last term leaves points of profiles nearer to where they were seen, as one Gaussian is no good prior for them.
+
+    Args:
+        points: (M, L, 2) of stage 2, any pixels.
+        scores: (M, L) relative to a perfect heatmap, in [0, 1].
+        spread: (M, L, 3) xx, xy, yy of :meth:`facemsm.heatmaps.HeatmapCodec.decode`, px².
+        noise: a, b and c, fitted by ``facemsm calibrate``.
+        scheme: the landmarks.
+
+    Returns:
+        (M, L, 3) xx, xy, yy in px².
+    """
+    a, b, c = noise
+    turn = np.clip(head_turn(points, scheme) - _FRONTAL, 0, 0.5)
+    gain = np.exp(a + b * (1 - scores.astype(np.float64)) - c * turn[:, None])[..., None]
+    covariance = gain * (spread + np.array([_FLOOR, 0, _FLOOR]))
+    return np.asarray(np.where((scores > 0)[..., None], covariance, (_EMPTY, 0, _EMPTY)))
+
+
+def posterior(points: NDArray[np.floating], covariance: Array, prior: ShapePrior) -> Posterior:
+    """Shapes given where stage 2 saw their points.
+
+    Faces do not influence each other: many at once give the same numbers, to the last bit, as one by one.
+
+    Args:
+        points: (M, L, 2) canonical pixels, finite.
+        covariance: (M, L, 3) xx, xy, yy of their errors, px².
+        prior: over shapes of these landmarks.
+    """
+    count = len(prior.mean)
+    if points.shape[1:] != (count, 2) or covariance.shape != (*points.shape[:2], 3):
+        raise FacemsmError(f"points are {points.shape}, covariances {covariance.shape}: {count} points are expected")
+    parts = [
+        _posterior(points[i : i + _CHUNK], covariance[i : i + _CHUNK], prior)
+        for i in range(0, max(len(points), 1), _CHUNK)
+    ]
+    return Posterior(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+
+def _posterior(points: NDArray[np.floating], covariance: Array, prior: ShapePrior) -> Posterior:
+    flat = prior.modes.reshape(-1, prior.modes.shape[2]).astype(np.float64)  # (2L, K), x and y of a point in turn
+    residual = prior.residual.astype(np.float64)
+    observed = points - prior.mean.astype(np.float64)
+    weights = np.ones(points.shape[:2])
+    for _ in range(2):
+        # precision of an observation given z: (noise / weight + residual)^-1
+        xx, xy, yy = np.moveaxis(covariance / weights[..., None], -1, 0)
+        xx, yy = xx + residual, yy + residual
+        determinant = xx * yy - xy * xy
+        precision = (yy / determinant, -xy / determinant, xx / determinant)
+        weighted = _times(precision, flat)
+        inverse = flat.T @ weighted + np.eye(flat.shape[1])  # of the covariance of z
+        z = np.linalg.solve(inverse, weighted.swapaxes(1, 2) @ observed.reshape(-1, len(flat), 1))
+        off = observed - (flat @ z).reshape(points.shape)
+        pull = _times(precision, off.reshape(-1, len(flat), 1)).reshape(points.shape)
+        surprise = (off * pull).sum(axis=-1)
+        weights = (_FREEDOM + 2) / (_FREEDOM + surprise)
+    # s = mean + modes z + e, and e has seen the observation too
+    found = points - off + residual[:, None] * pull
+    kept = flat - np.repeat(residual, 2)[:, None] * weighted
+    variance = (kept * (kept @ np.linalg.inv(inverse))).sum(axis=-1).reshape(points.shape).mean(axis=-1)
+    variance += residual - residual**2 * (precision[0] + precision[2]) / 2
+    return Posterior(found, variance, surprise)
+
+
+def _times(precision: tuple[Array, Array, Array], rows: Array) -> Array:
+    """Symmetric 2 x 2 matrices, (M, L) each entry, times the x and y rows (..., 2L, K) of their points."""
+    xx, xy, yy = (entry[..., None] for entry in precision)
+    x, y = rows[..., 0::2, :], rows[..., 1::2, :]
+    product = np.empty((len(xx), rows.shape[-2], rows.shape[-1]))
+    product[:, 0::2] = xx * x + xy * y
+    product[:, 1::2] = xy * x + yy * y
+    return product
+
+
+def learn_prior(shapes: NDArray[np.floating], scheme: LandmarkScheme, *, rank: int = 40, size: int = 128) -> ShapePrior:
+    """Fit a prior to shapes, their mirror images included, some points of which may be missing.
+
+    Missing points are filled in by expectation and maximisation, so that profiles, half of whose points nobody could
+    label, shape the prior too.
+
+    Args:
+        shapes: (N, L, 2) canonical pixels, NaN where unlabelled.
+        scheme: their landmarks.
+        rank: number of modes besides the four of pose.
+        size: side of the canonical image.
+
+    Raises:
+        FacemsmError: fewer than ten shapes have no gap.
+    """
+    flat = np.asarray(shapes, np.float64).reshape(len(shapes), -1) - (size - 1) / 2
+    flat = flat[np.isfinite(flat).any(axis=1)]
+    known: BoolArray = np.isfinite(flat)
+    if (whole := int(known.all(axis=1).sum())) < 10:
+        raise FacemsmError(f"{whole} shapes without gaps are too few for a prior: at least ten are needed")
+    mean, covariance = _gaussian(flat, known, _mirror(scheme))
+    values, vectors = np.linalg.eigh(covariance)
+    rank = min(rank, len(values))
+    modes = vectors[:, -rank:] * np.sqrt(values[-rank:])
+    residual = (np.diag(covariance) - (modes**2).sum(axis=1)).reshape(-1, 2).mean(axis=1)
+
+    centred = mean.reshape(-1, 2) - mean.reshape(-1, 2).mean(axis=0)
+    turned = centred[:, ::-1] * (-1, 1)
+    shift, growth = POSE[0] * size / 128, POSE[1]
+    ones = np.ones(len(centred))
+    pose = (np.outer(ones, (shift, 0)), np.outer(ones, (0, shift)), growth * centred, growth * turned)
+    modes = np.concatenate((modes.reshape(-1, 2, rank), np.stack(pose, axis=-1)), axis=-1)
+    return ShapePrior(
+        (mean.reshape(-1, 2) + (size - 1) / 2).astype(np.float32),
+        modes.astype(np.float32),
+        np.maximum(residual, 1e-3).astype(np.float32),
+    )
+
+
+def _mirror(scheme: LandmarkScheme) -> Array:
+    """(2L, 2L): the mirror image of a flat shape whose origin is the image's centre."""
+    return np.asarray(np.kron(np.eye(scheme.count)[scheme.flip], np.diag([-1.0, 1.0])))
+
+
+def _gaussian(
+    flat: Array, known: BoolArray, mirror: Array, *, rounds: int = 8, ridge: float = 0.02
+) -> tuple[Array, Array]:
+    """Mean and covariance, px, of shapes (N, 2L) and their mirror images, with gaps."""
+    patterns, of = np.unique(known, axis=0, return_inverse=True)
+    members = [np.flatnonzero(of.ravel() == i) for i in range(len(patterns))]
+    whole = flat[known.all(axis=1)]
+    mean, covariance = whole.mean(axis=0), np.cov(whole.T, bias=True) + ridge * np.eye(flat.shape[1])
+    for _ in range(rounds):
+        total, square = np.zeros_like(mean), np.zeros_like(covariance)
+        for there, rows in zip(patterns, members, strict=True):
+            block = covariance[there]
+            fill = np.linalg.solve(block[:, there], block)  # what the points that are there say of all
+            shapes = (flat[np.ix_(rows, np.flatnonzero(there))] - mean[there]) @ fill
+            total += shapes.sum(axis=0)
+            square += shapes.T @ shapes + len(rows) * (covariance - fill.T @ block)
+        step, second = total / len(flat), square / len(flat)
+        second += np.outer(mean, step) + np.outer(step, mean) + np.outer(mean, mean)  # about the origin
+        mean = mean + step
+        mean, second = (mean + mirror @ mean) / 2, (second + mirror @ second @ mirror.T) / 2
+        covariance = second - np.outer(mean, mean) + ridge * np.eye(len(mean))
+    return mean, covariance
