@@ -29,7 +29,7 @@ COVERED = 0.8
 """Share of the faces whose values all fit into a byte; what few reach is cut off, so that all others are finer."""
 
 LARGEST = 63
-"""Of an 8-bit weight. Processors without VNNI add two products of bytes in 16 bits, which full weights would overflow."""
+"""Of an 8-bit weight: processors without VNNI add two products of bytes in 16 bits, which 127 would overflow."""
 
 _CONTRIB = "com.microsoft"
 _CHUNK = 4  # faces at once while ranges are measured: every feature map of them is held
