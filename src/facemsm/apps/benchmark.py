@@ -92,7 +92,9 @@ def benchmark(
         "onnxruntime": version("onnxruntime"),
         "commit": commit(),
         "weights": aligner.description,
-        "faces": f"{len(samples)} of {data}" if data else "the sample photo's",
+        "faces": f"{len(samples)} of {data.partition('=')[0]} {data.rpartition(':')[2]}"
+        if data
+        else "the sample photo's",
         "stages": _stages(aligner, samples[0], photos[0]),
         "batches": _batches(aligner, Aligner.from_pretrained(model, threads=many), samples[0], photos[0]),
         "threads": many,
