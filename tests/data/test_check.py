@@ -170,7 +170,8 @@ def test_packed_photos_are_checked_too(tmp_path: Path) -> None:
     assert (check.problems, check.photos, check.short) == ([], 3, {"train": (0, 1345), "test": (3, 507)})
 
 
-def test_command(tmp_path: Path) -> None:
+def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     official.write_300w(tmp_path, {"ibug": ["a.jpg", "b.jpg"]})
     sheet = tmp_path / "sheet.png"
     result = CliRunner().invoke(app, ["check", "300w", str(tmp_path), "--contact-sheet", str(sheet)])
@@ -183,6 +184,8 @@ def test_command(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "1 fault" in result.output
     assert "a.pts: expected one photo of the same name" in result.output
+    assert "drawn: facemsm-out/300w-contact-sheet.jpg" in result.output.replace("\\", "/")
+    assert read_image(Path("facemsm-out/300w-contact-sheet.jpg")).shape == (224, 6 * 224, 3)
 
 
 def test_command_without_any_photo_to_draw(tmp_path: Path) -> None:

@@ -50,20 +50,26 @@ def check(
     split: Annotated[list[str] | None, typer.Option(help="Look at this split only; may be repeated.")] = None,
     scheme: Scheme = None,
     sheet: Annotated[
-        Path | None, typer.Option("--contact-sheet", help="Draw faces with their points into this picture.")
+        Path | None,
+        typer.Option(
+            "--contact-sheet",
+            help="The picture to draw faces with their points into.",
+            show_default="facemsm-out/NAME-contact-sheet.jpg",
+        ),
     ] = None,
 ) -> None:
-    """Read all of a data set and list every fault: missing, broken, short of the published count.
+    """Read all of a data set, list every fault (missing, broken, short of the published count), and draw its faces.
 
     Ends with exit code 1 if there is any fault; an incomplete data set is none.
     """
     console = Console()
     found = check_dataset(name, root, split or (), scheme, lambda samples: _track(samples, "photos"))
     _print_check(console, found, name)
-    if sheet is not None:
-        samples = [sample for sample in found.samples if not isinstance(sample.image, NoPhoto)]
-        if not samples:
-            raise FacemsmError(f"{root}: no face with a photo, so there is nothing to draw into {sheet}")
+    samples = [sample for sample in found.samples if not isinstance(sample.image, NoPhoto)]
+    if sheet is not None and not samples:
+        raise FacemsmError(f"{root}: no face with a photo, so there is nothing to draw into {sheet}")
+    if samples:
+        sheet = sheet or Path("facemsm-out") / f"{name}-contact-sheet.jpg"
         write_image(sheet, contact_sheet(samples, dataset_scheme(name, scheme)))
         console.print(f"drawn: {sheet}", highlight=False, soft_wrap=True)
     if found.problems:
@@ -76,7 +82,10 @@ def convert(
     root: Root,
     output: Annotated[Path, typer.Argument(help="The COCO keypoints file to write, such as faces.json.")],
     split: Annotated[str | None, typer.Option(help="Which split; may be left out if there is only one.")] = None,
-    boxes: Annotated[Boxes, typer.Option(help="gt: tight around the points; provided: the data set's own.")] = Boxes.gt,
+    boxes: Annotated[
+        Boxes,
+        typer.Option(help="gt: 300-W's own true boxes, else tight around the points; provided: the data set's own."),
+    ] = Boxes.gt,
     scheme: Scheme = None,
     copy_photos: Annotated[
         bool,

@@ -33,7 +33,10 @@ def preview(
     root: Annotated[Path, typer.Argument(help="The folder it lies in; the file itself for coco and csv.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")] = Path("preview.png"),
     split: Annotated[str | None, typer.Option(help="Which split.", show_default="the first")] = None,
-    boxes: Annotated[Boxes, typer.Option(help="gt: tight around the points; provided: the data set's own.")] = Boxes.gt,
+    boxes: Annotated[
+        Boxes,
+        typer.Option(help="gt: 300-W's own true boxes, else tight around the points; provided: the data set's own."),
+    ] = Boxes.gt,
     scheme: Annotated[
         str | None,
         typer.Option(help="Landmark scheme of coco, csv and pts: 29, 68, 98 or a .toml file.", show_default=False),

@@ -64,8 +64,8 @@ def evaluate(
     boxes: Annotated[
         Boxes | None,
         typer.Option(
-            help="provided: the data set's own; gt: tight around the true points; detector: what the face detector "
-            "finds.",
+            help="provided: the data set's own; gt: the true ones, tight around the points where there are none; "
+            "detector: what the face detector finds.",
             show_default="provided, else gt",
         ),
     ] = None,
