@@ -88,7 +88,7 @@ class STGANModule(StageModule):
         self.config = config
         # A box that fits its face needs no turn and no shift, only the two margins evened out.
         self.network = Generator(start_scale=CANONICAL_MARGIN / CROP_ENLARGEMENT)
-        self.discriminator = Discriminator().to(memory_format=torch.channels_last)  # a quarter faster on CPUs
+        self.discriminator = Discriminator()
         self.steps_alone = round(config.alone * self.total_steps) if config.b else self.total_steps
 
     def configure_optimizers(self) -> Any:
