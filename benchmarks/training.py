@@ -35,7 +35,9 @@ import torch
 from torch import Tensor
 
 from facemsm.data.sample import FaceSample
+from facemsm.heatmaps import HeatmapCodec
 from facemsm.hourglass.losses import LOSSES
+from facemsm.hourglass.network import HEATMAP_SIZE, INPUT_SIZE
 from facemsm.hourglass.training import HourglassModule, HourglassTraining, images_to_tensor
 from facemsm.provenance import commit, machine
 from facemsm.schemes import SCHEME_68
@@ -190,15 +192,22 @@ def network_options(faces: Faces, images: int, threads: int) -> dict[str, Callab
     }
 
     def option(
-        network: dict[str, int], *, channels_last: bool = False, bf16: bool = False, use: int = threads
+        network: dict[str, int],
+        *,
+        channels_last: bool = False,
+        bf16: bool = False,
+        use: int = threads,
+        side: int = INPUT_SIZE,
     ) -> Callable[[], None]:
         config = replace(paper, network=replace(paper.network, **network))
         module = quiet(HourglassModule(config, SCHEME_68, faces))
         if not channels_last:
             module.network.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
-        batch = next(
-            iter(loader(ExampleStream(faces, module._training, total=images, seed=0), batch=images, workers=0))
-        )
+        examples: Any = module._training
+        if side != INPUT_SIZE:
+            codec = HeatmapCodec(side, HEATMAP_SIZE * side // INPUT_SIZE, paper.sigma)
+            examples = replace(examples, codecs=(codec,) * paper.network.stacks)
+        batch = next(iter(loader(ExampleStream(faces, examples, total=images, seed=0), batch=images, workers=0)))
         optimiser = module.optimiser(module.network)
 
         def work() -> None:
@@ -217,6 +226,7 @@ def network_options(faces: Faces, images: int, threads: int) -> dict[str, Callab
         **{name: option(change) for name, change in smaller.items()},
         "all of the above: the lite network": option(everything, channels_last=True, bf16=True),
         f"{2 * threads} threads": option({}, use=2 * threads),
+        "half the resolution (64 px), as at the start of a staged run": option({}, side=INPUT_SIZE // 2),
     }
 
 

@@ -711,17 +711,24 @@ def test_spoilt_weights_are_not_saved(drawn: Path, tmp_path: Path) -> None:
     assert checkpoint(tmp_path)["batches_done"] == 3
 
 
+@pytest.mark.parametrize("when", ["before it is trained on", "before it is validated"])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_photo_that_vanishes_is_named(workers: int, tmp_path: Path) -> None:
+def test_a_photo_that_vanishes_is_named(workers: int, when: str, tmp_path: Path) -> None:
+    """Photos that were trained on stay in memory; validation reads them anew."""
     samples = write_faces(tmp_path / "data", 4)
-    schedule = replace(SCHEDULE, steps=40, validate_every=40, workers=workers, batch_size=4)
+    schedule = replace(SCHEDULE, steps=2, validate_every=2, workers=workers, batch_size=4)
     lost = samples[2].image
     assert isinstance(lost, Path)
     faces = Faces(samples, samples, np.zeros(4, np.int64), (Source("aflw2000", "", "train"),))
     module = HourglassModule(HourglassTraining(TINY, schedule, STILL), get_scheme("68"), faces)
+    if when == "before it is validated":
+        at_step(module, 2, lost.unlink)
+    else:
+        lost.unlink()
     with pytest.raises(FacemsmError) as caught:
-        train(at_step(module, 2, lost.unlink), tmp_path / "run")
+        train(module, tmp_path / "run")
     assert str(caught.value) == f"{lost}: cannot be read (No such file or directory)"
+    assert module.batches_done == (2 if when == "before it is validated" else 0)
 
 
 class Killed(BaseException):
