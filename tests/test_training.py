@@ -450,6 +450,10 @@ def test_a_run_validates_its_last_step_too(build: Callable[..., StageModule], wh
     assert checkpoint(whole_runs[build])["batches_done"] == 7
 
 
+def test_a_short_run_shows_its_loss_too(whole_runs: dict[Any, Path]) -> None:
+    assert [e.step for e in events(whole_runs[hourglass]).Scalars("train/loss")] == [6]  # Lightning counts from 0
+
+
 @pytest.mark.parametrize("step", [2, 3, 5])
 @STAGES
 def test_a_stopped_run_ends_as_one_that_was_not(

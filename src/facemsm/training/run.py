@@ -384,7 +384,7 @@ def fit(module: StageModule, config: Any, folder: Path, *, resume: bool = False,
             enable_progress_bar=progress,
             enable_model_summary=False,
             use_distributed_sampler=False,
-            log_every_n_steps=50,
+            log_every_n_steps=min(50, module.total_steps),
         )
         try:
             trainer.fit(module, ckpt_path=last if resume else None)
