@@ -22,6 +22,7 @@ import torch
 from facemsm.apps.cli import main
 from facemsm.data.augment import Augmentation
 from facemsm.data.coco import write_coco
+from facemsm.data.completion import to_68
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import FacemsmError
 from facemsm.hourglass.network import HourglassConfig, StackedHourglass
@@ -280,6 +281,14 @@ def test_data_of_ones_own_takes_the_scheme_of_the_run(tmp_path: Path) -> None:
     assert len(load_faces([source], box_source="gt", scheme="68", holdout=0).training) == 3
     with pytest.raises(FacemsmError):
         load_faces([source], box_source="gt", scheme="98", holdout=0)
+
+
+def test_98_points_serve_as_68(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = np.random.default_rng(0).uniform(0, 100, (98, 2)).astype(np.float32)
+    face = FaceSample("a", Path("a.jpg"), np.zeros(4, np.float32), "gt", points)
+    monkeypatch.setattr("facemsm.training.faces.load_dataset", lambda *_: [face])
+    (served,) = load_faces([Source("wflw", "", "train")], box_source="gt", scheme="68", holdout=0).training
+    np.testing.assert_array_equal(served.points, to_68(points))
 
 
 def test_some_source_must_stay_to_the_end() -> None:
