@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from torch import Tensor
 
 from facemsm.data.sample import FaceSample
 from facemsm.heatmaps import HeatmapCodec
-from facemsm.hourglass.losses import LOSSES
+from facemsm.hourglass.losses import LOSSES, by_face
 from facemsm.hourglass.network import HEATMAP_SIZE, INPUT_SIZE
 from facemsm.hourglass.training import HourglassModule, HourglassTraining, images_to_tensor
 from facemsm.provenance import commit, machine
@@ -284,6 +285,24 @@ def target_options(faces: Faces, steps: int) -> dict[str, Callable[[], None]]:
     }
 
 
+def loss_options(faces: Faces) -> dict[str, Callable[[], None]]:
+    """The ``lite`` hourglass's last loss with its gradient, on heatmaps that are there already."""
+    config = HourglassTraining.preset("lite", 68)
+    module, size = HourglassModule(config, SCHEME_68, faces), config.schedule.batch_size
+    batch = next(iter(loader(ExampleStream(faces, module._training, total=size, seed=0), batch=size, workers=0)))
+    last = config.network.stacks - 1
+    targets = [batch[key] for key in ("labelled", "points", f"columns_{last}", f"rows_{last}")]
+    heatmaps = torch.rand(size, 68, HEATMAP_SIZE, HEATMAP_SIZE, requires_grad=True)
+
+    def work(loss: Callable[..., Tensor]) -> None:
+        torch.autograd.grad(loss(heatmaps, *targets), heatmaps)
+
+    return {
+        "over the whole batch": lambda: work(module._loss),
+        "face by face": lambda: work(partial(by_face, module._loss)),
+    }
+
+
 def loader_options(faces: Faces, steps: int) -> dict[str, Callable[[], None]]:
     """Loader processes for stage 1's generator, which waits for them."""
     config = STGANTraining.preset("lite")
@@ -332,6 +351,8 @@ def main() -> None:
         steps = 2 if quick else 4
         print(f"\nStage 2, `lite`: where target heatmaps are drawn; median of {rounds} rounds of {steps} steps.\n")
         compare(target_options(faces, steps), steps * 16, rounds)
+        print(f"\nStage 2, `lite`: the last loss and its gradient, batches of 16; median of {rounds} rounds.\n")
+        compare(loss_options(faces), 16, rounds)
         steps = 3 if quick else 20
         print(f"\nStage 1, `lite`, generator alone: loader processes; median of {rounds} rounds of {steps} steps.\n")
         compare(loader_options(faces, steps), steps * 32, rounds)
