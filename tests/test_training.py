@@ -806,7 +806,8 @@ def test_a_full_disk_stops_the_run_with_one_line(drawn: Path, tmp_path: Path, mo
         train(at_step(module, 5, full), tmp_path)
     monkeypatch.undo()
     assert checkpoint(tmp_path)["batches_done"] == 3
-    (tmp_path / "history.csv").open("a").write("6,1,0,0\r\n")  # as if the disk had been full a little later
+    with (tmp_path / "history.csv").open("a") as file:
+        file.write("6,1,0,0\n")  # as if the disk had been full a little later
     train(hourglass(drawn), tmp_path, resume=True)
     assert [row["step"] for row in history(tmp_path)] == ["3", "6", "7"]
 
