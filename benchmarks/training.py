@@ -44,6 +44,7 @@ from facemsm.provenance import commit, machine
 from facemsm.schemes import SCHEME_68
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.stgan.losses import theta_loss
+from facemsm.stgan.networks import Discriminator
 from facemsm.stgan.training import STGANModule, STGANTraining
 from facemsm.training.config import override
 from facemsm.training.faces import Faces, Source
@@ -303,6 +304,18 @@ def loss_options(faces: Faces) -> dict[str, Callable[[], None]]:
     }
 
 
+def discriminator_options(images: int) -> dict[str, Callable[[], None]]:
+    """One step of stage 1's discriminator, by the order of its weights."""
+    faces = torch.rand(images, 3, 128, 128)
+
+    def option(order: torch.memory_format) -> Callable[[], None]:
+        network = Discriminator().to(memory_format=order)  # type: ignore[call-overload]
+        optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4)
+        return lambda: take_step(optimiser, lambda: network(faces).float().mean(), bf16=True)
+
+    return {"channels first": option(torch.contiguous_format), "channels last": option(torch.channels_last)}
+
+
 def loader_options(faces: Faces, steps: int) -> dict[str, Callable[[], None]]:
     """Loader processes for stage 1's generator, which waits for them."""
     config = STGANTraining.preset("lite")
@@ -353,6 +366,9 @@ def main() -> None:
         compare(target_options(faces, steps), steps * 16, rounds)
         print(f"\nStage 2, `lite`: the last loss and its gradient, batches of 16; median of {rounds} rounds.\n")
         compare(loss_options(faces), 16, rounds)
+        images = 4 if quick else 32
+        print(f"\nStage 1, `lite`: the discriminator, batches of {images}; median of {rounds} rounds.\n")
+        compare(discriminator_options(images), images, rounds)
         steps = 3 if quick else 20
         print(f"\nStage 1, `lite`, generator alone: loader processes; median of {rounds} rounds of {steps} steps.\n")
         compare(loader_options(faces, steps), steps * 32, rounds)
