@@ -151,7 +151,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Model]:
     from facemsm.hourglass.network import HourglassConfig, StackedHourglass
 
     torch.manual_seed(0)
-    config = HourglassConfig(68, width=16, stem=8, depth=2, body_size=32, deconvolution=2)
+    config = HourglassConfig(68, width=16, stem=4, depth=2, body_size=32, deconvolution=2)
     network = StackedHourglass(config).eval()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

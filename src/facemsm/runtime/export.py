@@ -182,8 +182,8 @@ def _settle(network: LandmarksFromBytes, first: ResidualUnit) -> None:
     units = [m for m in units if isinstance(m, ResidualUnit)]
     norms = [unit.branch[0] for unit in units] + [h.up[1] for h in inside] + [norm for _, norm, *_ in features]
     gains = torch.stack([_affine(norm)[0] for norm in norms])
-    if gains.min() < _LEAST_GAIN:
-        return
+    if gains.min() < _LEAST_GAIN or not isinstance(first.skip, nn.Conv2d):
+        return  # a gain by which nothing can be divided, or the first sum is written further up
     scale = gains.log().mean(0).exp()
     writers = [unit.branch[-1] for unit in (first, *units)] + [first.skip] + [h.up[3][0] for h in inside]
     writers += [*network.skips, *(returns[-1] for returns in cast("Sequence[nn.Sequential]", network.returns))]

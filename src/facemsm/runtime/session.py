@@ -28,27 +28,25 @@ LANDMARKS = ("points", "scores", "spread")
 
 
 class Network:
-    """A network on the CPU.
+    """A network on the CPU. A call takes one thread; several threads may call it at once.
 
     Args:
         path: an ONNX file.
         outputs: names of those it is asked for; the others stay in the runtime.
-        threads: CPU threads for one run.
 
     Raises:
         FacemsmError: the file is not a network that ONNX Runtime can run, or it has no such output.
     """
 
-    def __init__(self, path: Path, outputs: Sequence[str], threads: int = 1) -> None:
+    def __init__(self, path: Path, outputs: Sequence[str]) -> None:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         # Dark heatmaps are full of vanishing numbers, which processors handle a hundred times slower.
         # NumPy looks up its float limits once; before the switch, or older ones warn that denormals are gone.
         np.finfo(np.float32), np.finfo(np.float64)
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
@@ -61,10 +59,12 @@ class Network:
 
     def __call__(self, images: Image) -> list[FloatArray]:
         """The outputs for images (N, S, S, 3) uint8 RGB, in the order they were named."""
-        found = self._session.run(self._outputs, {"images": images})
+        chunks = [images[i : i + CHUNK] for i in range(0, max(len(images), 1), CHUNK)]
+        found = zip(*(self._session.run(self._outputs, {"images": chunk}) for chunk in chunks), strict=True)
+        values = [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in found]
         return [
             self._in_order(value) if name == "heatmaps" else value
-            for name, value in zip(self._outputs, found, strict=True)
+            for name, value in zip(self._outputs, values, strict=True)
         ]
 
     def _in_order(self, parts: NDArray[Any]) -> FloatArray:
