@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +19,14 @@ from torch import Tensor, nn
 from facemsm.errors import FacemsmError
 from facemsm.geometry import box_to_crop, compose, perturb_box, similarity
 from facemsm.heatmaps import MASS_FLOOR, HeatmapCodec
-from facemsm.hourglass.network import HEATMAP_SIZE, INPUT_SIZE, Hourglass, HourglassConfig, ResidualUnit, StackedHourglass
+from facemsm.hourglass.network import (
+    HEATMAP_SIZE,
+    INPUT_SIZE,
+    Hourglass,
+    HourglassConfig,
+    ResidualUnit,
+    StackedHourglass,
+)
 from facemsm.hourglass.training import images_to_tensor
 from facemsm.images import read_image
 from facemsm.runtime.model import DICTIONARY, HOURGLASS, STGAN, write_manifest
@@ -175,18 +182,18 @@ def _settle(network: LandmarksFromBytes, first: ResidualUnit) -> None:
     after. The scale is the same everywhere, the mean gain of the normalisations: channels that share the range of a
     byte then vary alike. The offset is the shift of the normalisation that reads the sum, which need not add it again.
     """
-    hourglasses = cast("Sequence[Hourglass]", network.hourglasses)
-    features = cast("Sequence[Sequence[nn.Module]]", network.features)
-    inside = [m for m in network.modules() if isinstance(m, Hourglass)]
-    units = [m for part in (network.hourglasses, network.features) for m in part.modules()]
-    units = [m for m in units if isinstance(m, ResidualUnit)]
+    parts = (network.hourglasses, network.features, network.skips, network.returns)
+    hourglasses, features, skips, returns = (cast(Any, part) for part in parts)
+    inside: list[Any] = [m for m in hourglasses.modules() if isinstance(m, Hourglass)]
+    units: list[Any] = [m for part in (hourglasses, features) for m in part.modules() if isinstance(m, ResidualUnit)]
     norms = [unit.branch[0] for unit in units] + [h.up[1] for h in inside] + [norm for _, norm, *_ in features]
     gains = torch.stack([_affine(norm)[0] for norm in norms])
-    if gains.min() < _LEAST_GAIN or not isinstance(first.skip, nn.Conv2d):
-        return  # a gain by which nothing can be divided, or the first sum is written further up
+    doubled = all(isinstance(hourglass.up[3], nn.Sequential) for hourglass in inside)
+    if gains.min() < _LEAST_GAIN or not isinstance(first.skip, nn.Conv2d) or not doubled:
+        return  # a gain by which nothing can be divided, or a sum that something else than a convolution writes
     scale = gains.log().mean(0).exp()
-    writers = [unit.branch[-1] for unit in (first, *units)] + [first.skip] + [h.up[3][0] for h in inside]
-    writers += [*network.skips, *(returns[-1] for returns in cast("Sequence[nn.Sequential]", network.returns))]
+    writers: list[Any] = [unit.branch[-1] for unit in (first, *units)] + [first.skip] + [h.up[3][0] for h in inside]
+    writers += [*skips, *(layers[-1] for layers in returns)]
     for conv in writers:
         factor = scale.repeat_interleave(len(conv.weight) // len(scale))  # four times those of a deconvolution
         conv.weight *= factor[:, None, None, None]
@@ -199,19 +206,19 @@ def _settle(network: LandmarksFromBytes, first: ResidualUnit) -> None:
         norm.running_mean.zero_()
         norm.running_var.fill_(1 - norm.eps)
 
-    def wanted(reader: nn.Module) -> Tensor:
+    def wanted(reader: Any) -> Tensor:
         """The offset that leaves a reader's normalisation nothing to add."""
         if isinstance(reader, Hourglass):
             return wanted(reader.skip)
-        norm = reader.branch[0] if isinstance(reader, ResidualUnit) else reader
+        norm = cast(Any, reader.branch[0] if isinstance(reader, ResidualUnit) else reader)
         return cast(Tensor, norm.bias / norm.weight)
 
-    def pass_unit(unit: ResidualUnit, before: Tensor, after: Tensor) -> None:
+    def pass_unit(unit: Any, before: Tensor, after: Tensor) -> None:
         norm = unit.branch[0]
         norm.bias.copy_((wanted(unit) - before) * norm.weight)
         unit.branch[-1].bias += after - before
 
-    def pass_hourglass(hourglass: Hourglass, before: Tensor, after: Tensor) -> None:
+    def pass_hourglass(hourglass: Any, before: Tensor, after: Tensor) -> None:
         inner, (unit, norm, *_) = hourglass.inner, hourglass.up
         middle, last = wanted(unit), wanted(norm)
         pass_unit(hourglass.down[1], before, first := wanted(inner))
@@ -221,15 +228,15 @@ def _settle(network: LandmarksFromBytes, first: ResidualUnit) -> None:
         pass_unit(hourglass.skip, before, after)
 
     before = wanted(hourglasses[0])
-    first.branch[-1].bias += before
+    cast(Any, first.branch[-1]).bias += before
     for i, (hourglass, (unit, norm, *_)) in enumerate(zip(hourglasses, features, strict=True)):
         middle, last = wanted(unit), wanted(norm)
         pass_hourglass(hourglass, before, middle)
         pass_unit(unit, middle, last)
         norm.bias.zero_()
-        if i < len(network.skips):
+        if i < len(skips):
             after = wanted(hourglasses[i + 1])
-            network.skips[i].bias += after - before
+            skips[i].bias += after - before
             before = after
 
 

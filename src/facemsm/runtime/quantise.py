@@ -181,7 +181,7 @@ class _Range:
 
 
 def _measured(model: ModelProto, faces: Image) -> dict[str, _Range]:
-    """Ranges of what convolutions, poolings and activations take and give; all of it where values are picked from it."""
+    """Ranges of what convolutions, poolings and activations take and give; in full where values are picked from it."""
     kinds = ("Conv", "Relu", "MaxPool")
     names = sorted({name for n in model.graph.node if n.op_type in kinds for name in (n.input[0], n.output[0])})
     probed = ModelProto()
@@ -248,8 +248,8 @@ class _Rewriter:
     """Builds the integer network node by node.
 
     A tensor of the float network exists in up to four forms: ``plain`` (N, C, H, W) float, ``last`` (N, H, W, C) float,
-    ``bytes`` (N, H, W, C) uint8 and ``plain bytes``; each is made when it is first asked for. What picks values of bytes
-    picks bytes, and only those that were picked become floats.
+    ``bytes`` (N, H, W, C) uint8 and ``plain bytes``; each is made when it is first asked for. What picks values of
+    bytes picks bytes, and only those that were picked become floats.
     """
 
     def __init__(self, model: ModelProto, ranges: Mapping[str, _Range]) -> None:

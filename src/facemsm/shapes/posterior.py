@@ -54,7 +54,7 @@ class ShapePrior:
     @cached_property
     def exact(self) -> tuple[Array, Array, Array]:
         """Mean, modes and residual in float64, for computing with."""
-        return tuple(np.asarray(part, np.float64) for part in (self.mean, self.modes, self.residual))
+        return self.mean.astype(np.float64), self.modes.astype(np.float64), self.residual.astype(np.float64)
 
     def save(self, path: Path) -> None:
         """Write a safetensors file, whole or not at all.
@@ -169,13 +169,14 @@ def _posterior(points: NDArray[np.floating], covariance: Array, prior: ShapePrio
     mean, modes, residual = prior.exact
     flat = modes.reshape(-1, modes.shape[2])  # (2L, K), x and y of a point in turn
     observed = points - mean
-    weights = np.ones(points.shape[:2])
+    weights, precision = np.ones(points.shape[:2]), np.empty((*points.shape, 2))
     for _ in range(2):
         # precision of an observation given z: (noise / weight + residual)^-1
-        xx, xy, yy = np.moveaxis(covariance / weights[..., None], -1, 0)
+        xx, xy, yy = (covariance[..., i] / weights for i in range(3))
         xx, yy = xx + residual, yy + residual
-        precision = np.stack((yy, -xy, -xy, xx), axis=-1) / (xx * yy - xy * xy)[..., None]
-        precision = precision.reshape(*points.shape, 2)
+        determinant = xx * yy - xy * xy
+        precision[..., 0, 0], precision[..., 1, 1] = yy / determinant, xx / determinant
+        precision[..., 0, 1] = precision[..., 1, 0] = -xy / determinant
         weighted = (precision @ modes).reshape(-1, *flat.shape)
         inverse = flat.T @ weighted + np.eye(flat.shape[1])  # of the covariance of z
         z = np.linalg.solve(inverse, flat.T @ (precision @ observed[..., None]).reshape(-1, len(flat), 1))
@@ -187,7 +188,7 @@ def _posterior(points: NDArray[np.floating], covariance: Array, prior: ShapePrio
     found = points - off + residual[:, None] * pull
     kept = flat - np.repeat(residual, 2)[:, None] * weighted
     variance = np.einsum("mik,mik->mi", kept, kept @ np.linalg.inv(inverse)).reshape(points.shape).mean(axis=-1)
-    variance += residual - residual**2 * np.trace(precision, axis1=-2, axis2=-1) / 2
+    variance += residual - residual**2 * (precision[..., 0, 0] + precision[..., 1, 1]) / 2
     return Posterior(found, variance, surprise)
 
 
