@@ -41,8 +41,8 @@ def quantise_model(
     """Write a copy of a model with other weights.
 
     ``int8``: stage 2 multiplies 8-bit integers. Weights have a scale a kernel; the images of convolutions one a layer,
-    measured on ``faces``. What residual units add up stays in float, as do stage 1, which takes next to no time, and
-    the reading of the heatmaps. The file needs ONNX Runtime's own operators.
+    measured on ``faces``. What residual units add up stays in float, as does stage 1, which takes next to no time.
+    Heatmaps are bytes; what is read from them becomes float. The file needs ONNX Runtime's own operators.
 
     ``power-of-two``: every weight of every convolution is a sign and ``terms`` powers of two, scaled by a power of two
     a kernel, so that hardware without multipliers can shift and add. Here they are stored and run as floats.
