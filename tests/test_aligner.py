@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,23 @@ def test_batch_gives_the_same_numbers_as_one_by_one(aligner: Aligner, photo: Ima
             np.testing.assert_allclose(a.points, b.points, atol=1e-3)
             np.testing.assert_allclose(a.scores, b.scores, atol=1e-4)
             assert (a.occluded == b.occluded).all()
+
+
+def test_threads_share_the_faces(photo: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    boxes = [BOX, [175.0, 70.0, 280.0, 185.0], [170.0, 80.0, 270.0, 180.0]]
+    alone = Aligner.from_pretrained("68").align(photo, boxes)
+    several = Aligner.from_pretrained("68", threads=2)
+    seen: list[tuple[int, int]] = []
+    work = several._align_jobs
+    monkeypatch.setattr(
+        several, "_align_jobs", lambda jobs: seen.append((threading.get_ident(), len(jobs))) or work(jobs)
+    )
+    shared = several.align(photo, boxes)
+    assert sorted(count for _, count in seen) == [1, 2]
+    assert threading.get_ident() not in {thread for thread, _ in seen}
+    for a, b in zip(shared, alone, strict=True):
+        assert (a.points == b.points).all()
+        assert (a.scores == b.scores).all()
 
 
 def test_more_faces_than_fit_one_batch(aligner: Aligner, photo: Image, face: Face) -> None:

@@ -151,7 +151,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Model]:
     from facemsm.hourglass.network import HourglassConfig, StackedHourglass
 
     torch.manual_seed(0)
-    config = HourglassConfig(68, width=16, stem=8, depth=2, body_size=32, deconvolution=2)
+    config = HourglassConfig(68, width=16, stem=4, depth=2, body_size=32, deconvolution=2)
     network = StackedHourglass(config).eval()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -183,6 +183,22 @@ def test_export_computes_what_pytorch_does(tiny: tuple[Any, Model]) -> None:
     np.testing.assert_allclose(points, expected.points, atol=1e-3)
     np.testing.assert_allclose(scores, expected.scores, atol=1e-4)
     np.testing.assert_allclose(spread, expected.spread, atol=0.1)
+
+
+def test_other_shapes_of_hourglass(tmp_path: Path) -> None:
+    """Sums written by deconvolutions of 4 × 4 or read by the stem itself, heatmaps in one part."""
+    torch = pytest.importorskip("torch")
+    from facemsm.hourglass.network import HourglassConfig, StackedHourglass
+    from facemsm.runtime.export import sample_crops
+    from facemsm.runtime.quantise import quantise_model
+
+    torch.manual_seed(0)
+    network = StackedHourglass(HourglassConfig(68, width=8, stem=4, depth=1, stacks=1)).eval()
+    torch.nn.init.normal_(network.heads[0][-1].weight, 0, 0.3)
+    model, faces = export(tmp_path, network, {"network": asdict(network.config)}), sample_crops(3)  # compares by itself
+    quantise_model(model, tmp_path / "int8", faces=faces)
+    before, after = (Network(m / "hourglass.onnx", ["scores"])(faces)[0] for m in (model.folder, tmp_path / "int8"))
+    assert np.abs(before - after).mean() < 0.05 * before.max()
 
 
 def test_a_network_of_coordinates_is_a_stage_2(tmp_path: Path) -> None:
@@ -230,9 +246,34 @@ def test_convolutions_are_of_integers(tiny: tuple[Any, Model]) -> None:
     from facemsm.runtime.export import sample_crops
     from facemsm.runtime.quantise import to_integers
 
-    kinds = {node.op_type for node in to_integers(tiny[1].path("hourglass.onnx"), sample_crops(2)).graph.node}
+    graph = to_integers(tiny[1].path("hourglass.onnx"), sample_crops(2)).graph
+    kinds = {node.op_type for node in graph.node}
     assert {"QLinearConv", "MatMulIntegerToFloat"} <= kinds
     assert not {"Conv", "ConvTranspose", "BatchNormalization", "MaxPool"} & kinds
+    constants = {tensor.name: tensor.dims for tensor in graph.initializer}
+    convolutions = [constants[node.input[3]] for node in graph.node if node.op_type == "QLinearConv"]
+    assert [8, 12, 3, 2] in convolutions
+    assert not any(channels == 3 for _, channels, *_ in convolutions)
+    # Each unit's sum is already shifted for what reads it, but in the stem, twice, and behind the four poolings.
+    added = [constants.get(node.input[1]) for node in graph.node if node.op_type == "Add"]
+    assert sum(shape in ([16], [8], [4]) for shape in added) == 2 + 4
+
+
+def test_heatmaps_of_integers_stay_bytes(tiny: tuple[Any, Model], tmp_path: Path) -> None:
+    """Which whoever asks for them reads as floats."""
+    import onnx
+
+    from facemsm.runtime.export import sample_crops
+    from facemsm.runtime.quantise import quantise_model
+
+    faces = sample_crops(4)
+    quantise_model(tiny[1], tmp_path / "int8", faces=faces)
+    path = tmp_path / "int8" / "hourglass.onnx"
+    kinds = {output.name: output.type.tensor_type.elem_type for output in onnx.load(path).graph.output}
+    assert kinds["heatmaps"] == onnx.TensorProto.UINT8
+    points, heatmaps = Network(path, ["points", "heatmaps"])(faces)
+    assert heatmaps.dtype == np.float32
+    np.testing.assert_allclose(points, tiny[1].codec.decode(heatmaps).points, atol=1e-3)
 
 
 def test_powers_of_two_in_a_model(tiny: tuple[Any, Model], tmp_path: Path) -> None:

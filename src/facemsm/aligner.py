@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -36,7 +37,7 @@ from facemsm.typing import FloatArray, Image, PathLike
 from facemsm.warping import warp
 
 BATCH = 32
-"""Faces that go through the networks at once; bounds the memory."""
+"""Faces that a thread works on at once; bounds the memory."""
 
 NO_TURN = CANONICAL_MARGIN / CROP_ENLARGEMENT * np.eye(2, 3)
 """θ without stage 1: the box as it is, its larger side where the face's would be."""
@@ -92,7 +93,7 @@ class Aligner:
         reconstruction: settings of stage 3; by default the paper's form or the posterior, whichever measured better
             when the model was calibrated, and the paper's for a model without calibration.
         keep: ``"heatmaps"`` and ``"canonical"`` are kept in every ``Face``, at 1.1 MB a face.
-        threads: CPU threads.
+        threads: CPU threads, which share the faces of one call.
 
     Raises:
         FacemsmError: unknown stages or names to keep, or a posterior by a model without calibration.
@@ -123,9 +124,9 @@ class Aligner:
             raise FacemsmError(f"{model.folder}: has no calibration for the posterior; run 'facemsm calibrate' on it")
         self._threads = threads
         self._given_detector = detector
-        self._generator = Network(model.path(STGAN), ["theta"], threads) if 1 in stages else None
+        self._generator = Network(model.path(STGAN), ["theta"]) if 1 in stages else None
         kept = ["heatmaps"] if "heatmaps" in keep else []
-        self._hourglass = Network(model.path(HOURGLASS), [*LANDMARKS, *kept], threads)
+        self._hourglass = Network(model.path(HOURGLASS), [*LANDMARKS, *kept])
         self._dictionary = ShapeDictionary.load(model.path(DICTIONARY)) if 3 in stages else None
         self._prior = ShapePrior.load(model.path(PRIOR), model.scheme.count) if calibration else None
 
@@ -186,6 +187,11 @@ class Aligner:
         }
 
     @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        # Faces are shared out, not the work on one: the networks' layers are too small to be worth splitting.
+        return ThreadPoolExecutor(self._threads)
+
+    @cached_property
     def detector(self) -> FaceDetector:
         """The face detector, loaded when it is first needed."""
         return self._given_detector or get_detector()
@@ -229,7 +235,10 @@ class Aligner:
             found = self._jobs(image, given, where)
             jobs += found
             counts.append(len(found))
-        faces = [face for i in range(0, len(jobs), BATCH) for face in self._align_jobs(jobs[i : i + BATCH])]
+        share = min(BATCH, max(1, -(-len(jobs) // self._threads)))
+        parts = [jobs[i : i + share] for i in range(0, len(jobs), share)]
+        work = self._pool.map if len(parts) > 1 and self._threads > 1 else map
+        faces = [face for found in work(self._align_jobs, parts) for face in found]
         ends = np.cumsum(counts, dtype=int)
         return [faces[end - count : end] for end, count in zip(ends, counts, strict=True)]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -70,7 +71,7 @@ class Logistic:
 
     def __call__(self, features: Array) -> FloatArray:
         """Probabilities (M, L) of features (M, L, F)."""
-        logit = (features * self.weights).sum(axis=-1) + self.landmarks
+        logit = features @ self.weights + self.landmarks
         return np.asarray(1 / (1 + np.exp(-np.clip(logit, -30, 30))), dtype=np.float32)
 
 
@@ -176,7 +177,7 @@ def describe(
     """``FEATURES`` (M, L, F) of points; arguments as for :meth:`Calibration.judge`, and the posterior."""
     doubt = 1 - scores.astype(np.float64)
     width = np.log(np.maximum(spread[..., 0] + spread[..., 2], _EMPTY_SPREAD)) / 2
-    near, around = (_neighbours(prior.mean, reach) for reach in (_NEAR, _AROUND))
+    near, around = _neighbours(prior, _NEAR), _neighbours(prior, _AROUND)
     doubt_near = _averaged(near, doubt)
     face = np.ones_like(doubt)
     turned = head_turn(found.points, scheme)[:, None]
@@ -194,9 +195,11 @@ def describe(
     return np.stack(features, axis=-1)
 
 
-def _neighbours(shape: FloatArray, reach: float) -> Array:
-    """(L, L) rows of shares that add up to 1, falling with the distance in a shape (L, 2); none for a point itself."""
-    distance = np.linalg.norm(shape[:, None].astype(np.float64) - shape, axis=-1)
+@lru_cache(8)
+def _neighbours(prior: ShapePrior, reach: float) -> Array:
+    """(L, L) rows of shares that add up to 1, falling with the distance in the mean shape; none for a point itself."""
+    mean = prior.mean.astype(np.float64)
+    distance = np.linalg.norm(mean[:, None] - mean, axis=-1)
     shares = np.exp(-0.5 * (distance / reach) ** 2)
     np.fill_diagonal(shares, 1e-12)
     return np.asarray(shares / shares.sum(axis=1, keepdims=True))

@@ -355,9 +355,12 @@ def _markdown(report: dict[str, Any]) -> str:
         "|---|---:|",
         *(f"| {name} | {ms:.2f} |" for name, ms in report["stages"].items()),
         "",
-        f"| faces at once, box to landmarks | ms a face | clock, ms a face | clock, {many} threads, ms a face |",
-        "|---|---:|---:|---:|",
-        *(f"| {n} | {' | '.join(f'{value:.2f}' for value in row.values())} |" for n, row in report["batches"].items()),
+        f"| faces at once, box to landmarks | ms a face | clock, ms a face | clock, {many} threads | speed-up |",
+        "|---|---:|---:|---:|---:|",
+        *(
+            f"| {n} | {' | '.join(f'{ms:.2f}' for ms in row.values())} | {row['one, clock'] / row['many, clock']:.2f} |"
+            for n, row in report["batches"].items()
+        ),
         "",
         *(["| fresh process | |", "|---|---:|"] if "start" in report else []),
         *(f"| {name} | {value:.2f} |" for name, value in report.get("start", {}).items()),

@@ -19,7 +19,14 @@ from torch import Tensor, nn
 from facemsm.errors import FacemsmError
 from facemsm.geometry import box_to_crop, compose, perturb_box, similarity
 from facemsm.heatmaps import MASS_FLOOR, HeatmapCodec
-from facemsm.hourglass.network import HEATMAP_SIZE, INPUT_SIZE, HourglassConfig, StackedHourglass
+from facemsm.hourglass.network import (
+    HEATMAP_SIZE,
+    INPUT_SIZE,
+    Hourglass,
+    HourglassConfig,
+    ResidualUnit,
+    StackedHourglass,
+)
 from facemsm.hourglass.training import images_to_tensor
 from facemsm.images import read_image
 from facemsm.runtime.model import DICTIONARY, HOURGLASS, STGAN, write_manifest
@@ -40,6 +47,7 @@ TOLERANCES = {"theta": 1e-4, "points": 1e-3, "scores": 1e-4, "spread": 0.1, "hea
 """Largest difference between PyTorch and ONNX Runtime. A spread is a difference of large numbers, in squared pixels."""
 
 _TINY = 1e-6
+_LEAST_GAIN = 1e-3
 
 
 class ThetaFromBytes(nn.Module):
@@ -62,7 +70,8 @@ class LandmarksFromBytes(nn.Module):
 
     - a 2 × 2 deconvolution is a 1 × 1 convolution with four times the kernels, whose results are interleaved;
     - those of the last one are not: to put 1.1 MB of heatmaps a face in order would cost more than to read them;
-    - what a stack hands to the next is linear from its last ReLU on, so its heatmaps need not be computed.
+    - what a stack hands to the next is linear from its last ReLU on, so its heatmaps need not be computed;
+    - the sums that residual units add to are kept in units that suit the normalisations, see :func:`_settle`.
     """
 
     def __init__(self, network: StackedHourglass, codec: HeatmapCodec) -> None:
@@ -80,6 +89,8 @@ class LandmarksFromBytes(nn.Module):
         for (*_, emit), (*before, dark), from_features, from_heatmaps in stacks:
             self.skips.append(_chained(emit, from_features))
             self.returns.append(nn.Sequential(emit, *before, _chained(dark, from_heatmaps)))
+        with torch.no_grad():
+            _settle(self, cast(ResidualUnit, network.stem[-1]))
         self.parts = 2 if any(isinstance(module, nn.PixelShuffle) for module in heads[-1].modules()) else 1
         self.last = nn.Sequential(features[-1][-1], *(_parted(heads[-1]) if self.parts == 2 else heads[-1]))
         self.decoder = _Decoder(codec, self.parts, network.config.landmarks)
@@ -91,16 +102,18 @@ class LandmarksFromBytes(nn.Module):
             seen = features(hourglass(x))
             if i < len(self.skips):
                 x = x + self.skips[i](seen) + self.returns[i](seen)
-        parts = self.last(seen).reshape(images.shape[0], self.parts**2, -1, self.decoder.side, self.decoder.side)
-        return *self.decoder(parts), parts.reshape(-1, self.parts, self.parts, *parts.shape[2:])
+        parts = self.last(seen)  # (N, parts² L, side, side)
+        return *self.decoder(parts), parts.reshape(-1, self.parts, self.parts, self.decoder.landmarks, *parts.shape[2:])
 
 
 class _Decoder(nn.Module):
-    """Points, scores and spreads of heatmaps in parts (N, P², L, side, side), as ``HeatmapCodec.decode`` with ``mass``.
+    """Points, scores and spreads of heatmaps in parts (N, P² L, side, side), as ``HeatmapCodec.decode`` with ``mass``.
 
-    All moments come from one product with a table; the window of Eq. 9 from a table of each cell's neighbours.
+    Only lines of cells that reach above the floor are looked at, a sixth of all; the window of Eq. 9 comes from a table
+    of each cell's neighbours.
     """
 
+    powers: Tensor
     grid: Tensor
     starts: Tensor
     neighbours: Tensor
@@ -109,7 +122,7 @@ class _Decoder(nn.Module):
     def __init__(self, codec: HeatmapCodec, parts: int, landmarks: int) -> None:
         super().__init__()
         size = codec.size
-        self.side, self.scale = size // parts, codec.input_size / size
+        self.parts, self.landmarks, self.side, self.scale = parts**2, landmarks, size // parts, codec.input_size / size
         cells = np.arange(size**2).reshape(size, size)
         blocks = cells.reshape(self.side, parts, self.side, parts)
         order = blocks.transpose(1, 3, 0, 2).ravel()  # the cell that each place of the parts holds
@@ -122,32 +135,117 @@ class _Decoder(nn.Module):
         near += (landmarks - 1) * self.side**2 * (near // self.side**2)  # each part holds all landmarks
         lines = np.arange(0, size**2, self.side)
         starts = lines + (landmarks - 1) * self.side**2 * (lines // self.side**2)
-        grid = np.stack((x**0, x, y, x * x, x * y, y * y), 1).reshape(parts**2, self.side**2, 6)
+        # Cell i of a line is at x = parts i + first. What the line holds, times 1, i and i², gives what it adds to the
+        # sums of 1, x, y, xx, xy and yy.
+        first, y = x[:: self.side], y[:: self.side]
+        one, zero = np.ones_like(y), np.zeros_like(y)
+        by_x = [(one, zero, zero), (first, parts * one, zero), (first**2, 2 * parts * first, parts**2 * one)]
+        sums = [(0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2)]
+        grid = np.array([[y**down * part for part in by_x[across]] for across, down in sums])  # (6, 3, lines)
+        grid = grid.transpose(2, 1, 0).reshape(self.parts, 3 * self.side, 6)
+        self.register_buffer("powers", torch.arange(self.side).float()[:, None] ** torch.arange(3))
         self.register_buffer("grid", torch.tensor(grid, dtype=torch.float32))
         self.register_buffer("starts", torch.tensor(starts))
         self.register_buffer("neighbours", torch.tensor(near, dtype=torch.int32))
         self.register_buffer("shares", torch.tensor(inside / inside.sum(1, keepdims=True), dtype=torch.float32))
 
     def forward(self, parts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        faces, _, landmarks, side, _ = parts.shape
-        highest = parts.amax(-1)  # two steps to the peak: maxima are found faster than where they are
-        lines = highest.transpose(1, 2).reshape(faces, landmarks, -1)
-        floor = MASS_FLOOR * highest.amax((1, 3)).relu()
-        mass = (parts - floor[:, None, :, None, None]).relu().flatten(3)
-        total, moments = torch.split(((mass * mass) @ self.grid).sum(1), [1, 5], -1)
+        shape = (parts.shape[0], self.parts, self.landmarks, self.side)
+        # pooling finds maxima of bytes, too, and two steps lead to the peak faster than one
+        highest = nn.functional.max_pool2d(parts, (1, self.side)).reshape(shape)
+        floor = (MASS_FLOOR * highest.amax((1, 3), keepdim=True).relu()).expand(shape)
+        active = (highest > floor).flatten().nonzero()
+        mass = (parts.reshape(-1, self.side)[active[:, 0]] - floor.flatten()[active]).relu()
+        sums = highest.new_zeros(highest.numel(), 3).index_put((active[:, 0],), (mass * mass) @ self.powers)
+        sums = (sums.reshape(*shape[:3], -1) @ self.grid).sum(1)
+        total, moments = torch.split(sums, [1, 5], -1)
         x, y, squares = torch.split(moments / total.clamp(min=_TINY), [1, 1, 3], -1)
         spread = (squares - torch.cat((x * x, x * y, y * y), -1)) * self.scale**2 * (total > _TINY)
         points = (torch.cat((x, y), -1) + 0.5) * self.scale - 0.5
 
-        line = lines.argmax(-1)  # (N, L), counting through the parts
-        peak = line * side + self._at(parts, self.starts[line][..., None] + torch.arange(side)).argmax(-1)
+        line = highest.transpose(1, 2).flatten(2).argmax(-1)  # (N, L), counting through the parts
+        places = self.starts[line][..., None] + torch.arange(self.side)
+        peak = line * self.side + self._at(parts, places).argmax(-1)
         window = self._at(parts, self.neighbours[peak].long()).relu()
         return points, (window * self.shares[peak]).sum(-1), spread
 
     def _at(self, parts: Tensor, places: Tensor) -> Tensor:
         """Values of each landmark's heatmap at places (N, L, K), counted from its first cell in the first part."""
-        first = self.side**2 * torch.arange(parts.shape[2])[:, None]
+        first = self.side**2 * torch.arange(self.landmarks)[:, None]
         return parts.flatten(1).gather(1, (places + first).flatten(1)).reshape(places.shape)
+
+
+def _settle(network: LandmarksFromBytes, first: ResidualUnit) -> None:
+    """Rescale and shift the sums that residual units add to, so that batch normalisations have little left to do.
+
+    In place of x the sums hold ``scale x + offset``, channel by channel; both are hidden in the weights before and
+    after. The scale is the same everywhere, the mean gain of the normalisations: channels that share the range of a
+    byte then vary alike. The offset is the shift of the normalisation that reads the sum, which need not add it again.
+    """
+    parts = (network.hourglasses, network.features, network.skips, network.returns)
+    hourglasses, features, skips, returns = (cast(Any, part) for part in parts)
+    inside: list[Any] = [m for m in hourglasses.modules() if isinstance(m, Hourglass)]
+    units: list[Any] = [m for part in (hourglasses, features) for m in part.modules() if isinstance(m, ResidualUnit)]
+    norms = [unit.branch[0] for unit in units] + [h.up[1] for h in inside] + [norm for _, norm, *_ in features]
+    gains = torch.stack([_affine(norm)[0] for norm in norms])
+    doubled = all(isinstance(hourglass.up[3], nn.Sequential) for hourglass in inside)
+    if gains.min() < _LEAST_GAIN or not isinstance(first.skip, nn.Conv2d) or not doubled:
+        return  # a gain by which nothing can be divided, or a sum that something else than a convolution writes
+    scale = gains.log().mean(0).exp()
+    writers: list[Any] = [unit.branch[-1] for unit in (first, *units)] + [first.skip] + [h.up[3][0] for h in inside]
+    writers += [*skips, *(layers[-1] for layers in returns)]
+    for conv in writers:
+        factor = scale.repeat_interleave(len(conv.weight) // len(scale))  # four times those of a deconvolution
+        conv.weight *= factor[:, None, None, None]
+        if conv.bias is not None:
+            conv.bias *= factor
+    for norm in norms:
+        gain, shift = _affine(norm)
+        norm.weight.copy_(gain / scale)
+        norm.bias.copy_(shift)
+        norm.running_mean.zero_()
+        norm.running_var.fill_(1 - norm.eps)
+
+    def wanted(reader: Any) -> Tensor:
+        """The offset that leaves a reader's normalisation nothing to add."""
+        if isinstance(reader, Hourglass):
+            return wanted(reader.skip)
+        norm = cast(Any, reader.branch[0] if isinstance(reader, ResidualUnit) else reader)
+        return cast(Tensor, norm.bias / norm.weight)
+
+    def pass_unit(unit: Any, before: Tensor, after: Tensor) -> None:
+        norm = unit.branch[0]
+        norm.bias.copy_((wanted(unit) - before) * norm.weight)
+        unit.branch[-1].bias += after - before
+
+    def pass_hourglass(hourglass: Any, before: Tensor, after: Tensor) -> None:
+        inner, (unit, norm, *_) = hourglass.inner, hourglass.up
+        middle, last = wanted(unit), wanted(norm)
+        pass_unit(hourglass.down[1], before, first := wanted(inner))
+        (pass_hourglass if isinstance(inner, Hourglass) else pass_unit)(inner, first, middle)
+        pass_unit(unit, middle, last)
+        norm.bias.zero_()
+        pass_unit(hourglass.skip, before, after)
+
+    before = wanted(hourglasses[0])
+    cast(Any, first.branch[-1]).bias += before
+    for i, (hourglass, (unit, norm, *_)) in enumerate(zip(hourglasses, features, strict=True)):
+        middle, last = wanted(unit), wanted(norm)
+        pass_hourglass(hourglass, before, middle)
+        pass_unit(unit, middle, last)
+        norm.bias.zero_()
+        if i < len(skips):
+            after = wanted(hourglasses[i + 1])
+            skips[i].bias += after - before
+            before = after
+
+
+def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Gain and shift of a batch normalisation."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return gain, norm.bias - norm.running_mean * gain
 
 
 def _centred(images: Tensor) -> Tensor:
@@ -194,12 +292,9 @@ def _parted(head: nn.Sequential) -> list[nn.Module]:
     norm, relu, doubled, inner_norm, inner_relu, emit = head
     kernels = cast(nn.Conv2d, cast(nn.Sequential, doubled)[0]).weight.detach()
     assert isinstance(inner_norm, nn.BatchNorm2d)
-    assert isinstance(inner_norm.running_mean, Tensor)
-    assert isinstance(inner_norm.running_var, Tensor)
     assert isinstance(emit, nn.Conv2d)
     assert emit.bias is not None
-    gain = inner_norm.weight.detach() / (inner_norm.running_var + inner_norm.eps).sqrt()
-    shift = inner_norm.bias.detach() - inner_norm.running_mean * gain
+    gain, shift = (value.detach() for value in _affine(inner_norm))
     weight = kernels.reshape(len(gain), 4, *kernels.shape[1:]) * gain[:, None, None, None, None]
     parts = _convolution(weight.transpose(0, 1).flatten(0, 1), shift.repeat(4))
     apart = _convolution(emit.weight.detach().repeat(4, 1, 1, 1), emit.bias.detach().repeat(4), groups=4)

@@ -41,8 +41,8 @@ def quantise_model(
     """Write a copy of a model with other weights.
 
     ``int8``: stage 2 multiplies 8-bit integers. Weights have a scale a kernel; the images of convolutions one a layer,
-    measured on ``faces``. What residual units add up stays in float, as do stage 1, which takes next to no time, and
-    the reading of the heatmaps. The file needs ONNX Runtime's own operators.
+    measured on ``faces``. What residual units add up stays in float, as does stage 1, which takes next to no time.
+    Heatmaps are bytes; what is read from them becomes float. The file needs ONNX Runtime's own operators.
 
     ``power-of-two``: every weight of every convolution is a sign and ``terms`` powers of two, scaled by a power of two
     a kernel, so that hardware without multipliers can shift and add. Here they are stored and run as floats.
@@ -181,7 +181,7 @@ class _Range:
 
 
 def _measured(model: ModelProto, faces: Image) -> dict[str, _Range]:
-    """Ranges of what convolutions, poolings and activations take and give."""
+    """Ranges of what convolutions, poolings and activations take and give; in full where values are picked from it."""
     kinds = ("Conv", "Relu", "MaxPool")
     names = sorted({name for n in model.graph.node if n.op_type in kinds for name in (n.input[0], n.output[0])})
     probed = ModelProto()
@@ -201,11 +201,13 @@ def _measured(model: ModelProto, faces: Image) -> dict[str, _Range]:
             flat = values.reshape(*values.shape[:2], -1)
             lows[name].append(flat.min((1, 2)))
             peaks[name].append(flat.max(2))
+    whole = {node.input[0] for node in model.graph.node if node.op_type == "Reshape"}
+    covered = {name: 1.0 if name in whole else COVERED for name in names}
     return {
         name: _Range(
             shapes[name],
-            float(np.quantile(np.concatenate(lows[name]), 1 - COVERED)),
-            np.quantile(np.concatenate(peaks[name]), COVERED, axis=0),
+            float(np.quantile(np.concatenate(lows[name]), 1 - covered[name])),
+            np.quantile(np.concatenate(peaks[name]), covered[name], axis=0),
         )
         for name in names
     }
@@ -224,14 +226,30 @@ def _pixels(graph: GraphProto) -> list[str]:
     return names
 
 
-Form = Literal["plain", "last", "bytes"]
+def _is(attributes: Mapping[str, Any], **values: int) -> bool:
+    """Whether lists of attributes hold nothing but these values."""
+    return all(set(attributes.get(name, [])) == {value} for name, value in values.items())
+
+
+def _widened(weight: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Kernels (K, 3, 3, 3) of stride 2 for cells of four pixels: (2K, 12, 3, 2), those of a cell's two results."""
+    wide = np.zeros((2, len(weight), 4, 3, 3, 2), np.int8)  # result, kernel, pixel, channel, row, cell
+    for result in (0, 1):
+        for column in range(3):
+            cell, pixel = divmod(4 + 2 * result + column - 1, 4)
+            wide[result, :, pixel, :, :, cell] = weight[..., column]
+    return wide.reshape(-1, 12, 3, 2)
+
+
+Form = Literal["plain", "last", "bytes", "plain bytes"]
 
 
 class _Rewriter:
     """Builds the integer network node by node.
 
-    A tensor of the float network exists in up to three forms: ``plain`` (N, C, H, W) float, ``last`` (N, H, W, C) float
-    and ``bytes`` (N, H, W, C) uint8; each is made when it is first asked for.
+    A tensor of the float network exists in up to four forms: ``plain`` (N, C, H, W) float, ``last`` (N, H, W, C) float,
+    ``bytes`` (N, H, W, C) uint8 and ``plain bytes``; each is made when it is first asked for. What picks values of
+    bytes picks bytes, and only those that were picked become floats.
     """
 
     def __init__(self, model: ModelProto, ranges: Mapping[str, _Range]) -> None:
@@ -244,6 +262,8 @@ class _Rewriter:
             for name in node.input:
                 self.consumers.setdefault(name, []).append(node)
         self.model_input = graph.input[0].name
+        self.outputs = {output.name: output for output in graph.output}
+        self.notes: dict[str, str] = {}
         pixels = _pixels(graph)
         self.forms: dict[str, dict[Form, str]] = {name: {"bytes": self.model_input} for name in pixels}
         self.ranges |= {name: _Range(self.ranges[name].shape, -127.5, np.array([127.5])) for name in pixels}
@@ -263,6 +283,7 @@ class _Rewriter:
             opset_imports=[*(o for o in model.opset_import if not o.domain), helper.make_opsetid(_CONTRIB, 1)],
             ir_version=model.ir_version,
         )
+        helper.set_model_props(self.model, self.notes)
 
     def _emit(self, kind: str, *inputs: str | NDArray[Any], domain: str = "", **attributes: Any) -> str:
         output = f"{kind}_{len(self.nodes)}"
@@ -281,7 +302,12 @@ class _Rewriter:
     def _get(self, name: str, form: Form) -> str:
         forms = self.forms.setdefault(name, {"plain": name})
         if form not in forms:
-            if form == "plain":
+            if form == "plain bytes":
+                forms[form] = self._emit("Transpose", forms["bytes"], perm=(0, 3, 1, 2))
+            elif form == "plain" and "plain bytes" in forms:
+                at = self.ranges[name]
+                forms[form] = self._emit("DequantizeLinear", forms["plain bytes"], at.scale, at.zero)
+            elif form == "plain":
                 forms[form] = self._emit("Transpose", self._get(name, "last"), perm=(0, 3, 1, 2))
             elif form == "bytes":
                 at = self.ranges[name]
@@ -298,6 +324,27 @@ class _Rewriter:
         copy.CopyFrom(node)
         copy.input[:] = [self._get(name, "plain") if name in self.forms else name for name in node.input]
         self.nodes.append(copy)
+
+    def _pick(self, node: NodeProto) -> None:
+        """Copy a node that moves or picks values of its first input."""
+        x, y = node.input[0], node.output[0]
+        if not {"bytes", "plain bytes"} & set(self.forms.get(x, {})):
+            self._copy(node)
+            return
+        self._get(x, "plain bytes")
+        picked = NodeProto()
+        picked.CopyFrom(node)
+        picked.input[0] = self.forms[x]["plain bytes"]
+        self.nodes.append(picked)
+        self.ranges[y] = self.ranges[x]
+        if y in self.outputs:  # stays bytes: who asks for it multiplies
+            self.outputs[y].type.tensor_type.elem_type = TensorProto.UINT8
+            self.notes |= {f"{y} scale": repr(float(self.ranges[y].scale)), f"{y} zero": str(int(self.ranges[y].zero))}
+        else:
+            picked.output[0] = f"{y}_bytes"
+            self.forms[y] = {"plain bytes": picked.output[0]}
+
+    _reshape = _gathernd = _gatherelements = _pick
 
     def _conv(self, node: NodeProto) -> None:
         x, weight, bias = node.input[0], self.constants[node.input[1]], self.constants.get([*node.input, ""][2])
@@ -323,7 +370,8 @@ class _Rewriter:
             bias = bias.reshape(-1, 4).swapaxes(0, 1).ravel()
         scale = np.maximum(np.abs(weight).reshape(len(weight), -1).max(1) / LARGEST, 1e-12).astype(np.float32)
         integers = np.round(weight / scale[:, None, None, None]).astype(np.int8)
-        if pointwise and not activation:
+        picked = bool(following) and all(n.op_type in ("Reshape", "MaxPool") for n in following)
+        if pointwise and not activation and not picked:
             channels, height, width = len(weight), *self.ranges[x].shape[1:]
             if groups > 1:
                 image = self._reshaped(image, -1, height, width * groups, weight.shape[1])
@@ -342,14 +390,24 @@ class _Rewriter:
             self.forms[node.output[0]] = {"last": result}
             return
         name = activation.output[0] if activation else node.output[0]
-        to = self.ranges[name]
+        to, offsets = self.ranges[name], np.round(bias / (at.scale * scale)).astype(np.int32)
+        kernels, (channels, height, width) = groups * len(weight), at.shape
+        attributes |= {"channels_last": 1, "group": 1}
+        wide = channels == 3 and width % 4 == 0 and _is(attributes, kernel_shape=3, strides=2, pads=1)
+        if wide:  # three channels are few: take four pixels as one of twelve channels, and two results as one
+            image = self._reshaped(image, -1, height, width // 4, 12)
+            integers, scale, offsets = _widened(integers), np.tile(scale, 2), np.tile(offsets, 2)
+            attributes |= {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 1, 1, 0]}
+        elif groups > 1:
+            image = self._reshaped(image, -1, height, width * groups, channels // groups)
         convolved = self._emit(
             "QLinearConv",
-            *(image, at.scale, at.zero, integers, scale, np.zeros(len(weight), np.int8), to.scale, to.zero),
-            np.round(bias / (at.scale * scale)).astype(np.int32),
+            *(image, at.scale, at.zero, integers, scale, np.zeros(len(scale), np.int8), to.scale, to.zero, offsets),
             domain=_CONTRIB,
-            **{**attributes, "channels_last": 1},
+            **attributes,
         )
+        if wide or groups > 1:
+            convolved = self._reshaped(convolved, -1, *to.shape[1:], kernels)
         self.forms[node.output[0]] = self.forms[name] = {"bytes": convolved}
 
     def _relu(self, node: NodeProto) -> None:
@@ -375,7 +433,7 @@ class _Rewriter:
             self.gains[name], shift = gain, shift / gain
         else:
             x = self._emit("Mul", x, gain.astype(np.float32))
-        self.forms[name] = {"last": self._emit("Add", x, shift.astype(np.float32))}
+        self.forms[name] = {"last": self._emit("Add", x, shift.astype(np.float32)) if shift.any() else x}
 
     def _is_seen_by_integers(self, node: NodeProto) -> bool:
         """Whether it is an activation that only convolutions of integers take."""

@@ -10,6 +10,7 @@ them. One reweighting by a Student t keeps a point that is surely wrong from pul
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +50,11 @@ class ShapePrior:
     mean: FloatArray
     modes: FloatArray
     residual: FloatArray
+
+    @cached_property
+    def exact(self) -> tuple[Array, Array, Array]:
+        """Mean, modes and residual in float64, for computing with."""
+        return self.mean.astype(np.float64), self.modes.astype(np.float64), self.residual.astype(np.float64)
 
     def save(self, path: Path) -> None:
         """Write a safetensors file, whole or not at all.
@@ -160,39 +166,30 @@ def posterior(points: NDArray[np.floating], covariance: Array, prior: ShapePrior
 
 
 def _posterior(points: NDArray[np.floating], covariance: Array, prior: ShapePrior) -> Posterior:
-    flat = prior.modes.reshape(-1, prior.modes.shape[2]).astype(np.float64)  # (2L, K), x and y of a point in turn
-    residual = prior.residual.astype(np.float64)
-    observed = points - prior.mean.astype(np.float64)
-    weights = np.ones(points.shape[:2])
+    mean, modes, residual = prior.exact
+    flat = modes.reshape(-1, modes.shape[2])  # (2L, K), x and y of a point in turn
+    observed = points - mean
+    weights, precision = np.ones(points.shape[:2]), np.empty((*points.shape, 2))
     for _ in range(2):
         # precision of an observation given z: (noise / weight + residual)^-1
-        xx, xy, yy = np.moveaxis(covariance / weights[..., None], -1, 0)
+        xx, xy, yy = (covariance[..., i] / weights for i in range(3))
         xx, yy = xx + residual, yy + residual
         determinant = xx * yy - xy * xy
-        precision = (yy / determinant, -xy / determinant, xx / determinant)
-        weighted = _times(precision, flat)
+        precision[..., 0, 0], precision[..., 1, 1] = yy / determinant, xx / determinant
+        precision[..., 0, 1] = precision[..., 1, 0] = -xy / determinant
+        weighted = (precision @ modes).reshape(-1, *flat.shape)
         inverse = flat.T @ weighted + np.eye(flat.shape[1])  # of the covariance of z
-        z = np.linalg.solve(inverse, weighted.swapaxes(1, 2) @ observed.reshape(-1, len(flat), 1))
+        z = np.linalg.solve(inverse, flat.T @ (precision @ observed[..., None]).reshape(-1, len(flat), 1))
         off = observed - (flat @ z).reshape(points.shape)
-        pull = _times(precision, off.reshape(-1, len(flat), 1)).reshape(points.shape)
+        pull = (precision @ off[..., None])[..., 0]
         surprise = (off * pull).sum(axis=-1)
         weights = (_FREEDOM + 2) / (_FREEDOM + surprise)
     # s = mean + modes z + e, and e has seen the observation too
     found = points - off + residual[:, None] * pull
     kept = flat - np.repeat(residual, 2)[:, None] * weighted
-    variance = (kept * (kept @ np.linalg.inv(inverse))).sum(axis=-1).reshape(points.shape).mean(axis=-1)
-    variance += residual - residual**2 * (precision[0] + precision[2]) / 2
+    variance = np.einsum("mik,mik->mi", kept, kept @ np.linalg.inv(inverse)).reshape(points.shape).mean(axis=-1)
+    variance += residual - residual**2 * (precision[..., 0, 0] + precision[..., 1, 1]) / 2
     return Posterior(found, variance, surprise)
-
-
-def _times(precision: tuple[Array, Array, Array], rows: Array) -> Array:
-    """Symmetric 2 x 2 matrices, (M, L) each entry, times the x and y rows (..., 2L, K) of their points."""
-    xx, xy, yy = (entry[..., None] for entry in precision)
-    x, y = rows[..., 0::2, :], rows[..., 1::2, :]
-    product = np.empty((len(xx), rows.shape[-2], rows.shape[-1]))
-    product[:, 0::2] = xx * x + xy * y
-    product[:, 1::2] = xy * x + yy * y
-    return product
 
 
 def learn_prior(shapes: NDArray[np.floating], scheme: LandmarkScheme, *, rank: int = 40, size: int = 128) -> ShapePrior:
