@@ -112,6 +112,8 @@ def test_a_face_may_lie_or_stand_on_its_head(aligner: Aligner, photo: Image, fac
     expected = apply_affine(turn, face.points).astype(np.float32)
     assert distance(turned.points, expected) < 0.06 * inter_ocular(face.points)
     test_theta_takes_canonical_points_to_the_photo(aligner, turned)
+    (as_the_paper,) = Aligner(aligner.model, look_again=False).align(warp(photo, turn, 512), [BOX])
+    assert distance(as_the_paper.points, expected) > 0.3 * inter_ocular(face.points)
 
 
 def test_batch_gives_the_same_numbers_as_one_by_one(aligner: Aligner, photo: Image) -> None:

@@ -94,6 +94,7 @@ class Aligner:
             when the model was calibrated, and the paper's for a model without calibration.
         keep: ``"heatmaps"`` and ``"canonical"`` are kept in every ``Face``, at 1.1 MB a face.
         threads: CPU threads, which share the faces of one call.
+        look_again: whether a doubtful face is looked at once more from every side; the paper does not.
 
     Raises:
         FacemsmError: unknown stages or names to keep, or a posterior by a model without calibration.
@@ -108,6 +109,7 @@ class Aligner:
         reconstruction: Reconstruction | None = None,
         keep: Collection[str] = (),
         threads: int = 1,
+        look_again: bool = True,
     ) -> None:
         if 2 not in stages or not set(stages) <= {1, 2, 3}:
             raise FacemsmError(
@@ -122,7 +124,7 @@ class Aligner:
         self.reconstruction = reconstruction or Reconstruction(calibration.method if calibration else "exemplars")
         if self.reconstruction.method == "posterior" and not calibration:
             raise FacemsmError(f"{model.folder}: has no calibration for the posterior; run 'facemsm calibrate' on it")
-        self._threads = threads
+        self._threads, self._look_again = threads, look_again and 1 in stages
         self._given_detector = detector
         self._generator = Network(model.path(STGAN), ["theta"]) if 1 in stages else None
         kept = ["heatmaps"] if "heatmaps" in keep else []
@@ -264,7 +266,7 @@ class Aligner:
     def _observe(self, jobs: Sequence[_Job]) -> Seen:
         """Algorithm 2 to line 4, for up to BATCH faces; doubtful ones once more from every side, the best look kept."""
         seen = self._look(jobs)
-        doubtful = np.flatnonzero(seen.scores.mean(1) < DOUBTFUL).tolist() if self._generator else []
+        doubtful = np.flatnonzero(seen.scores.mean(1) < DOUBTFUL).tolist() if self._look_again else []
         least = seen.scores[doubtful].mean(1) + GAIN
         for angle in TURNS if doubtful else ():
             turn = similarity(angle, centre=2 * [(self.model.codec.input_size - 1) / 2])
