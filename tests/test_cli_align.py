@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from facemsm.apps.align import SAMPLE
 from facemsm.apps.cli import COMMANDS, main
@@ -325,9 +325,26 @@ def test_options_reach_the_aligner(run: Run) -> None:
     assert StandInAligner.options == {
         "detector": None,
         "stages": (2, 3),
+        "stage3": None,
         "thresholds": {"contour": 0.3},
         "threads": 2,
     }
+    run("a.jpg", "--stage3", "posterior")
+    assert StandInAligner.options["stage3"] == "posterior"
+
+
+def test_stage3_moves_the_points_in_its_own_way(tmp_path: Path) -> None:
+    def points(*words: str) -> NDArray[np.float64]:
+        output = tmp_path / "-".join(("out", *words))
+        command = [sys.executable, "-m", "facemsm", "align", str(SAMPLE), "-o", str(output), *words]
+        subprocess.run(command, check=True, capture_output=True)
+        (result,) = read_results(output / "landmarks.jsonl")
+        return np.asarray([result.faces[0].points, result.faces[0].preliminary], np.float64)
+
+    paper, weighed = points("--stage3", "exemplars"), points("--stage3", "posterior")
+    np.testing.assert_array_equal(paper[1], weighed[1])  # stages 1 and 2 are the same
+    assert (paper[0] == paper[1]).all(axis=1).any()  # sure points stay
+    assert (weighed[0] != weighed[1]).any(axis=1).mean() > 0.5
 
 
 def test_threads_change_nothing_in_what_is_written(run: Run) -> None:
