@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -424,3 +425,22 @@ def test_unknown_command_and_version() -> None:
     assert "Traceback" not in unknown.stderr
     version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
     assert version.stdout.strip()[0].isdigit()
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("al", {"align"}),
+        ("align --threshold-", {"--threshold-contour", "--threshold-features"}),
+        ("video --stage3 ", {"exemplars", "posterior"}),
+        ("data ch", {"check"}),
+    ],
+)
+def test_the_shell_completes_commands_options_and_values(words: str, offered: set[str]) -> None:
+    typed = f"facemsm {words}"
+    asked = {"_FACEMSM_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    script = "import sys; sys.argv = ['facemsm']; from facemsm.apps.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, **asked}, capture_output=True, text=True, check=False
+    )
+    assert set(done.stdout.split()) == offered, done.stderr
