@@ -44,6 +44,13 @@ class FaceAnswer(BaseModel):
         description="1 where something hides a landmark; if the model is not calibrated, where it was rebuilt from the "
         "others rather than seen."
     )
+    intensity: list[float] = Field(
+        description="0 to 1, how bright each heatmap is about its peak (Eq. 9). Thresholds are shares of the face's "
+        "highest."
+    )
+    rebuilt: list[int] | None = Field(
+        description="1 where the paper's stage 3 took a landmark from the others; null where stage 3 weighs all."
+    )
     preliminary: list[list[float]] = Field(description="The landmarks before stage 3.")
     theta: list[list[float]] = Field(description="2 x 3, canonical face to crop in normalised coordinates.")
     crop: str | None = Field(None, description="What stage 1 sees: a PNG as a data URL.")
@@ -87,6 +94,9 @@ class ModelAnswer(BaseModel):
     scheme: str
     labels: list[str] = Field(description="Name of every landmark, or of its group where the scheme has no names.")
     marks: Literal["rebuilt", "hidden"] = Field(description="What `occluded` says of a landmark.")
+    stage3: Literal["exemplars", "posterior"] = Field(
+        description="Form of stage 3 where no threshold is sent: the paper's, or the one that weighs all landmarks."
+    )
     contour: list[int] = Field(description="Landmarks on the face's outline; they have a threshold of their own.")
     edges: list[list[int]] = Field(description="Lines of the skeleton.")
     thresholds: Thresholds
@@ -103,6 +113,7 @@ def model_answer(aligner: Aligner, limits: Limits) -> ModelAnswer:
         scheme=scheme.name,
         labels=_labels(scheme),
         marks="hidden" if aligner.model.calibration else "rebuilt",
+        stage3=settings.method,
         contour=list(scheme.contour),
         edges=[list(edge) for edge in scheme.edges],
         thresholds=Thresholds(
@@ -128,11 +139,13 @@ def face_answer(face: Face, image: Image, extras: set[Extra], size: int) -> Face
         grey = np.round(np.clip(face.heatmaps, 0, 1) * 255).astype(np.uint8)
         pictures["heatmaps"] = _png(grey.reshape(-1, grey.shape[-1]))
     return FaceAnswer(
-        box=_rounded(face.box),
+        box=[float(str(value)) for value in face.box],  # shortest, yet sent back it gives the same face to the last bit
         detection_score=None if face.detection_score is None else round(face.detection_score, 3),
         points=_rounded(face.points),
         scores=_rounded(face.scores),
         occluded=face.occluded.astype(int).tolist(),
+        intensity=[] if face.intensity is None else _rounded(face.intensity, 6),
+        rebuilt=None if face.rebuilt is None else face.rebuilt.astype(int).tolist(),
         preliminary=_rounded(face.preliminary),
         theta=_rounded(face.theta, 6),
         **pictures,

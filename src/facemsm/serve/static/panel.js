@@ -72,8 +72,8 @@ export class Panel {
 }
 
 /** Skeleton and points of one face. Attributes rather than styles, so that the SVG can be drawn elsewhere too.
- *  face: {points, scores, occluded}; options: step (picture pixels per CSS pixel), edges, colours, selected, id. */
-export function faceMarks(face, { step, edges, colours, selected = -1, describe }) {
+ *  face: {points, scores}; rings: true for points that are rings, not discs; options: step (picture pixels per CSS pixel), edges, colours, selected, id. */
+export function faceMarks(face, rings, { step, edges, colours, selected = -1, describe }) {
   const [x0, y0, x1, y1] = bounds([face.points]);
   const size = Math.sqrt((x1 - x0 + 1) * (y1 - y0 + 1));
   const radius = Math.max(0.0105 * size, 2 * step);
@@ -83,7 +83,7 @@ export function faceMarks(face, { step, edges, colours, selected = -1, describe 
   face.points.forEach(([cx, cy], i) => {
     const colour = colourOf(face.scores[i], colours);
     const mark = element("g", describe ? { id: `point-${i}`, role: "option", "aria-label": describe(i), "aria-selected": i === selected } : {});
-    if (face.occluded[i]) {
+    if (rings[i]) {
       mark.append(
         element("circle", { cx, cy, r: 1.25 * radius, fill: "none", stroke: "#000", "stroke-opacity": 0.75, "stroke-width": 1.15 * radius }),
         element("circle", { cx, cy, r: 1.25 * radius, fill: "none", stroke: colour, "stroke-width": 0.75 * radius }),
