@@ -290,7 +290,15 @@ def test_forms_that_are_none(client: TestClient) -> None:
     refused(client.post("/api/align", data={"photo": "text"}), 422, "photo")
     refused(client.post("/api/align", json={"photo": 1}), 422, "photo")
     refused(client.post("/api/align", content=b"x", headers={"Content-Type": "multipart/form-data"}), 400)
-    assert client.get("/api/align").status_code in (404, 405)
+    refused(client.get("/nothing"), 404)
+    for method, path, right in (
+        ("GET", "/api/align", "POST"),
+        ("POST", "/api/model", "GET"),
+        ("PUT", "/", "GET, HEAD"),
+    ):
+        response = client.request(method, path)
+        refused(response, 405)
+        assert response.headers["Allow"] == right
     refused(client.get("/../pyproject.toml"), 404)
     refused(client.get("/%2e%2e/app.py"), 404)
 

@@ -76,7 +76,7 @@ export class Panel {
 export function faceMarks(face, rings, { step, edges, colours, selected = -1, describe }) {
   const [x0, y0, x1, y1] = bounds([face.points]);
   const size = Math.sqrt((x1 - x0 + 1) * (y1 - y0 + 1));
-  const radius = Math.max(0.0105 * size, 2 * step);
+  const radius = Math.max(0.0105 * size, Math.min(2 * step, 0.022 * size)); // large enough to see, but apart in small faces
   const line = Math.max(0.003 * size, 0.7 * step);
   const path = edges.map(([a, b]) => `M${face.points[a]}L${face.points[b]}`).join("");
   const nodes = [element("path", { d: path, stroke: "#fff", "stroke-opacity": 0.45, "stroke-width": line, fill: "none" })];
