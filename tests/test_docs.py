@@ -175,3 +175,6 @@ def test_the_site_builds(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     page = (tmp_path / "api/use/index.html").read_text(encoding="utf-8")
     assert 'id="facemsm.aligner.Aligner.align"' in page
+    method = (tmp_path / "method/index.html").read_text(encoding="utf-8")
+    assert re.search(r'<a [^>]*href="../api/method/#facemsm.heatmaps.HeatmapCodec.decode"', method)
+    assert "V*D_S" in method  # asterisks are not taken for emphasis
