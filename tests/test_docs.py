@@ -18,6 +18,8 @@ import typer
 
 from facemsm.apps import cli
 from facemsm.images import read_image
+from facemsm.results import write_pts
+from facemsm.video import VideoWriter
 from official_files import write_300w
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,6 +67,38 @@ def test_python_blocks_run_one_after_the_other(
                 pytest.importorskip(library)
             if "import ray" not in block:  # a cluster and the folder /data are the reader's
                 exec(code, names)
+
+
+@pytest.mark.parametrize("name", ["index.md", "large-jobs.md", "own-data.md", "video.md"])
+def test_commands_that_need_no_training_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs" / name
+    given(page, tmp_path)
+    for folder in ("holiday", "photos"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(SAMPLE, tmp_path / folder / "a.jpg")
+    write_pts(tmp_path / "photos/a.pts", np.array([[200, 90], [250, 90], [225, 120], [205, 145], [245, 145]], float))
+    video = VideoWriter(tmp_path / "talk.mp4", 30.0, 512, 512)
+    for number in range(3):
+        video.write(read_image(SAMPLE), number / 30)
+    video.finish()
+    if name == "own-data.md":  # the reader has the file
+        run_command(shlex.split("facemsm data convert pts photos/ faces.json --scheme five.toml"), monkeypatch)
+    ran = 0
+    for words in commands(page):
+        text = " ".join(words)
+        if not re.match(r"facemsm (align|data|video)\b", text) or re.search(r"--ray|--camera| /data/", text):
+            continue
+        run_command(words, monkeypatch)
+        ran += 1
+    assert ran
+
+
+def run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert not exit_.value.code, " ".join(words)
 
 
 def commands(page: Path) -> Iterator[list[str]]:

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +161,19 @@ def test_boxes_and_thresholds_of_a_request(client: TestClient) -> None:
     assert plain["points"] != faces[0]["points"]
     assert plain["rebuilt"] is None  # stage 3 weighs all points
     np.testing.assert_allclose(plain["points"], default.points, atol=6e-4)  # the settings of one request do not stay
+
+
+def test_the_calls_in_the_documentation(client: TestClient) -> None:
+    page = Path(__file__).resolve().parents[1] / "docs" / "web.md"
+    calls = [shlex.split(line) for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("curl ")]
+    assert len(calls) == 2
+    for call in calls:
+        fields = dict(word.split("=", 1) for option, word in pairwise(call) if option == "-F")
+        assert fields.pop("photo") == "@photo.jpg"
+        assert call[-1].startswith(ORIGIN)
+        response = client.post(call[-1], files={"photo": ("photo.jpg", PHOTO)}, data=fields)
+        assert response.status_code == 200, response.text
+        assert len(response.json()["faces"]) == 1
 
 
 def test_boxes_of_an_answer_give_the_same_face_again(client: TestClient) -> None:
