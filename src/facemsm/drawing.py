@@ -74,28 +74,22 @@ def _draw_face(canvas: Image, face: Face, scheme: LandmarkScheme, boxes: bool) -
 def _draw_mark(
     canvas: Image, centre: NDArray[np.floating], colour: NDArray[np.uint8], radius: float, hidden: bool
 ) -> None:
-    """A disc or, if hidden, a ring, with dark rims."""
-    inner, outer = (0.8 * radius, 1.6 * radius) if hidden else (-1.0, radius)
-    rim = max(0.45, 0.15 * radius)
-    _blend_ring(canvas, centre, inner - rim, outer + rim, np.zeros(3))
-    _blend_ring(canvas, centre, inner, outer, colour)
-
-
-def _blend_ring(
-    canvas: Image, centre: NDArray[np.floating], inner: float, outer: float, colour: NDArray[np.generic]
-) -> None:
-    """Blend the ring between two radii by the share of each pixel that it covers.
+    """A disc or, if hidden, a ring, with dark rims, blended by the share of each pixel that it covers.
 
     OpenCV's circles have whole-pixel lines, which closes the rings of small faces.
     """
-    reach = int(np.ceil(outer)) + 1
-    x0, y0 = np.maximum(np.floor(centre).astype(int) - reach, 0)
-    x1, y1 = np.maximum(np.floor(centre).astype(int) + reach + 2, 0)
-    patch = canvas[y0:y1, x0:x1]
-    y, x = np.ogrid[y0 : y0 + patch.shape[0], x0 : x0 + patch.shape[1]]
-    distance = np.hypot(x - centre[0], y - centre[1])
-    cover = np.clip(np.minimum(outer - distance, distance - inner) + 0.5, 0, 1)[..., None]
-    patch[:] = np.round(patch * (1 - cover) + colour * cover)
+    inner, outer = (0.8 * radius, 1.6 * radius) if hidden else (-1.0, radius)
+    rim = max(0.45, 0.15 * radius)
+    reach = int(np.ceil(outer + rim)) + 1
+    x, y = int(np.floor(centre[0])), int(np.floor(centre[1]))
+    x0, y0 = max(x - reach, 0), max(y - reach, 0)
+    patch = canvas[y0 : max(y + reach + 2, 0), x0 : max(x + reach + 2, 0)]
+    across, down = np.arange(patch.shape[1]) + (x0 - centre[0]), np.arange(patch.shape[0]) + (y0 - centre[1])
+    distance = np.hypot(across, down[:, None])[..., None]
+    dark, light = (
+        np.clip(np.minimum(outer + edge - distance, distance - inner + edge) + 0.5, 0, 1) for edge in (rim, 0.0)
+    )
+    patch[:] = np.round(patch * ((1 - dark) * (1 - light)) + colour * light)
 
 
 def _draw_legend(canvas: Image, hidden: bool) -> None:
