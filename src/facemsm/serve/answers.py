@@ -23,6 +23,19 @@ Extra = Literal["crop", "canonical", "heatmaps"]
 
 COLOURS = 64
 
+PARTS_68 = (
+    *(("jaw", 17), ("right brow", 5), ("left brow", 5), ("nose bridge", 4), ("nose base", 5)),
+    *(("right eye", 6), ("left eye", 6), ("outer lips", 12), ("inner lips", 8)),
+)
+"""Names of the 68 points in their order, and how many have each."""
+
+PLACES_68 = {
+    **{8: "chin", 30: "nose tip", 48: "right corner of the mouth", 54: "left corner of the mouth"},
+    **{36: "right eye, outer corner", 39: "right eye, inner corner"},
+    **{42: "left eye, inner corner", 45: "left eye, outer corner"},
+}
+"""Those of them that have a name of their own. Right and left are the person's."""
+
 
 class Problem(BaseModel):
     """Why a request was refused."""
@@ -155,6 +168,9 @@ def face_answer(face: Face, image: Image, extras: set[Extra], size: int) -> Face
 def _labels(scheme: LandmarkScheme) -> list[str]:
     if scheme.names:
         return list(scheme.names)
+    if scheme.name == "68":
+        parts = [part for part, count in PARTS_68 for _ in range(count)]
+        return [PLACES_68.get(i, part) for i, part in enumerate(parts)]
     labels = ["feature"] * scheme.count
     for group, points in (
         ("contour", scheme.contour),
