@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -194,6 +195,15 @@ def test_the_check_of_names_sees_faults() -> None:
     assert exists("facemsm.heatmaps.HeatmapCodec.refinement")
     assert not exists("facemsm.heatmaps.HeatmapCodec.decoded")
     assert not exists("facemsm.heatmap")
+
+
+def test_every_picture_is_made_by_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = {name for page in PAGES for name in re.findall(r"\(pictures/([\w.]+)\)", page.read_text(encoding="utf-8"))}
+    script = runpy.run_path(str(ROOT / "docs/make_pictures.py"))
+    monkeypatch.setitem(script["main"].__globals__, "PICTURES", tmp_path)
+    monkeypatch.setitem(script["main"].__globals__, "photograph_page", lambda path: path.touch())  # needs a browser
+    script["main"]()
+    assert {path.name for path in tmp_path.iterdir()} == shown == {p.name for p in (ROOT / "docs/pictures").iterdir()}
 
 
 def test_the_site_builds(tmp_path: Path) -> None:
