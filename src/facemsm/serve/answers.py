@@ -30,9 +30,8 @@ PARTS_68 = (
 """Names of the 68 points in their order, and how many have each."""
 
 PLACES_68 = {
-    **{8: "chin", 30: "nose tip", 48: "right corner of the mouth", 54: "left corner of the mouth"},
-    **{36: "right eye, outer corner", 39: "right eye, inner corner"},
-    **{42: "left eye, inner corner", 45: "left eye, outer corner"},
+    **{8: "chin", 30: "nose tip", 48: "right mouth corner", 54: "left mouth corner"},
+    **{36: "right eye, outer", 39: "right eye, inner", 42: "left eye, inner", 45: "left eye, outer"},
 }
 """Those of them that have a name of their own. Right and left are the person's."""
 
