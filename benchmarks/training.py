@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,15 @@ import torch
 from torch import Tensor
 
 from facemsm.data.sample import FaceSample
-from facemsm.hourglass.losses import LOSSES
+from facemsm.heatmaps import HeatmapCodec
+from facemsm.hourglass.losses import LOSSES, by_face
+from facemsm.hourglass.network import HEATMAP_SIZE, INPUT_SIZE
 from facemsm.hourglass.training import HourglassModule, HourglassTraining, images_to_tensor
 from facemsm.provenance import commit, machine
 from facemsm.schemes import SCHEME_68
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.stgan.losses import theta_loss
+from facemsm.stgan.networks import Discriminator
 from facemsm.stgan.training import STGANModule, STGANTraining
 from facemsm.training.config import override
 from facemsm.training.faces import Faces, Source
@@ -190,15 +194,22 @@ def network_options(faces: Faces, images: int, threads: int) -> dict[str, Callab
     }
 
     def option(
-        network: dict[str, int], *, channels_last: bool = False, bf16: bool = False, use: int = threads
+        network: dict[str, int],
+        *,
+        channels_last: bool = False,
+        bf16: bool = False,
+        use: int = threads,
+        side: int = INPUT_SIZE,
     ) -> Callable[[], None]:
         config = replace(paper, network=replace(paper.network, **network))
         module = quiet(HourglassModule(config, SCHEME_68, faces))
         if not channels_last:
             module.network.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
-        batch = next(
-            iter(loader(ExampleStream(faces, module._training, total=images, seed=0), batch=images, workers=0))
-        )
+        examples: Any = module._training
+        if side != INPUT_SIZE:
+            codec = HeatmapCodec(side, HEATMAP_SIZE * side // INPUT_SIZE, paper.sigma)
+            examples = replace(examples, codecs=(codec,) * paper.network.stacks)
+        batch = next(iter(loader(ExampleStream(faces, examples, total=images, seed=0), batch=images, workers=0)))
         optimiser = module.optimiser(module.network)
 
         def work() -> None:
@@ -217,6 +228,7 @@ def network_options(faces: Faces, images: int, threads: int) -> dict[str, Callab
         **{name: option(change) for name, change in smaller.items()},
         "all of the above: the lite network": option(everything, channels_last=True, bf16=True),
         f"{2 * threads} threads": option({}, use=2 * threads),
+        "half the resolution (64 px), as at the start of a staged run": option({}, side=INPUT_SIZE // 2),
     }
 
 
@@ -274,6 +286,36 @@ def target_options(faces: Faces, steps: int) -> dict[str, Callable[[], None]]:
     }
 
 
+def loss_options(faces: Faces) -> dict[str, Callable[[], None]]:
+    """The ``lite`` hourglass's last loss with its gradient, on heatmaps that are there already."""
+    config = HourglassTraining.preset("lite", 68)
+    module, size = HourglassModule(config, SCHEME_68, faces), config.schedule.batch_size
+    batch = next(iter(loader(ExampleStream(faces, module._training, total=size, seed=0), batch=size, workers=0)))
+    last = config.network.stacks - 1
+    targets = [batch[key] for key in ("labelled", "points", f"columns_{last}", f"rows_{last}")]
+    heatmaps = torch.rand(size, 68, HEATMAP_SIZE, HEATMAP_SIZE, requires_grad=True)
+
+    def work(loss: Callable[..., Tensor]) -> None:
+        torch.autograd.grad(loss(heatmaps, *targets), heatmaps)
+
+    return {
+        "over the whole batch": lambda: work(module._loss),
+        "face by face": lambda: work(partial(by_face, module._loss)),
+    }
+
+
+def discriminator_options(images: int) -> dict[str, Callable[[], None]]:
+    """One step of stage 1's discriminator, by the order of its weights."""
+    faces = torch.rand(images, 3, 128, 128)
+
+    def option(order: torch.memory_format) -> Callable[[], None]:
+        network = Discriminator().to(memory_format=order)  # type: ignore[call-overload]
+        optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4)
+        return lambda: take_step(optimiser, lambda: network(faces).float().mean(), bf16=True)
+
+    return {"channels first": option(torch.contiguous_format), "channels last": option(torch.channels_last)}
+
+
 def loader_options(faces: Faces, steps: int) -> dict[str, Callable[[], None]]:
     """Loader processes for stage 1's generator, which waits for them."""
     config = STGANTraining.preset("lite")
@@ -322,6 +364,11 @@ def main() -> None:
         steps = 2 if quick else 4
         print(f"\nStage 2, `lite`: where target heatmaps are drawn; median of {rounds} rounds of {steps} steps.\n")
         compare(target_options(faces, steps), steps * 16, rounds)
+        print(f"\nStage 2, `lite`: the last loss and its gradient, batches of 16; median of {rounds} rounds.\n")
+        compare(loss_options(faces), 16, rounds)
+        images = 4 if quick else 32
+        print(f"\nStage 1, `lite`: the discriminator, batches of {images}; median of {rounds} rounds.\n")
+        compare(discriminator_options(images), images, rounds)
         steps = 3 if quick else 20
         print(f"\nStage 1, `lite`, generator alone: loader processes; median of {rounds} rounds of {steps} steps.\n")
         compare(loader_options(faces, steps), steps * 32, rounds)

@@ -104,6 +104,15 @@ def test_boxes_may_be_loose_and_faces_turned(aligner: Aligner, photo: Image, fac
     assert distance(turned.points, expected) < 0.06 * inter_ocular(face.points)
 
 
+@pytest.mark.parametrize("angle", [90, 180, -140])
+def test_a_face_may_lie_or_stand_on_its_head(aligner: Aligner, photo: Image, face: Face, angle: float) -> None:
+    turn = similarity(np.deg2rad(angle), centre=(227, 133))
+    (turned,) = aligner.align(warp(photo, turn, 512), [BOX])
+    expected = apply_affine(turn, face.points).astype(np.float32)
+    assert distance(turned.points, expected) < 0.06 * inter_ocular(face.points)
+    test_theta_takes_canonical_points_to_the_photo(aligner, turned)
+
+
 def test_batch_gives_the_same_numbers_as_one_by_one(aligner: Aligner, photo: Image) -> None:
     small = np.ascontiguousarray(photo[20:300, 100:360])
     boxes = [[BOX, [175.0, 70.0, 280.0, 185.0]], [[80.0, 67.0, 173.0, 159.0]], []]

@@ -88,7 +88,7 @@ def test_commands_that_need_no_training_run(name: str, tmp_path: Path, monkeypat
     ran = 0
     for words in commands(page):
         text = " ".join(words)
-        if not re.match(r"facemsm (align|data|video)\b", text) or re.search(r"--ray|--camera| /data/", text):
+        if not re.match(r"facemsm (align|data|video)\b", text) or re.search(r"--ray|--camera| /data/|=data/", text):
             continue
         run_command(words, monkeypatch)
         ran += 1
@@ -203,7 +203,9 @@ def test_every_picture_is_made_by_the_script(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setitem(script["main"].__globals__, "PICTURES", tmp_path)
     monkeypatch.setitem(script["main"].__globals__, "photograph_page", lambda path: path.touch())  # needs a browser
     script["main"]()
-    assert {path.name for path in tmp_path.iterdir()} == shown == {p.name for p in (ROOT / "docs/pictures").iterdir()}
+    made = {path.name for path in tmp_path.iterdir()}
+    assert made == {path.name for path in (ROOT / "docs/pictures").iterdir()}
+    assert shown <= made
 
 
 def test_the_site_builds(tmp_path: Path) -> None:

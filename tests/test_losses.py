@@ -16,6 +16,7 @@ from facemsm.hourglass.losses import (
     FOREGROUND_WEIGHT,
     LOSSES,
     adaptive_wing,
+    by_face,
     centres,
     distance,
     mean_squared,
@@ -180,3 +181,17 @@ def test_distance_counts_labelled_points_only() -> None:
     loss = distance(predicted, target, torch.tensor([[1.0, 0.0]]))
     assert loss.item() == pytest.approx(5, abs=1e-4)
     assert gradient(loss, predicted).tolist() == [[pytest.approx([-0.6, -0.8]), [0, 0]]]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_face_by_face_is_that_of_the_batch_with_its_gradient(name: str) -> None:
+    rng = torch.Generator().manual_seed(0)
+    heatmaps = torch.randn(3, 2, 8, 8, generator=rng).to(memory_format=torch.channels_last).requires_grad_()
+    target, labelled = torch.rand(3, 2, 8, 8, generator=rng), torch.tensor([[1.0, 0], [0, 0], [1, 1]])
+
+    def loss(maps: Tensor, labelled: Tensor, target: Tensor) -> Tensor:
+        return LOSSES[name](maps, target, labelled)
+
+    whole, parts = loss(heatmaps, labelled, target), by_face(loss, heatmaps, labelled, target)
+    torch.testing.assert_close(parts, whole)
+    torch.testing.assert_close(gradient(2 * parts, heatmaps), gradient(2 * whole, heatmaps))

@@ -22,6 +22,7 @@ import torch
 from facemsm.apps.cli import main
 from facemsm.data.augment import Augmentation
 from facemsm.data.coco import write_coco
+from facemsm.data.completion import to_68
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import FacemsmError
 from facemsm.hourglass.network import HourglassConfig, StackedHourglass
@@ -34,7 +35,7 @@ from facemsm.training.config import Schedule, as_json, from_mapping, override
 from facemsm.training.faces import Faces, Source, load_faces
 from facemsm.training.run import StageModule, WholeCheckpoints, fit, load_weights, running_mean, save_weights
 from facemsm.training.stream import ExampleStream, From, loader
-from facemsm.training.transfer import start_from
+from facemsm.training.transfer import average, start_from
 from synthetic_faces import write_faces
 
 STILL = Augmentation(flip=0, rotation=0, scale=0, brightness=0, contrast=0, saturation=0, hue=0)
@@ -282,6 +283,14 @@ def test_data_of_ones_own_takes_the_scheme_of_the_run(tmp_path: Path) -> None:
         load_faces([source], box_source="gt", scheme="98", holdout=0)
 
 
+def test_98_points_serve_as_68(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = np.random.default_rng(0).uniform(0, 100, (98, 2)).astype(np.float32)
+    face = FaceSample("a", Path("a.jpg"), np.zeros(4, np.float32), "gt", points)
+    monkeypatch.setattr("facemsm.training.faces.load_dataset", lambda *_: [face])
+    (served,) = load_faces([Source("wflw", "", "train")], box_source="gt", scheme="68", holdout=0).training
+    np.testing.assert_array_equal(served.points, to_68(points))
+
+
 def test_some_source_must_stay_to_the_end() -> None:
     faces = counted([10], [Source("300w", "", "train", until=0.5)])
     with pytest.raises(FacemsmError, match="leaves before the run ends"):
@@ -450,6 +459,10 @@ def test_a_run_validates_its_last_step_too(build: Callable[..., StageModule], wh
     assert checkpoint(whole_runs[build])["batches_done"] == 7
 
 
+def test_a_short_run_shows_its_loss_too(whole_runs: dict[Any, Path]) -> None:
+    assert [e.step for e in events(whole_runs[hourglass]).Scalars("train/loss")] == [6]  # Lightning counts from 0
+
+
 @pytest.mark.parametrize("step", [2, 3, 5])
 @STAGES
 def test_a_stopped_run_ends_as_one_that_was_not(
@@ -599,6 +612,26 @@ def test_schemes_are_related_by_what_they_say_of_the_68() -> None:
         replace(SAID, from_68=((0,), (1,), (68,)))
 
 
+def test_runs_are_averaged(tmp_path: Path) -> None:
+    networks = [StackedHourglass(HourglassConfig(68, width=8, stem=4, depth=2)) for _ in range(3)]
+    for name, network in zip("abc", networks, strict=True):
+        saved(network, tmp_path / name / "best.safetensors", SCHEME_68)
+        (tmp_path / name / "config.json").write_text(f'"{name}"')
+    average([tmp_path / name for name in "abc"], tmp_path / "mean")
+    assert (tmp_path / "mean" / "config.json").read_text() == '"c"'
+    load_weights(mean := StackedHourglass(networks[0].config), tmp_path / "mean" / "best.safetensors")
+    for key, value in mean.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, torch.stack([n.state_dict()[key] for n in networks]).mean(0))
+    with pytest.raises(FacemsmError, match="holds a run already"):
+        average([tmp_path / "a", tmp_path / "b"], tmp_path / "mean")
+    saved(StackedHourglass(HourglassConfig(29, width=8, stem=4, depth=2)), tmp_path / "b" / "best.safetensors", None)
+    with pytest.raises(FacemsmError, match=r"b.best.safetensors: weights of another network"):
+        average([tmp_path / "a", tmp_path / "b"], tmp_path / "other")
+    with pytest.raises(FacemsmError, match="not the folder of a run"):
+        average([tmp_path / "a", tmp_path / "nothing"], tmp_path / "other")
+
+
 @pytest.mark.parametrize("said_by", ["weights", "config"])
 def test_a_hourglass_starts_from_another_scheme(said_by: str, tmp_path: Path) -> None:
     """Its heatmaps are means of those it was trained for, in every stack: so the next one sees what it knows."""
@@ -711,17 +744,24 @@ def test_spoilt_weights_are_not_saved(drawn: Path, tmp_path: Path) -> None:
     assert checkpoint(tmp_path)["batches_done"] == 3
 
 
+@pytest.mark.parametrize("when", ["before it is trained on", "before it is validated"])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_photo_that_vanishes_is_named(workers: int, tmp_path: Path) -> None:
+def test_a_photo_that_vanishes_is_named(workers: int, when: str, tmp_path: Path) -> None:
+    """Photos that were trained on stay in memory; validation reads them anew."""
     samples = write_faces(tmp_path / "data", 4)
-    schedule = replace(SCHEDULE, steps=40, validate_every=40, workers=workers, batch_size=4)
+    schedule = replace(SCHEDULE, steps=2, validate_every=2, workers=workers, batch_size=4)
     lost = samples[2].image
     assert isinstance(lost, Path)
     faces = Faces(samples, samples, np.zeros(4, np.int64), (Source("aflw2000", "", "train"),))
     module = HourglassModule(HourglassTraining(TINY, schedule, STILL), get_scheme("68"), faces)
+    if when == "before it is validated":
+        at_step(module, 2, lost.unlink)
+    else:
+        lost.unlink()
     with pytest.raises(FacemsmError) as caught:
-        train(at_step(module, 2, lost.unlink), tmp_path / "run")
+        train(module, tmp_path / "run")
     assert str(caught.value) == f"{lost}: cannot be read (No such file or directory)"
+    assert module.batches_done == (2 if when == "before it is validated" else 0)
 
 
 class Killed(BaseException):
@@ -786,6 +826,10 @@ def test_a_full_disk_stops_the_run_with_one_line(drawn: Path, tmp_path: Path, mo
         train(at_step(module, 5, full), tmp_path)
     monkeypatch.undo()
     assert checkpoint(tmp_path)["batches_done"] == 3
+    with (tmp_path / "history.csv").open("a") as file:
+        file.write("6,1,0,0\n")  # as if the disk had been full a little later
+    train(hourglass(drawn), tmp_path, resume=True)
+    assert [row["step"] for row in history(tmp_path)] == ["3", "6", "7"]
 
 
 def test_a_folder_that_cannot_be_gets_one_line(drawn: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from facemsm.geometry import (
     box_to_crop,
     compose,
     invert,
+    similarity,
     theta_to_matrix,
 )
 from facemsm.images import check_image, read_image
@@ -39,6 +40,13 @@ BATCH = 32
 
 NO_TURN = CANONICAL_MARGIN / CROP_ENLARGEMENT * np.eye(2, 3)
 """θ without stage 1: the box as it is, its larger side where the face's would be."""
+
+DOUBTFUL, GAIN = 0.6, 0.1
+"""A face with a mean score (Eq. 9) below the first is looked at again, turned; a turn is believed if it raises the mean
+score by the second. Chosen on faces held out in training: two in a hundred of the upright ones are doubtful."""
+
+TURNS = np.deg2rad([72, -72, 144, -144])
+"""Stage 1 was trained on faces turned by up to 40° either way; with these it sees them from all around."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -245,7 +253,25 @@ class Aligner:
         return self._observe(self._jobs(image, boxes, "image"))
 
     def _observe(self, jobs: Sequence[_Job]) -> Seen:
-        """Algorithm 2 to line 4, for up to BATCH faces."""
+        """Algorithm 2 to line 4, for up to BATCH faces; doubtful ones once more from every side, the best look kept."""
+        seen = self._look(jobs)
+        doubtful = np.flatnonzero(seen.scores.mean(1) < DOUBTFUL).tolist() if self._generator else []
+        least = seen.scores[doubtful].mean(1) + GAIN
+        for angle in TURNS if doubtful else ():
+            turn = similarity(angle, centre=2 * [(self.model.codec.input_size - 1) / 2])
+            again = self._look([replace(jobs[i], to_crop=compose(turn, jobs[i].to_crop)) for i in doubtful])
+            again = again._replace(theta=compose(similarity(-angle), again.theta))  # to the crop as it was
+            mean = again.scores.mean(1)
+            better = np.flatnonzero(mean > least)
+            least[better] = mean[better]
+            rows = np.array(doubtful)[better]
+            for kept, new in zip(seen, again, strict=True):
+                if kept is not None and new is not None:
+                    kept[rows] = new[better]
+        return seen
+
+    def _look(self, jobs: Sequence[_Job]) -> Seen:
+        """Stages 1 and 2, once."""
         codec = self.model.codec
         size = codec.input_size
         to_crop = np.stack([job.to_crop for job in jobs])

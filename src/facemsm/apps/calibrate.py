@@ -46,6 +46,10 @@ def calibrate(
         ),
     ],
     exclude: Annotated[list[str] | None, typer.Option(help="Name of a face to leave out; may be repeated.")] = None,
+    complete: Annotated[
+        str | None,
+        typer.Option(metavar="NAME=ROOT:SPLIT", help="As in training, for scheme 98: where faces get 98 points from."),
+    ] = None,
     holdout: Annotated[float, typer.Option(min=0.01, max=0.9, help="Fraction held out in training.")] = 0.1,
 ) -> None:
     """Fit stage 3's posterior, the probabilities that points are right, and those that they are hidden.
@@ -75,6 +79,7 @@ def calibrate(
         scheme=scheme.name,
         holdout=holdout,
         exclude=exclude or [],
+        complete=Source.parse(complete) if complete else None,
     )
     if len(faces.validation) < 20:
         raise FacemsmError(f"only {len(faces.validation)} faces are held out, at least 20 are needed: give more --data")

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from facemsm.apps.data_label import label
 from facemsm.apps.data_preview import preview
 from facemsm.data.catalogue import CATALOGUE, dataset_scheme, load_dataset
 from facemsm.data.check import Check, check_dataset
@@ -108,6 +109,7 @@ def convert(
     Console().print(f"{output}: {len(samples)} faces", highlight=False, soft_wrap=True)
 
 
+app.command()(label)
 app.command()(preview)
 
 

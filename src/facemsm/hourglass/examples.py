@@ -8,7 +8,7 @@ import numpy as np
 
 from facemsm.data.augment import Augmentation, augment_crop, jitter_matrix, take_crop
 from facemsm.data.sample import OCCLUDED, FaceSample
-from facemsm.geometry import canonical_matrix, compose
+from facemsm.geometry import Matrix, canonical_matrix, compose
 from facemsm.heatmaps import HeatmapCodec
 from facemsm.schemes import LandmarkScheme
 from facemsm.training.stream import Example
@@ -32,6 +32,10 @@ class HourglassExamples:
     augmentation: Augmentation | None
     occluded_peak: float = 1.0
 
+    def frame(self, face: FaceSample) -> Matrix:
+        """Photo pixels to those of the crop before it is jittered."""
+        return canonical_matrix(face.points.astype(np.float64), self.scheme, self.codecs[-1].input_size)
+
     def __call__(self, face: FaceSample, rng: np.random.Generator) -> Example:
         """One example.
 
@@ -41,8 +45,7 @@ class HourglassExamples:
             i; ``name``.
         """
         size = self.codecs[-1].input_size
-        matrix = canonical_matrix(face.points.astype(np.float64), self.scheme, size)
-        flipped = False
+        matrix, flipped = self.frame(face), False
         if self.augmentation:
             jitter, flipped = jitter_matrix(self.augmentation, rng, size)
             matrix = compose(jitter, matrix)

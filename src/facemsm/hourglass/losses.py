@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -67,6 +68,44 @@ def distance(predicted: Tensor, target: Tensor, labelled: Tensor) -> Tensor:
     """Mean distance between points (N, L, 2) of labelled (N, L) landmarks, in the points' unit: what NME measures."""
     error = (predicted - torch.where(labelled[..., None] > 0, target, predicted.detach())).square().sum(-1)
     return ((error + 1e-6).sqrt() * labelled).sum() / labelled.sum().clamp(min=1)
+
+
+def by_face(loss: Callable[..., Tensor], heatmaps: Tensor, labelled: Tensor, *targets: Tensor) -> Tensor:
+    """``loss(heatmaps, labelled, *targets)``, a mean over labelled points, computed face by face.
+
+    A loss takes a dozen passes over the heatmaps. Those of one face stay in a processor's cache between two of them,
+    those of a batch do not; the gradient is therefore computed at once, and no intermediate outlives its face.
+
+    Args:
+        loss: of float32 maps (n, L, H, W), labels (n, L) and targets (n, ...), all of the same faces.
+        heatmaps: (N, L, H, W) of any precision.
+        labelled: (N, L), 1 where a point counts.
+        targets: (N, ...) each.
+    """
+    if heatmaps.device.type != "cpu":
+        return loss(heatmaps.float(), labelled, *targets)
+    return cast(Tensor, _ByFace.apply(heatmaps, loss, labelled, *targets))  # type: ignore[no-untyped-call]
+
+
+class _ByFace(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, heatmaps: Tensor, loss: Callable[..., Tensor], labelled: Tensor, *targets: Tensor) -> Tensor:
+        gradient, value = torch.empty_like(heatmaps), labelled.new_zeros(())
+        total = labelled.sum().clamp(min=1)
+        for i in range(len(heatmaps)):
+            face = slice(i, i + 1)
+            with torch.enable_grad():
+                maps = heatmaps[face].detach().float().contiguous().requires_grad_()
+                part = labelled[face].sum() / total * loss(maps, labelled[face], *(t[face] for t in targets))
+            (gradient[face],) = torch.autograd.grad(part, maps)
+            value += part.detach()
+        ctx.save_for_backward(gradient)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Any:
+        (gradient,) = ctx.saved_tensors
+        return upstream[0] * gradient, *[None] * (len(ctx.needs_input_grad) - 1)
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {

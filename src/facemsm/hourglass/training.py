@@ -14,7 +14,7 @@ from facemsm.data.augment import Augmentation
 from facemsm.errors import FacemsmError
 from facemsm.heatmaps import HeatmapCodec, Refinement
 from facemsm.hourglass.examples import HourglassExamples
-from facemsm.hourglass.losses import LOSSES, centres, distance
+from facemsm.hourglass.losses import LOSSES, by_face, centres, distance
 from facemsm.hourglass.network import HEATMAP_SIZE, INPUT_SIZE, HourglassConfig, StackedHourglass
 from facemsm.schemes import LandmarkScheme
 from facemsm.training.config import Schedule
@@ -100,16 +100,20 @@ class HourglassModule(StageModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:  # noqa: ARG002
         """Sum of the losses of all stacks (intermediate supervision)."""
-        loss_of = LOSSES[self.config.loss]
         loss = torch.zeros((), device=self.device)
         for i, heatmaps in enumerate(self.network(images_to_tensor(batch["image"]))):
-            target = batch[f"rows_{i}"][..., :, None] * batch[f"columns_{i}"][..., None, :]
-            loss = loss + loss_of(heatmaps.float(), target, batch["labelled"])
-            if self.config.coordinate:
-                cells = (batch["points"] + 0.5) * (heatmaps.shape[-1] / INPUT_SIZE) - 0.5
-                apart = distance(centres(heatmaps.float()), cells, batch["labelled"])
-                loss = loss + self.config.coordinate / heatmaps.shape[-1] * apart
+            profiles = batch[f"columns_{i}"], batch[f"rows_{i}"]
+            loss = loss + by_face(self._loss, heatmaps, batch["labelled"], batch["points"], *profiles)
         self.log("train/loss", loss)
+        return loss
+
+    def _loss(self, heatmaps: Tensor, labelled: Tensor, points: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
+        """Of one stack's heatmaps (n, L, H, W); points (n, L, 2) in canonical px, profiles (n, L, W) and (n, L, H)."""
+        target = rows[..., :, None] * columns[..., None, :]
+        loss = LOSSES[self.config.loss](heatmaps, target, labelled)
+        if self.config.coordinate:
+            cells = (points + 0.5) * (heatmaps.shape[-1] / INPUT_SIZE) - 0.5
+            loss = loss + self.config.coordinate / heatmaps.shape[-1] * distance(centres(heatmaps), cells, labelled)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:  # noqa: ARG002

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from facemsm.aligner import NO_TURN, _trusted
-from facemsm.data.augment import augment_crop, jitter_matrix, take_crop
-from facemsm.data.sample import OCCLUDED, FaceSample
+from facemsm.data.sample import FaceSample
 from facemsm.errors import FacemsmError
 from facemsm.face import Face
 from facemsm.geometry import (
     CANONICAL_MARGIN,
+    Matrix,
     apply_affine,
     box_to_crop,
     compose,
@@ -47,7 +47,6 @@ from facemsm.stgan.training import STGANModule, STGANTraining
 from facemsm.training.config import as_json, from_mapping, override
 from facemsm.training.faces import Faces, Source, load_faces
 from facemsm.training.run import StageModule, fit, load_weights
-from facemsm.training.stream import Example
 from facemsm.typing import FloatArray, Image
 from facemsm.warping import warp
 
@@ -125,31 +124,9 @@ def _network(name: str, settings: Mapping[str, Any]) -> nn.Module:
 class BoxExamples(HourglassExamples):
     """Examples without stage 1: the crop is the box, put where the canonical face would be."""
 
-    def __call__(self, face: FaceSample, rng: np.random.Generator) -> Example:
-        """One example, of the same form."""
-        matrix, flipped = box_to_crop(face.box, SIZE, CANONICAL_MARGIN), False
-        if self.augmentation:
-            jitter, flipped = jitter_matrix(self.augmentation, rng, SIZE)
-            matrix = compose(jitter, matrix)
-        crop = take_crop(
-            face.load(), face.points, face.visibility, matrix, SIZE, flip_table=self.scheme.flip, flipped=flipped
-        )
-        if self.augmentation:
-            crop = augment_crop(crop, self.augmentation, rng, self.scheme)
-        inside = ((crop.points > -0.5) & (crop.points < SIZE - 0.5)).all(1)  # False for NaN
-        height = np.ones(self.scheme.count, np.float32)
-        if crop.visibility is not None:
-            height[crop.visibility == OCCLUDED] = self.occluded_peak
-        example: Example = {
-            "image": crop.image,
-            "points": crop.points,
-            "labelled": inside.astype(np.float32),
-            "name": face.name,
-        }
-        for i, codec in enumerate(self.codecs):
-            columns, rows = codec.profiles(crop.points)
-            example[f"columns_{i}"], example[f"rows_{i}"] = columns, rows * height[:, None]
-        return example
+    def frame(self, face: FaceSample) -> Matrix:
+        """Photo pixels to those of the crop before it is jittered."""
+        return box_to_crop(face.box, SIZE, CANONICAL_MARGIN)
 
 
 def _by_box(examples: Any) -> BoxExamples:

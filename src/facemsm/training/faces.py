@@ -5,13 +5,13 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from facemsm.data.catalogue import find_dataset, load_dataset
-from facemsm.data.completion import Completion
+from facemsm.data.completion import Completion, to_68
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import FacemsmError
 from facemsm.typing import IntArray
@@ -104,7 +104,7 @@ def load_faces(
     Args:
         sources: where the faces come from; those with ``share`` below 1 are for training only.
         box_source: which boxes the samples carry.
-        scheme: landmark scheme of the run; sources of another are refused.
+        scheme: landmark scheme of the run; sources of another are refused, but 98 points serve as 68.
         holdout: fraction of the photos to validate on.
         exclude: names of samples to leave out altogether, e.g. near copies of test photos.
         complete: faces with 98 points, from which those with 68 learn where the other points are
@@ -122,6 +122,9 @@ def load_faces(
         if completion and find_dataset(source.name).scheme == "68":
             known = load_dataset(source.name, source.root, source.split, box_source)
             samples = [completion.face(face) for face in known]
+        elif scheme == "68" and find_dataset(source.name).scheme == "98":
+            known = load_dataset(source.name, source.root, source.split, box_source)
+            samples = [replace(face, points=to_68(face.points)) for face in known]
         else:
             samples = load_dataset(source.name, source.root, source.split, box_source, scheme)
         shared = Counter(face.image for face in samples if isinstance(face.image, Path))

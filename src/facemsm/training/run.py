@@ -354,8 +354,11 @@ def fit(module: StageModule, config: Any, folder: Path, *, resume: bool = False,
         raise FacemsmError(f"{folder}: holds a run already; resume it with --resume or name another folder")
     if not module.faces.validation:
         raise FacemsmError("no faces are held out to validate on, so no weights could be the best; raise --holdout")
-    if resume and _steps_saved(last, module) >= module.total_steps:
-        return best
+    if resume:
+        done = _steps_saved(last, module)
+        if done >= module.total_steps:
+            return best
+        rank_zero_only(_forget_after)(folder / "history.csv", done)
     schedule = module.schedule
     processes = _processes(module)
     if schedule.threads:
@@ -381,7 +384,7 @@ def fit(module: StageModule, config: Any, folder: Path, *, resume: bool = False,
             enable_progress_bar=progress,
             enable_model_summary=False,
             use_distributed_sampler=False,
-            log_every_n_steps=50,
+            log_every_n_steps=min(50, module.total_steps),
         )
         try:
             trainer.fit(module, ckpt_path=last if resume else None)
@@ -434,6 +437,14 @@ def _steps_saved(last: Path, module: StageModule) -> int:
     if {name: t.shape for name, t in saved.items()} != {name: t.shape for name, t in wanted.items()}:
         raise FacemsmError(f"{last}: holds another network; resume with the settings in {last.parent / 'config.json'}")
     return int(checkpoint["batches_done"])
+
+
+def _forget_after(history: Path, step: int) -> None:
+    """Drop validations whose checkpoint was not written, as by a full disk: the resumed run does them again."""
+    if history.is_file():
+        head, *rows = history.read_bytes().splitlines(keepends=True)
+        with replacing(history) as partial:
+            partial.write_bytes(b"".join([head, *(row for row in rows if int(row.split(b",")[0]) <= step)]))
 
 
 @contextmanager

@@ -1,0 +1,97 @@
+"""Labels made by a model: for faces without any, or with poor ones.
+
+Each face is aligned in several views (turned, scaled, shifted, every other one mirrored) and the points are averaged.
+Where the views disagree the model does not know; such a face is left out rather than taught.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from facemsm.aligner import Aligner
+from facemsm.data.augment import Augmentation, jitter_matrix
+from facemsm.data.sample import OCCLUDED, VISIBLE, FaceSample
+from facemsm.geometry import apply_affine, box_to_crop, compose, invert, tight_box
+from facemsm.typing import FloatArray, Image
+from facemsm.warping import warp
+
+VIEW = 384
+"""Side of a view, px: three times that of what the networks take, so that it costs no detail."""
+MARGIN = 2.0
+"""Side of a view over the box's larger side: room for stage 1's crop wherever the jitter puts it."""
+JITTER = Augmentation(rotation=12.0, scale=0.1, shift=0.03)
+"""What tells one view from the next; :func:`~facemsm.data.augment.jitter_matrix` alone is used."""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Which faces are left out.
+
+    Attributes:
+        spread: largest root mean square distance of a face's points from their mean over the views, as a share of the
+            root of its tight box's area.
+        score: least mean score.
+        change: largest mean distance from the labels it had, where it had any, as the same share.
+    """
+
+    spread: float = 0.02
+    score: float = 0.5
+    change: float = 0.08
+
+
+def label(
+    aligner: Aligner, samples: Iterable[FaceSample], views: int = 6, doubt: Doubt | None = None
+) -> Iterator[FaceSample | None]:
+    """Label faces anew.
+
+    Args:
+        aligner: with all stages; hidden points come from stage 3.
+        samples: whose box and, if any, points (L, 2) are used; points are NaN where there are none.
+        views: how many of each face.
+        doubt: which faces are left out.
+
+    Yields:
+        For each sample one whose points, photo pixels, visibility and box (tight) are the model's; None if it is
+        left out.
+
+    Raises:
+        FacemsmError: a photo cannot be read.
+    """
+    doubt = doubt or Doubt()
+    for sample in samples:
+        points, scores, hidden = _views(aligner, sample.load(), sample.box, views)
+        mean = points.mean(0)
+        box = tight_box(mean)
+        size = float(np.sqrt((box[2] - box[0]) * (box[3] - box[1])))
+        spread = float(np.sqrt(np.square(points - mean).sum(-1).mean())) / size
+        known = np.isfinite(sample.points).all(1)
+        change = float(np.linalg.norm(mean - sample.points, axis=1)[known].mean()) / size if known.any() else 0.0
+        if spread > doubt.spread or scores.mean() < doubt.score or change > doubt.change:
+            yield None
+            continue
+        visibility = np.where(hidden.mean(0) > 0.5, OCCLUDED, VISIBLE).astype(np.int8)
+        yield replace(sample, points=mean, visibility=visibility, box=box, box_source="gt")
+
+
+def _views(aligner: Aligner, photo: Image, box: FloatArray, count: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Points (count, L, 2) in photo pixels, scores (count, L) and occlusion flags (count, L) of each view."""
+    rng = np.random.default_rng(0)
+    to_view = box_to_crop(box, VIEW, MARGIN)
+    middle = (box[:2] + box[2:]) / 2
+    views, boxes, back, order = [], [], [], []
+    for index in range(count):
+        jitter, flipped = jitter_matrix(replace(JITTER, flip=float(index % 2)), rng, VIEW)
+        matrix = compose(jitter, to_view)
+        centre = apply_affine(matrix, middle[None])[0]
+        views.append(warp(photo, matrix, VIEW))
+        boxes.append(np.concatenate((centre - VIEW / MARGIN / 2, centre + VIEW / MARGIN / 2))[None])
+        back.append(invert(matrix))
+        order.append(aligner.scheme.flip if flipped else np.arange(aligner.scheme.count))
+    faces = [found[0] for found in aligner.align_batch(views, boxes)]
+    points = [apply_affine(matrix, face.points)[own] for matrix, face, own in zip(back, faces, order, strict=True)]
+    scores = [face.scores[own] for face, own in zip(faces, order, strict=True)]
+    hidden = [face.occluded[own] for face, own in zip(faces, order, strict=True)]
+    return np.array(points, np.float32), np.array(scores, np.float32), np.array(hidden, np.float32)
