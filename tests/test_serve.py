@@ -309,14 +309,11 @@ def test_forms_that_are_none(client: TestClient) -> None:
     refused(client.post("/api/align", json={"photo": 1}), 422, "photo")
     refused(client.post("/api/align", content=b"x", headers={"Content-Type": "multipart/form-data"}), 400)
     refused(client.get("/nothing"), 404)
-    for method, path, right in (
-        ("GET", "/api/align", "POST"),
-        ("POST", "/api/model", "GET"),
-        ("PUT", "/", "GET, HEAD"),
-    ):
+    allowed = {("GET", "/api/align"): {"POST"}, ("POST", "/api/model"): {"GET"}, ("PUT", "/"): {"GET", "HEAD"}}
+    for (method, path), right in allowed.items():
         response = client.request(method, path)
         refused(response, 405)
-        assert response.headers["Allow"] == right
+        assert set(response.headers["Allow"].split(", ")) == right
     refused(client.get("/../pyproject.toml"), 404)
     refused(client.get("/%2e%2e/app.py"), 404)
 
