@@ -1,8 +1,15 @@
 #!/usr/bin/env python3
-"""Make the documentation's pictures from the bundled sample photo: python docs/make_pictures.py."""
+"""Make the documentation's pictures from the bundled sample photo: python docs/make_pictures.py.
+
+That of the page in the browser needs the extras ``serve`` and ``browser``, and a Chromium; it is left as it is without.
+"""
 
 from __future__ import annotations
 
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +56,7 @@ def main() -> None:
     (behind,) = aligner.align(hidden, [face.box])
     write_image(PICTURES / "hidden.jpg", drawn(hidden, behind, view))
     write_image(PICTURES / "failures.jpg", np.hstack([*failures(aligner, photo, face, view)]))
+    photograph_page(PICTURES / "page.jpg")
 
 
 def failures(aligner: Aligner, photo: Image, face: Face, view: Matrix) -> Iterator[Image]:
@@ -85,6 +93,37 @@ def drawn(photo: Image, face: Face, view: Matrix) -> Image:
     """The part of the photo that ``view`` shows, with the landmarks, which are drawn after enlarging."""
     points = apply_affine(view, face.points).astype(np.float32)
     return replace(face, points=points).draw(warp(photo, view, SIDE))
+
+
+def photograph_page(path: Path) -> None:
+    """The page of ``facemsm serve`` with the sample photo, a threshold moved."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    try:
+        from playwright.sync_api import sync_playwright
+    except ModuleNotFoundError:
+        chromium = None
+    if chromium is None:
+        print(f"{path}: left as it is; it needs playwright and a Chromium", file=sys.stderr)
+        return
+    command = [sys.executable, "-m", "facemsm", "serve", "--port", "0"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium)
+            page = browser.new_page(viewport={"width": 1200, "height": 800}, color_scheme="light")
+            page.goto(server.stdout.readline().split()[1])
+            page.click(".target [data-do=sample]")
+            page.click("#zoom")
+            page.fill("#contour", "0.85")
+            page.wait_for_function("() => /moved/.test(document.querySelector('#moved').textContent)")
+            page.wait_for_load_state("networkidle")
+            page.locator("#point-54").hover()
+            page.screenshot(path=str(path), full_page=True, type="jpeg", quality=80)
+            browser.close()
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait()
 
 
 if __name__ == "__main__":

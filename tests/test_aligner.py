@@ -197,10 +197,16 @@ def test_both_forms_of_stage_3(photo: Image, plain: Path, calibrated: Path) -> N
         moved = np.linalg.norm(face.points - face.preliminary, axis=1)
         if "thresholds" in options:
             np.testing.assert_allclose(face.points, bare.points, atol=1e-3)
+            assert face.rebuilt is not None
+            assert bare.intensity is not None
+            np.testing.assert_array_equal(face.rebuilt, bare.occluded)  # ``occluded`` is the calibration's now
+            np.testing.assert_array_equal(face.intensity, bare.scores)
+            assert (moved[~face.rebuilt] < 1e-3).all()
         elif options:
             assert (moved < 1e-6).any()  # sure points stay
         else:
             assert aligner.description["reconstruction"]["method"] == "posterior"
+            assert face.rebuilt is None
             assert (moved > 0).mean() > 0.9
             assert moved.mean() < 0.05 * inter_ocular(face.points)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from facemsm.apps.align import SAMPLE
 from facemsm.apps.cli import COMMANDS, main
@@ -325,9 +326,26 @@ def test_options_reach_the_aligner(run: Run) -> None:
     assert StandInAligner.options == {
         "detector": None,
         "stages": (2, 3),
+        "stage3": None,
         "thresholds": {"contour": 0.3},
         "threads": 2,
     }
+    run("a.jpg", "--stage3", "posterior")
+    assert StandInAligner.options["stage3"] == "posterior"
+
+
+def test_stage3_moves_the_points_in_its_own_way(tmp_path: Path) -> None:
+    def points(*words: str) -> NDArray[np.float64]:
+        output = tmp_path / "-".join(("out", *words))
+        command = [sys.executable, "-m", "facemsm", "align", str(SAMPLE), "-o", str(output), *words]
+        subprocess.run(command, check=True, capture_output=True)
+        (result,) = read_results(output / "landmarks.jsonl")
+        return np.asarray([result.faces[0].points, result.faces[0].preliminary], np.float64)
+
+    paper, weighed = points("--stage3", "exemplars"), points("--stage3", "posterior")
+    np.testing.assert_array_equal(paper[1], weighed[1])  # stages 1 and 2 are the same
+    assert (paper[0] == paper[1]).all(axis=1).any()  # sure points stay
+    assert (weighed[0] != weighed[1]).any(axis=1).mean() > 0.5
 
 
 def test_threads_change_nothing_in_what_is_written(run: Run) -> None:
@@ -407,3 +425,22 @@ def test_unknown_command_and_version() -> None:
     assert "Traceback" not in unknown.stderr
     version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
     assert version.stdout.strip()[0].isdigit()
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("al", {"align"}),
+        ("align --threshold-", {"--threshold-contour", "--threshold-features"}),
+        ("video --stage3 ", {"exemplars", "posterior"}),
+        ("data ch", {"check"}),
+    ],
+)
+def test_the_shell_completes_commands_options_and_values(words: str, offered: set[str]) -> None:
+    typed = f"facemsm {words}"
+    asked = {"_FACEMSM_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    script = "import sys; sys.argv = ['facemsm']; from facemsm.apps.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, **asked}, capture_output=True, text=True, check=False
+    )
+    assert set(done.stdout.split()) == offered, done.stderr

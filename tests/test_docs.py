@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -18,6 +19,8 @@ import typer
 
 from facemsm.apps import cli
 from facemsm.images import read_image
+from facemsm.results import write_pts
+from facemsm.video import VideoWriter
 from official_files import write_300w
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,6 +68,38 @@ def test_python_blocks_run_one_after_the_other(
                 pytest.importorskip(library)
             if "import ray" not in block:  # a cluster and the folder /data are the reader's
                 exec(code, names)
+
+
+@pytest.mark.parametrize("name", ["index.md", "large-jobs.md", "own-data.md", "video.md"])
+def test_commands_that_need_no_training_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs" / name
+    given(page, tmp_path)
+    for folder in ("holiday", "photos"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(SAMPLE, tmp_path / folder / "a.jpg")
+    write_pts(tmp_path / "photos/a.pts", np.array([[200, 90], [250, 90], [225, 120], [205, 145], [245, 145]], float))
+    video = VideoWriter(tmp_path / "talk.mp4", 30.0, 512, 512)
+    for number in range(3):
+        video.write(read_image(SAMPLE), number / 30)
+    video.finish()
+    if name == "own-data.md":  # the reader has the file
+        run_command(shlex.split("facemsm data convert pts photos/ faces.json --scheme five.toml"), monkeypatch)
+    ran = 0
+    for words in commands(page):
+        text = " ".join(words)
+        if not re.match(r"facemsm (align|data|video)\b", text) or re.search(r"--ray|--camera| /data/|=data/", text):
+            continue
+        run_command(words, monkeypatch)
+        ran += 1
+    assert ran
+
+
+def run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert not exit_.value.code, " ".join(words)
 
 
 def commands(page: Path) -> Iterator[list[str]]:
@@ -162,6 +197,17 @@ def test_the_check_of_names_sees_faults() -> None:
     assert not exists("facemsm.heatmap")
 
 
+def test_every_picture_is_made_by_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = {name for page in PAGES for name in re.findall(r"\(pictures/([\w.]+)\)", page.read_text(encoding="utf-8"))}
+    script = runpy.run_path(str(ROOT / "docs/make_pictures.py"))
+    monkeypatch.setitem(script["main"].__globals__, "PICTURES", tmp_path)
+    monkeypatch.setitem(script["main"].__globals__, "photograph_page", lambda path: path.touch())  # needs a browser
+    script["main"]()
+    made = {path.name for path in tmp_path.iterdir()}
+    assert made == {path.name for path in (ROOT / "docs/pictures").iterdir()}
+    assert shown <= made
+
+
 def test_the_site_builds(tmp_path: Path) -> None:
     pytest.importorskip("material", reason="needs the extra docs")
     pytest.importorskip("mkdocstrings")
@@ -175,3 +221,6 @@ def test_the_site_builds(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     page = (tmp_path / "api/use/index.html").read_text(encoding="utf-8")
     assert 'id="facemsm.aligner.Aligner.align"' in page
+    method = (tmp_path / "method/index.html").read_text(encoding="utf-8")
+    assert re.search(r'<a [^>]*href="../api/method/#facemsm.heatmaps.HeatmapCodec.decode"', method)
+    assert "V*D_S" in method  # asterisks are not taken for emphasis

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +40,13 @@ from facemsm.data.ibug import read_pts
 from facemsm.errors import FacemsmError
 from facemsm.images import read_image
 from facemsm.results import read_results
+from facemsm.schemes import get_scheme
 from facemsm.serve.answers import AlignAnswer, Problem
 from facemsm.serve.app import SAMPLE, STATIC, FewFaces, create_app, load_aligner
 from facemsm.serve.guard import HEADERS
 from facemsm.serve.limits import Limits
 from facemsm.serve.photo import TooManyPixelsError, decode_photo
+from facemsm.shapes.reconstruction import Reconstruction, reliable_points
 from facemsm.typing import FloatArray, Image
 
 ORIGIN = "http://127.0.0.1:8000"
@@ -144,13 +148,38 @@ def test_boxes_and_thresholds_of_a_request(client: TestClient) -> None:
     assert len(faces) == 2
     assert faces[0] == faces[1]
     assert faces[0]["occluded"] == face.occluded.tolist()
+    assert face.rebuilt is not None
+    assert faces[0]["rebuilt"] == face.rebuilt.tolist()
+    settings = Reconstruction(contour_threshold=0.95, feature_threshold=0.9)
+    reliable = reliable_points(np.array(faces[0]["intensity"]), get_scheme("68"), settings)
+    assert (reliable != face.rebuilt).all()  # the thresholds are for the intensities
     np.testing.assert_allclose(faces[0]["points"], face.points, atol=6e-4)
     assert faces[0]["detection_score"] is None
     assert not {"crop", "canonical", "heatmaps"} & set(faces[0])  # they were not asked for
     plain = post(client, PHOTO, boxes=json.dumps([box])).json()["faces"][0]
     (default,) = Aligner.from_pretrained("68").align(SAMPLE, [box])
     assert plain["points"] != faces[0]["points"]
+    assert plain["rebuilt"] is None  # stage 3 weighs all points
     np.testing.assert_allclose(plain["points"], default.points, atol=6e-4)  # the settings of one request do not stay
+
+
+def test_the_calls_in_the_documentation(client: TestClient) -> None:
+    page = Path(__file__).resolve().parents[1] / "docs" / "web.md"
+    calls = [shlex.split(line) for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("curl ")]
+    assert len(calls) == 2
+    for call in calls:
+        fields = dict(word.split("=", 1) for option, word in pairwise(call) if option == "-F")
+        assert fields.pop("photo") == "@photo.jpg"
+        assert call[-1].startswith(ORIGIN)
+        response = client.post(call[-1], files={"photo": ("photo.jpg", PHOTO)}, data=fields)
+        assert response.status_code == 200, response.text
+        assert len(response.json()["faces"]) == 1
+
+
+def test_boxes_of_an_answer_give_the_same_face_again(client: TestClient) -> None:
+    found = post(client, PHOTO).json()["faces"]
+    again = post(client, PHOTO, boxes=json.dumps([face["box"] for face in found])).json()["faces"]
+    assert [face | {"detection_score": None} for face in found] == again
 
 
 def test_no_boxes_no_faces(client: TestClient) -> None:
@@ -170,6 +199,9 @@ def test_only_the_best_faces_of_a_crowd() -> None:
 def test_model_and_description(client: TestClient) -> None:
     model = client.get("/api/model").json()
     assert len(model["labels"]) == 68
+    assert [model["labels"][i] for i in (0, 8, 17, 30, 36, 47, 60)] == [
+        *("jaw", "chin", "right brow", "nose tip", "right eye, outer", "left eye", "inner lips")
+    ]
     assert model["thresholds"] == {"contour": 0.4, "features": 0.6, "minimum_reliable": 0.2}
     assert "checksum" in model
     described = client.get("/openapi.json").json()["paths"]
@@ -276,7 +308,12 @@ def test_forms_that_are_none(client: TestClient) -> None:
     refused(client.post("/api/align", data={"photo": "text"}), 422, "photo")
     refused(client.post("/api/align", json={"photo": 1}), 422, "photo")
     refused(client.post("/api/align", content=b"x", headers={"Content-Type": "multipart/form-data"}), 400)
-    assert client.get("/api/align").status_code in (404, 405)
+    refused(client.get("/nothing"), 404)
+    allowed = {("GET", "/api/align"): {"POST"}, ("POST", "/api/model"): {"GET"}, ("PUT", "/"): {"GET", "HEAD"}}
+    for (method, path), right in allowed.items():
+        response = client.request(method, path)
+        refused(response, 405)
+        assert set(response.headers["Allow"].split(", ")) == right
     refused(client.get("/../pyproject.toml"), 404)
     refused(client.get("/%2e%2e/app.py"), 404)
 
@@ -599,17 +636,28 @@ def test_page_thresholds_act_at_once_and_points_follow(page: Any) -> None:
     page.route("**/api/align", lambda route: held.append(route))
     with page.expect_request("**/api/align"):
         slide(page, "contour", 1)
-    if page.request.get("/api/model").json()["marks"] == "rebuilt":
-        assert page.evaluate(marked) == "17 of 68 points are rebuilt."  # the server has not answered yet
+    assert page.evaluate(marked) == "17 of 68 points are rebuilt."  # the server has not answered yet
+    assert page.text_content("#ring") == "rebuilt"
+    rings = "document.querySelectorAll('#main circle[fill=none]:not(.selected)').length / 2"
+    assert page.evaluate(rings) == 17
+    slide(page, "features", 1)
+    assert page.evaluate(marked) == "54 of 68 points are rebuilt."  # a fifth is kept, the best
+    slide(page, "features", 0.8)
+    at_once = page.evaluate(marked)
     for route in held:
         route.continue_()
     page.unroute("**/api/align")
-    slide(page, "features", 0.8)
+    with page.expect_response("**/api/align"):
+        slide(page, "features", 0.81)
+        slide(page, "features", 0.8)
     page.wait_for_function(
         "() => /^: (1[7-9]|[2-5].) of 68 points moved, by [0-9.]+ px/"
         ".test(document.querySelector('#moved').textContent)"
     )
     assert page.text_content("#problem") == ""
+    photo = {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": PHOTO}
+    answer = page.request.post("/api/align", multipart={"photo": photo, "contour": "1", "features": "0.8"}).json()
+    assert page.evaluate(marked) == at_once == f"{sum(answer['faces'][0]['rebuilt'])} of 68 points are rebuilt."
     page.click("[data-do=reset]")
     page.wait_for_function(f"before => {marked} === before", arg=before)
     assert page.text_content("output[for=contour]") == "0.40"

@@ -195,6 +195,27 @@ def test_a_face_seen_again_soon_keeps_its_identity_and_later_does_not() -> None:
         assert tracker.detections < 25
 
 
+def textured(number: int, seed: int, gain: float = 1.0) -> Image:
+    coarse = np.random.default_rng(seed).integers(40, 200, (12, 24, 3)).astype(np.uint8)
+    image = gain * cv2.resize(coarse, (600, 300), interpolation=cv2.INTER_CUBIC).astype(np.float64)
+    image[0, 0, 0] = number
+    return np.asarray(image.round().clip(0, 255), np.uint8)
+
+
+def test_where_the_film_is_cut_the_faces_are_new() -> None:
+    takes = [textured(n, seed=n // 5) for n in range(15)]
+    tracker = Tracker(Scene(lambda _: (50, 50)), detect_every=100)
+    assert [[t.id for t in tracker(image)] for image in takes] == [[1]] * 5 + [[2]] * 5 + [[3]] * 5
+
+
+def test_a_pan_a_flash_and_a_dark_frame_are_no_cut() -> None:
+    pan = [np.roll(textured(n, 0), 9 * n, axis=1) for n in range(20)]
+    flash = [textured(20 + n, 0, gain) for n, gain in enumerate((1.0, 0.3, 1.25, 0.0, 1.0))]
+    for takes in (pan, flash):
+        tracker = Tracker(Scene(lambda _: (50, 50)), detect_every=100)
+        assert [[t.id for t in tracker(image)] for image in takes] == [[1]] * len(takes)
+
+
 def test_two_tracks_never_share_a_face() -> None:
     found, _ = follow(Scene(lambda n: (100 + 4 * n, 50), lambda n: (220, 50) if n < 25 else None), 40)
     assert all(len(faces) == 1 for faces in found[-5:])

@@ -304,10 +304,11 @@ class Aligner:
         """Algorithm 2 for up to BATCH faces."""
         seen = self._observe(jobs)
         points, scores, occlusion = seen.points, seen.scores, None
-        occluded = np.zeros(scores.shape, dtype=bool)
+        occluded, rebuilt = np.zeros(scores.shape, dtype=bool), None
         # Stage 3, the paper's: points with low scores, from the others and similar shapes (Eq. 10, Eq. 11).
         if self._dictionary and self.reconstruction.method == "exemplars":
-            points, occluded = reconstruct(seen.points, seen.scores, self._dictionary, self.reconstruction)
+            points, rebuilt = reconstruct(seen.points, seen.scores, self._dictionary, self.reconstruction)
+            occluded = rebuilt
         # Or all points, from what their heatmaps say and how faces are shaped; and what that tells of each.
         if self.model.calibration and self._prior:
             judged = self.model.calibration.judge(seen.points, seen.scores, seen.spread, self._prior, self.scheme)
@@ -330,6 +331,8 @@ class Aligner:
                 heatmaps=None if seen.heatmaps is None else seen.heatmaps[i],
                 canonical=seen.canonical[i] if "canonical" in self.keep else None,
                 occlusion=None if occlusion is None else occlusion[i],
+                intensity=seen.scores[i],
+                rebuilt=None if rebuilt is None else rebuilt[i],
             )
             for i, job in enumerate(jobs)
         ]

@@ -20,7 +20,7 @@ _LARGEST = 1e6  # coordinates beyond this overflow OpenCV's fixed point; no phot
 def draw_faces(image: Image, faces: Sequence[Face], scheme: LandmarkScheme, *, boxes: bool = False) -> Image:
     """Draw faces into a copy of the photo.
 
-    Discs are points that were seen, rings are points rebuilt from the others. Their colour is the score, from violet
+    Discs are points that were seen, rings hidden ones (``Face.occluded``). Their colour is the score, from violet
     (0) to yellow (1). Sizes follow the face. A legend is added at the bottom left if the photo has room for it.
 
     Args:
@@ -67,42 +67,36 @@ def _draw_face(canvas: Image, face: Face, scheme: LandmarkScheme, boxes: bool) -
         cv2.polylines(lines, list(_fixed(points[edges] - (x0, y0))), False, _WHITE, line, cv2.LINE_AA, _SHIFT)
         cv2.addWeighted(lines, 0.5, region, 0.5, 0, dst=region)
 
-    for centre, colour, rebuilt in zip(points, score_colours(face.scores), face.occluded, strict=True):
-        _draw_mark(canvas, centre, colour, radius, bool(rebuilt))
+    for centre, colour, hidden in zip(points, score_colours(face.scores), face.occluded, strict=True):
+        _draw_mark(canvas, centre, colour, radius, bool(hidden))
 
 
 def _draw_mark(
-    canvas: Image, centre: NDArray[np.floating], colour: NDArray[np.uint8], radius: float, rebuilt: bool
+    canvas: Image, centre: NDArray[np.floating], colour: NDArray[np.uint8], radius: float, hidden: bool
 ) -> None:
-    """A disc or, if rebuilt, a ring, with dark rims."""
-    inner, outer = (0.8 * radius, 1.6 * radius) if rebuilt else (-1.0, radius)
-    rim = max(0.45, 0.15 * radius)
-    _blend_ring(canvas, centre, inner - rim, outer + rim, np.zeros(3))
-    _blend_ring(canvas, centre, inner, outer, colour)
-
-
-def _blend_ring(
-    canvas: Image, centre: NDArray[np.floating], inner: float, outer: float, colour: NDArray[np.generic]
-) -> None:
-    """Blend the ring between two radii by the share of each pixel that it covers.
+    """A disc or, if hidden, a ring, with dark rims, blended by the share of each pixel that it covers.
 
     OpenCV's circles have whole-pixel lines, which closes the rings of small faces.
     """
-    reach = int(np.ceil(outer)) + 1
-    x0, y0 = np.maximum(np.floor(centre).astype(int) - reach, 0)
-    x1, y1 = np.maximum(np.floor(centre).astype(int) + reach + 2, 0)
-    patch = canvas[y0:y1, x0:x1]
-    y, x = np.ogrid[y0 : y0 + patch.shape[0], x0 : x0 + patch.shape[1]]
-    distance = np.hypot(x - centre[0], y - centre[1])
-    cover = np.clip(np.minimum(outer - distance, distance - inner) + 0.5, 0, 1)[..., None]
-    patch[:] = np.round(patch * (1 - cover) + colour * cover)
+    inner, outer = (0.8 * radius, 1.6 * radius) if hidden else (-1.0, radius)
+    rim = max(0.45, 0.15 * radius)
+    reach = int(np.ceil(outer + rim)) + 1
+    x, y = int(np.floor(centre[0])), int(np.floor(centre[1]))
+    x0, y0 = max(x - reach, 0), max(y - reach, 0)
+    patch = canvas[y0 : max(y + reach + 2, 0), x0 : max(x + reach + 2, 0)]
+    across, down = np.arange(patch.shape[1]) + (x0 - centre[0]), np.arange(patch.shape[0]) + (y0 - centre[1])
+    distance = np.hypot(across, down[:, None])[..., None]
+    dark, light = (
+        np.clip(np.minimum(outer + edge - distance, distance - inner + edge) + 0.5, 0, 1) for edge in (rim, 0.0)
+    )
+    patch[:] = np.round(patch * ((1 - dark) * (1 - light)) + colour * light)
 
 
-def _draw_legend(canvas: Image, rebuilt: bool) -> None:
-    """Score bar and, if any point was rebuilt, its mark, on a dark plate; nothing in a photo too small for it."""
+def _draw_legend(canvas: Image, hidden: bool) -> None:
+    """Score bar and, if any point is hidden, its mark, on a dark plate; nothing in a photo too small for it."""
     height, width = canvas.shape[:2]
     unit = max(1, round(min(height, width) / 500))
-    plate_w, plate_h = (250 if rebuilt else 150) * unit, 22 * unit
+    plate_w, plate_h = (250 if hidden else 150) * unit, 22 * unit
     if width < 2 * plate_w or height < 10 * plate_h:
         return
     plate = canvas[height - plate_h :, :plate_w]
@@ -111,9 +105,9 @@ def _draw_legend(canvas: Image, rebuilt: bool) -> None:
     plate[8 * unit : 14 * unit, 60 * unit : 120 * unit] = bar
     for text, x in (("score", 6), ("0", 48), ("1", 125)):
         _text(plate, text, x, unit)
-    if rebuilt:
+    if hidden:
         _draw_mark(plate, np.array([155.0, 10.5]) * unit, np.array(_WHITE, np.uint8), 3.0 * unit, True)
-        _text(plate, "rebuilt point", 165, unit)
+        _text(plate, "hidden point", 165, unit)
 
 
 def _text(plate: Image, text: str, x: int, unit: int) -> None:

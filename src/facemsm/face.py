@@ -34,6 +34,10 @@ class Face:
         heatmaps: (L, 64, 64) float32, only if asked for.
         canonical: (128, 128, 3) uint8 RGB, the face as stage 2 saw it; only if asked for.
         occlusion: (L,) float32, the probability that something hides the point; None without a calibration.
+        intensity: (L,) float32 in [0, 1], Eq. 9 as it is: how bright the heatmap is about its peak. Thresholds of stage
+            3 are shares of the face's highest.
+        rebuilt: (L,) bool, where stage 3 by exemplars took the point from the others; None by the posterior, which
+            weighs all points, and without stage 3.
     """
 
     points: FloatArray
@@ -46,6 +50,8 @@ class Face:
     heatmaps: FloatArray | None = None
     canonical: Image | None = None
     occlusion: FloatArray | None = None
+    intensity: FloatArray | None = None
+    rebuilt: BoolArray | None = None
 
     def draw(self, image: Image, scheme: LandmarkScheme | None = None) -> Image:
         """A copy of its photo (H, W, 3) uint8 RGB with the landmarks, by :func:`facemsm.drawing.draw_faces`.

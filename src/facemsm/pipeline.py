@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path, PurePath
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from facemsm.detectors import FaceDetector, get_detector
 from facemsm.drawing import draw_faces
@@ -146,7 +146,7 @@ class PhotoAligner:
     """All that is done with one photo: read, find faces, align, draw. May be called by several threads at once.
 
     Args:
-        weights, stages, thresholds, threads: as for :meth:`facemsm.Aligner.from_pretrained`.
+        weights, stages, stage3, thresholds, threads: as for :meth:`facemsm.Aligner.from_pretrained`.
         detector, detector_model: as for :func:`facemsm.detectors.get_detector`.
         boxes: the file that boxes were read from; a photo without boxes is then a failure.
         drawn: folder for pictures with the landmarks; None for no pictures.
@@ -161,6 +161,7 @@ class PhotoAligner:
         *,
         weights: str = "68",
         stages: Sequence[int] = (1, 2, 3),
+        stage3: Literal["exemplars", "posterior"] | None = None,
         thresholds: Mapping[str, float] | None = None,
         detector: str | None = None,
         detector_model: Path | None = None,
@@ -178,6 +179,7 @@ class PhotoAligner:
             weights,
             detector=_PerThread(detector, detector_model) if detector or detector_model else None,
             stages=stages,
+            stage3=stage3,
             thresholds=thresholds,
             threads=threads,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -44,6 +45,9 @@ DOUBLE = 0.6
 
 LOST = 0.4
 """Mean score below which there is no face."""
+
+CUT = 0.3
+"""Correlation of the brightness of two frames, seen very coarsely, below which the film was cut."""
 
 PATIENCE = 10
 """Frames for which a lost face keeps its identity; until then the detector looks for it in each."""
@@ -121,7 +125,8 @@ class Tracker:
     """Follows the faces of a video, frame by frame.
 
     The detector runs in the first frame, then in every ``detect_every``-th and in each in which a face is missing: its
-    mean score is below ``LOST``, or it left the picture. A box of its that overlaps no known face is a new one.
+    mean score is below ``LOST``, or it left the picture. A box of its that overlaps no known face is a new one. Where
+    the film is cut, all faces are new.
 
     Attributes:
         detections: how often the detector ran.
@@ -137,12 +142,16 @@ class Tracker:
             raise FacemsmError(f"detect_every is {detect_every}: at least 1 is needed")
         self._aligner, self._detect_every, self._smooth = aligner, detect_every, smooth
         self._tracks: list[_Track] = []
+        self._view: Array | None = None
         self._ids = 0
         self._until_detection = 0
         self.detections = 0
 
     def __call__(self, image: Image) -> list[TrackedFace]:
         """The faces of the next frame, (H, W, 3) uint8 RGB, by identity. Errors as :meth:`facemsm.Aligner.align`."""
+        before, self._view = self._view, _coarse(image)
+        if before is not None and _is_cut(before, self._view):
+            self._tracks, self._until_detection = [], 0
         found = self._follow(image)
         if self._until_detection <= 0 or any(track.missed for track in self._tracks):
             found |= self._detect(image, found)
@@ -194,6 +203,18 @@ class Tracker:
             self._tracks = [other for other in self._tracks if other.id != track.id] + [track]
             accepted[track.id] = replace(face, points=points)
         return accepted
+
+
+def _coarse(image: Image) -> Array:
+    """The brightness of 16 x 16 parts of a picture, its mean taken away, its length 1; zeros for an even picture."""
+    grey = cv2.resize(image, (16, 16), interpolation=cv2.INTER_AREA).mean(axis=2)
+    view = np.asarray(grey - grey.mean(), np.float64)
+    return view / np.linalg.norm(view) if view.std() > 1 else 0 * view
+
+
+def _is_cut(before: Array, view: Array) -> bool:
+    """Whether two frames show different things; even pictures, such as black ones, tell nothing."""
+    return bool(before.any() and view.any() and np.sum(before * view) < CUT)
 
 
 def _inside(box: FloatArray, width: int, height: int) -> bool:

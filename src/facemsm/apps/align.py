@@ -44,6 +44,19 @@ class Format(str, Enum):
     PTS = "pts"
 
 
+class Stage3(str, Enum):
+    """What ``--stage3`` takes."""
+
+    EXEMPLARS = "exemplars"
+    POSTERIOR = "posterior"
+
+
+STAGE3_HELP = (
+    "Form of stage 3. exemplars: the paper's, points with low scores are rebuilt from similar faces. posterior: every "
+    "point is weighed by what its heatmap says."
+)
+
+
 @app.command()
 def align(
     paths: Annotated[
@@ -90,9 +103,17 @@ def align(
     stages: Annotated[
         str, typer.Option(help="1 makes the face upright, 2 finds the landmarks, 3 rebuilds the hidden ones.")
     ] = "1,2,3",
+    stage3: Annotated[
+        Stage3 | None, typer.Option(help=STAGE3_HELP, show_default="the better one for the weights")
+    ] = None,
     threshold_contour: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Stage 3 rebuilds points on the face's outline that score below this."),
+        typer.Option(
+            min=0,
+            max=1,
+            help="Stage 3 by exemplars rebuilds points on the face's outline whose heatmap is fainter than this share "
+            "of the face's best.",
+        ),
     ] = None,
     threshold_features: Annotated[
         float | None, typer.Option(min=0, max=1, help="The same for all other points.")
@@ -148,6 +169,7 @@ def align(
     options: dict[str, Any] = {
         "weights": weights,
         "stages": parse_stages(stages),
+        "stage3": stage3.value if stage3 else None,
         "thresholds": {group: value for group, value in thresholds.items() if value is not None},
         "detector": detector,
         "detector_model": detector_model,

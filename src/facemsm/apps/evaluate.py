@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from facemsm.apps.align import parse_stages
+from facemsm.apps.align import STAGE3_HELP, Stage3, parse_stages
 from facemsm.data.catalogue import CATALOGUE, dataset_scheme, find_dataset, load_dataset
 from facemsm.data.sample import OCCLUDED, UNLABELLED, BoxSource, FaceSample
 from facemsm.detectors import get_detector
@@ -35,13 +35,6 @@ if TYPE_CHECKING:
     from facemsm.aligner import Aligner
 
 app = typer.Typer(add_completion=False)
-
-
-class Stage3(str, Enum):
-    """What ``--stage3`` takes."""
-
-    exemplars = "exemplars"
-    posterior = "posterior"
 
 
 class Boxes(str, Enum):
@@ -90,7 +83,7 @@ def evaluate(
     ] = None,
     stages: Annotated[str | None, typer.Option(help="Which stages run.", show_default="1,2,3")] = None,
     stage3: Annotated[
-        Stage3 | None, typer.Option(help="Form of stage 3.", show_default="the better one for the weights")
+        Stage3 | None, typer.Option(help=STAGE3_HELP, show_default="the better one for the weights")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     predictions: Annotated[

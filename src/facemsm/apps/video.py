@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from facemsm.apps.align import Format, _plural, _sigterm_as_interrupt, parse_stages
+from facemsm.apps.align import STAGE3_HELP, Format, Stage3, _plural, _sigterm_as_interrupt, parse_stages
 from facemsm.detectors import DEFAULT, NAMES
 from facemsm.errors import FacemsmError
 from facemsm.results import ResultsFile
@@ -59,6 +59,9 @@ def video(
     stages: Annotated[
         str, typer.Option(help="1 makes the face upright, 2 finds the landmarks, 3 rebuilds the hidden ones.")
     ] = "1,2,3",
+    stage3: Annotated[
+        Stage3 | None, typer.Option(help=STAGE3_HELP, show_default="the better one for the weights")
+    ] = None,
     detector: Annotated[
         str | None, typer.Option(help=f"Face detector: {', '.join(NAMES)}.", show_default=DEFAULT)
     ] = None,
@@ -91,7 +94,13 @@ def video(
         tally["broken"] += frames
 
     finder = get_detector(detector, model=detector_model)
-    aligner = Aligner.from_pretrained(weights, detector=finder, stages=parse_stages(stages), threads=threads)
+    aligner = Aligner.from_pretrained(
+        weights,
+        detector=finder,
+        stages=parse_stages(stages),
+        stage3=stage3.value if stage3 else None,
+        threads=threads,
+    )
     tracker = Tracker(aligner, detect_every=detect_every, smooth=smooth)
     interrupt, silent = 0, None
     with closing(VideoReader(source if source else camera or 0)) as reader:

@@ -23,6 +23,18 @@ Extra = Literal["crop", "canonical", "heatmaps"]
 
 COLOURS = 64
 
+PARTS_68 = (
+    *(("jaw", 17), ("right brow", 5), ("left brow", 5), ("nose bridge", 4), ("nose base", 5)),
+    *(("right eye", 6), ("left eye", 6), ("outer lips", 12), ("inner lips", 8)),
+)
+"""Names of the 68 points in their order, and how many have each."""
+
+PLACES_68 = {
+    **{8: "chin", 30: "nose tip", 48: "right mouth corner", 54: "left mouth corner"},
+    **{36: "right eye, outer", 39: "right eye, inner", 42: "left eye, inner", 45: "left eye, outer"},
+}
+"""Those of them that have a name of their own. Right and left are the person's."""
+
 
 class Problem(BaseModel):
     """Why a request was refused."""
@@ -43,6 +55,13 @@ class FaceAnswer(BaseModel):
     occluded: list[int] = Field(
         description="1 where something hides a landmark; if the model is not calibrated, where it was rebuilt from the "
         "others rather than seen."
+    )
+    intensity: list[float] = Field(
+        description="0 to 1, how bright each heatmap is about its peak (Eq. 9). Thresholds are shares of the face's "
+        "highest."
+    )
+    rebuilt: list[int] | None = Field(
+        description="1 where the paper's stage 3 took a landmark from the others; null where stage 3 weighs all."
     )
     preliminary: list[list[float]] = Field(description="The landmarks before stage 3.")
     theta: list[list[float]] = Field(description="2 x 3, canonical face to crop in normalised coordinates.")
@@ -87,6 +106,9 @@ class ModelAnswer(BaseModel):
     scheme: str
     labels: list[str] = Field(description="Name of every landmark, or of its group where the scheme has no names.")
     marks: Literal["rebuilt", "hidden"] = Field(description="What `occluded` says of a landmark.")
+    stage3: Literal["exemplars", "posterior"] = Field(
+        description="Form of stage 3 where no threshold is sent: the paper's, or the one that weighs all landmarks."
+    )
     contour: list[int] = Field(description="Landmarks on the face's outline; they have a threshold of their own.")
     edges: list[list[int]] = Field(description="Lines of the skeleton.")
     thresholds: Thresholds
@@ -103,6 +125,7 @@ def model_answer(aligner: Aligner, limits: Limits) -> ModelAnswer:
         scheme=scheme.name,
         labels=_labels(scheme),
         marks="hidden" if aligner.model.calibration else "rebuilt",
+        stage3=settings.method,
         contour=list(scheme.contour),
         edges=[list(edge) for edge in scheme.edges],
         thresholds=Thresholds(
@@ -128,11 +151,13 @@ def face_answer(face: Face, image: Image, extras: set[Extra], size: int) -> Face
         grey = np.round(np.clip(face.heatmaps, 0, 1) * 255).astype(np.uint8)
         pictures["heatmaps"] = _png(grey.reshape(-1, grey.shape[-1]))
     return FaceAnswer(
-        box=_rounded(face.box),
+        box=[float(str(value)) for value in face.box],  # shortest, yet sent back it gives the same face to the last bit
         detection_score=None if face.detection_score is None else round(face.detection_score, 3),
         points=_rounded(face.points),
         scores=_rounded(face.scores),
         occluded=face.occluded.astype(int).tolist(),
+        intensity=[] if face.intensity is None else _rounded(face.intensity, 6),
+        rebuilt=None if face.rebuilt is None else face.rebuilt.astype(int).tolist(),
         preliminary=_rounded(face.preliminary),
         theta=_rounded(face.theta, 6),
         **pictures,
@@ -142,6 +167,9 @@ def face_answer(face: Face, image: Image, extras: set[Extra], size: int) -> Face
 def _labels(scheme: LandmarkScheme) -> list[str]:
     if scheme.names:
         return list(scheme.names)
+    if scheme.name == "68":
+        parts = [part for part, count in PARTS_68 for _ in range(count)]
+        return [PLACES_68.get(i, part) for i, part in enumerate(parts)]
     labels = ["feature"] * scheme.count
     for group, points in (
         ("contour", scheme.contour),

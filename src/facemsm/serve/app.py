@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from copy import copy
@@ -14,7 +14,6 @@ from typing import Annotated, Any
 from fastapi import FastAPI, File, Form, HTTPException, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
-from fastapi.staticfiles import StaticFiles
 from pydantic import Field, TypeAdapter, ValidationError
 from starlette.formparsers import MultiPartParser
 
@@ -134,12 +133,17 @@ def create_app(aligner: Aligner, *, host: str = "127.0.0.1", limits: Limits | No
     async def model() -> ModelAnswer:
         return model_answer(aligner, limits)
 
-    @app.get("/sample.jpg", include_in_schema=False)
-    async def sample() -> FileResponse:
-        return FileResponse(SAMPLE)
-
-    app.mount("/", StaticFiles(directory=STATIC, html=True))
+    # one by one: a folder mounted at / would answer the API's paths too when they are called by a wrong method
+    for file in (*STATIC.iterdir(), SAMPLE):
+        app.add_route("/" if file.name == "index.html" else f"/{file.name}", _sender(file), include_in_schema=False)
     return app
+
+
+def _sender(file: Path) -> Callable[[Request], Awaitable[Response]]:
+    async def send(_: Request) -> Response:
+        return FileResponse(file)
+
+    return send
 
 
 def _parse_boxes(text: str, most: int) -> list[Box]:

@@ -141,21 +141,26 @@ function thresholdsChanged() {
   for (const group of GROUPS) $(`output[for=${group}]`).value = Number($(`#${group}`).value).toFixed(2);
   if (!state.answer) return;
   if (chosen() !== state.asked) {
-    if (model.marks === "rebuilt") state.answer.faces.forEach(markAtOnce);
+    if (chosen() !== "{}") state.answer.faces.forEach(markAtOnce);
     askAgain();
   }
   show();
 }
 
-/** Which points stage 3 takes as unreliable (Algorithm 2); where too few are reliable, only the server knows. */
+/** Which points the paper's stage 3 rebuilds: those that are not reliable (V of Algorithm 2), unless none is. */
 function markAtOnce(face) {
   const limits = { ...model.thresholds, ...thresholds() };
-  const best = Math.max(...face.scores) || 1;
-  const low = face.scores.map((score, i) => score / best <= limits[onContour.has(i) ? "contour" : "features"]);
-  const reliable = low.filter((is) => !is).length;
-  if (reliable < Math.ceil(model.thresholds.minimum_reliable * low.length)) return;
-  face.occluded = low.map(Number);
-  face.points = face.points.map((point, i) => (low[i] ? point : face.preliminary[i]));
+  const best = Math.max(...face.intensity) || 1;
+  const relative = face.intensity.map((value) => value / best);
+  const least = Math.ceil(limits.minimum_reliable * relative.length);
+  let reliable = relative.map((value, i) => value > limits[onContour.has(i) ? "contour" : "features"]);
+  if (reliable.filter(Boolean).length < least) {
+    const last = [...relative].sort((a, b) => b - a)[least - 1];
+    reliable = relative.map((value) => value >= last && value > 0);
+  }
+  face.rebuilt = reliable.map((is) => Number(!is && reliable.includes(true)));
+  if (model.marks === "rebuilt") face.occluded = face.rebuilt;
+  face.points = face.points.map((point, i) => (face.rebuilt[i] ? point : face.preliminary[i]));
 }
 
 /** One request at a time; the newest thresholds are the next to be asked for. */
@@ -171,7 +176,7 @@ async function askAgain() {
       if (answer !== state.answer) continue; // another photo by now
       state.asked = asked;
       if (asked !== chosen()) continue; // the marks are ahead of it
-      fresh.faces.forEach(({ points, occluded, preliminary }, i) => Object.assign(answer.faces[i], { points, occluded, preliminary }));
+      fresh.faces.forEach(({ points, occluded, rebuilt }, i) => Object.assign(answer.faces[i], { points, occluded, rebuilt }));
       show();
     }
     complain("");
@@ -187,8 +192,13 @@ async function askAgain() {
 const say = (text) => ($("#status").textContent = text);
 const complain = (text) => ($("#problem").textContent = text);
 
+/** What the rings are: points that were rebuilt, or, where stage 3 weighs all of them, points that are hidden. */
+const marked = (face) => face.rebuilt ?? face.occluded;
+const ringed = (face) => (face.rebuilt ? "rebuilt" : model.marks);
+
 function describe(face, i) {
-  const how = face.occluded[i] ? model.marks : "seen";
+  const said = [face.rebuilt?.[i] && "rebuilt", face.occluded[i] && model.marks].filter(Boolean);
+  const how = [...new Set(said)].join(", ") || "seen";
   return { title: `${i} · ${model.labels[i]}`, score: face.scores[i].toFixed(2), how };
 }
 
@@ -241,7 +251,7 @@ function mainMarks(step) {
     const chosen = i === state.face;
     const text = (p) => { const { title, score, how } = describe(face, p); return `${title}, score ${score}, ${how}`; };
     const options = chosen ? { selected: state.point, describe: text } : {};
-    return element("g", chosen ? {} : { opacity: 0.8 }, ...faceMarks(face, { ...look(step), ...options }));
+    return element("g", chosen ? {} : { opacity: 0.8 }, ...faceMarks(face, marked(face), { ...look(step), ...options }));
   });
 }
 
@@ -252,16 +262,17 @@ function showSteps(face) {
   panels.crop.show(crop, all(crop), (step) => [frame(face.theta, crop.width, step)]);
   panels.canonical.show(canonical, all(canonical));
   const near = squareAbout([face.points, face.preliminary]);
-  const marks = (points, occluded) => (step) => faceMarks({ ...face, points, occluded }, { ...look(step), selected: state.point });
-  panels.before.show(picture, near, marks(face.preliminary, face.occluded.map(() => 0)));
-  panels.after.show(picture, near, (step) => [...paths(face, step), ...marks(face.points, face.occluded)(step)]);
+  const marks = (points, rings) => (step) => faceMarks({ ...face, points }, rings, { ...look(step), selected: state.point });
+  panels.before.show(picture, near, marks(face.preliminary, []));
+  panels.after.show(picture, near, (step) => [...paths(face, step), ...marks(face.points, marked(face))(step)]);
   const moved = face.points.map((_, i) => shift(face, i)).filter((distance) => distance > 0);
   const mean = moved.reduce((sum, distance) => sum + distance, 0) / moved.length;
   $("#moved").textContent = moved.length
     ? `: ${moved.length} of ${face.points.length} points moved, by ${mean.toFixed(1)} px on average.`
     : ": no point is moved.";
-  const marked = face.occluded.reduce((sum, is) => sum + is, 0);
-  $("#marked").textContent = `${marked} of ${face.points.length} points are ${model.marks}.`;
+  const count = marked(face).filter(Boolean).length;
+  $("#marked").textContent = `${count} of ${face.points.length} points ${count === 1 ? "is" : "are"} ${ringed(face)}.`;
+  $("#ring").textContent = ringed(face);
 }
 
 /** Where θ puts the canonical face in the crop. */
@@ -410,7 +421,7 @@ const DOWNLOADS = {
   json: () => [new Blob([toJson(state.name, state.answer)], { type: "application/json" }), `${stem()}.json`],
   csv: () => [new Blob([toCsv(state.name, state.answer, model.labels.length)], { type: "text/csv" }), `${stem()}.csv`],
   pts: () => [new Blob([toPts(state.answer.faces[state.face].points)], { type: "text/plain" }), `${stem()}_${state.face + 1}.pts`],
-  png: async () => [await toPng(state.picture, state.answer, look()), `${stem()}.png`],
+  png: async () => [await toPng(state.picture, state.answer, marked, look()), `${stem()}.png`],
 };
 
 document.addEventListener("click", async (event) => {
@@ -442,9 +453,8 @@ addEventListener("drop", (event) => {
 // The page itself
 
 setThresholds(model.thresholds);
-$("#ring").textContent = model.marks;
-$("#how").textContent = model.marks === "rebuilt"
-  ? "Points that score below this share of the face’s best are rebuilt from the others."
+$("#how").textContent = model.stage3 === "exemplars"
+  ? "Points whose heatmap is fainter than this share of the face’s best are rebuilt from the others."
   : "Untouched, stage 3 weighs every point by its heatmap. Move one, and points whose heatmap is fainter than this share of the face’s best are rebuilt from the others.";
 $("#model").textContent = `Model ${model.weights}, ${model.labels.length} landmarks.`;
 const scale = $("#scale").getContext("2d");

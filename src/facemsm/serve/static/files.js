@@ -28,14 +28,14 @@ export function toPts(points) {
   return `version: 1\nn_points: ${points.length}\n{\n${rows}}\n`;
 }
 
-/** The photo with all faces drawn: small ones enlarged, so that the marks can be seen; at most 16 megapixels, because
+/** The photo with all faces drawn, `rings` of each as rings: small ones enlarged, so that the marks can be seen; at most 16 megapixels, because
  *  some browsers have no larger canvas. */
-export async function toPng(picture, answer, options) {
+export async function toPng(picture, answer, rings, options) {
   const { width, height } = answer;
   const scale = Math.min(Math.max(1, Math.ceil(1600 / Math.max(width, height))), Math.sqrt(16e6 / (width * height)));
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [Math.round(width * scale), Math.round(height * scale)];
-  const marks = answer.faces.flatMap((face) => faceMarks(face, { ...options, step: 1 / scale }));
+  const marks = answer.faces.flatMap((face) => faceMarks(face, rings(face), { ...options, step: 1 / scale }));
   const svg = element("svg", { xmlns: "http://www.w3.org/2000/svg", width: canvas.width, height: canvas.height,
     viewBox: `-0.5 -0.5 ${width} ${height}` }, ...marks);
   const overlay = new Image();

@@ -72,18 +72,18 @@ export class Panel {
 }
 
 /** Skeleton and points of one face. Attributes rather than styles, so that the SVG can be drawn elsewhere too.
- *  face: {points, scores, occluded}; options: step (picture pixels per CSS pixel), edges, colours, selected, id. */
-export function faceMarks(face, { step, edges, colours, selected = -1, describe }) {
+ *  face: {points, scores}; rings: true for points that are rings, not discs; options: step (picture pixels per CSS pixel), edges, colours, selected, id. */
+export function faceMarks(face, rings, { step, edges, colours, selected = -1, describe }) {
   const [x0, y0, x1, y1] = bounds([face.points]);
   const size = Math.sqrt((x1 - x0 + 1) * (y1 - y0 + 1));
-  const radius = Math.max(0.0105 * size, 2 * step);
+  const radius = Math.max(0.0105 * size, Math.min(2 * step, 0.022 * size)); // large enough to see, but apart in small faces
   const line = Math.max(0.003 * size, 0.7 * step);
   const path = edges.map(([a, b]) => `M${face.points[a]}L${face.points[b]}`).join("");
   const nodes = [element("path", { d: path, stroke: "#fff", "stroke-opacity": 0.45, "stroke-width": line, fill: "none" })];
   face.points.forEach(([cx, cy], i) => {
     const colour = colourOf(face.scores[i], colours);
     const mark = element("g", describe ? { id: `point-${i}`, role: "option", "aria-label": describe(i), "aria-selected": i === selected } : {});
-    if (face.occluded[i]) {
+    if (rings[i]) {
       mark.append(
         element("circle", { cx, cy, r: 1.25 * radius, fill: "none", stroke: "#000", "stroke-opacity": 0.75, "stroke-width": 1.15 * radius }),
         element("circle", { cx, cy, r: 1.25 * radius, fill: "none", stroke: colour, "stroke-width": 0.75 * radius }),
