@@ -35,7 +35,7 @@ from facemsm.training.config import Schedule, as_json, from_mapping, override
 from facemsm.training.faces import Faces, Source, load_faces
 from facemsm.training.run import StageModule, WholeCheckpoints, fit, load_weights, running_mean, save_weights
 from facemsm.training.stream import ExampleStream, From, loader
-from facemsm.training.transfer import average, start_from
+from facemsm.training.transfer import start_from
 from synthetic_faces import write_faces
 
 STILL = Augmentation(flip=0, rotation=0, scale=0, brightness=0, contrast=0, saturation=0, hue=0)
@@ -610,26 +610,6 @@ def test_schemes_are_related_by_what_they_say_of_the_68() -> None:
         replace(SAID, from_68=((0,), (1,)))
     with pytest.raises(FacemsmError, match="from_68 names point 68"):
         replace(SAID, from_68=((0,), (1,), (68,)))
-
-
-def test_runs_are_averaged(tmp_path: Path) -> None:
-    networks = [StackedHourglass(HourglassConfig(68, width=8, stem=4, depth=2)) for _ in range(3)]
-    for name, network in zip("abc", networks, strict=True):
-        saved(network, tmp_path / name / "best.safetensors", SCHEME_68)
-        (tmp_path / name / "config.json").write_text(f'"{name}"')
-    average([tmp_path / name for name in "abc"], tmp_path / "mean")
-    assert (tmp_path / "mean" / "config.json").read_text() == '"c"'
-    load_weights(mean := StackedHourglass(networks[0].config), tmp_path / "mean" / "best.safetensors")
-    for key, value in mean.state_dict().items():
-        if value.is_floating_point():
-            torch.testing.assert_close(value, torch.stack([n.state_dict()[key] for n in networks]).mean(0))
-    with pytest.raises(FacemsmError, match="holds a run already"):
-        average([tmp_path / "a", tmp_path / "b"], tmp_path / "mean")
-    saved(StackedHourglass(HourglassConfig(29, width=8, stem=4, depth=2)), tmp_path / "b" / "best.safetensors", None)
-    with pytest.raises(FacemsmError, match=r"b.best.safetensors: weights of another network"):
-        average([tmp_path / "a", tmp_path / "b"], tmp_path / "other")
-    with pytest.raises(FacemsmError, match="not the folder of a run"):
-        average([tmp_path / "a", tmp_path / "nothing"], tmp_path / "other")
 
 
 @pytest.mark.parametrize("said_by", ["weights", "config"])

@@ -135,18 +135,6 @@ def dictionary(
     typer.echo(f"{len(built.shapes)} shapes from {len(points)} faces: {output}")
 
 
-@app.command()
-def average(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, one begun from another with --init.")],
-    output: Output,
-) -> None:
-    """The mean of several runs' best weights: often better than each, and free."""
-    from facemsm.training import transfer
-
-    transfer.average(runs, output)
-    typer.echo(f"mean of {len(runs)} runs: {output / 'best.safetensors'}")
-
-
 def _faces(
     data: list[str],
     scheme: str,

@@ -1,18 +1,15 @@
-"""Starting from weights trained before, for the same landmarks or for those of another scheme; the mean of several."""
+"""Starting a run from weights trained before, for the same landmarks or for those of another scheme."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from facemsm.errors import FacemsmError
-from facemsm.images import replacing
 from facemsm.schemes import LandmarkScheme, get_scheme, relation
 from facemsm.training.run import load_weights
 
@@ -55,48 +52,6 @@ def start_from(network: nn.Module, path: Path, scheme: LandmarkScheme) -> str:
         f"start: {path}, {len(fresh) - turned} tensors as they are, {turned} from {source.count} to {scheme.count} "
         f"landmarks, of which {known} have relatives and {scheme.count - known} start anew"
     )
-
-
-def average(runs: Sequence[Path], folder: Path) -> None:
-    """The mean of several runs' best weights, as a folder to export from.
-
-    Runs that began from the same weights, or one from another's, end in the same valley of the loss; their mean often
-    errs less than each of them, at no cost (Izmailov et al., Averaging Weights Leads to Wider Optima, UAI 2018).
-
-    Args:
-        runs: folders of runs of one network; the last one's ``config.json`` is taken over.
-        folder: to be written; must not hold a run.
-
-    Raises:
-        FacemsmError: fewer than two runs, one without weights, or runs of different networks.
-    """
-    if len(runs) < 2:
-        raise FacemsmError("name at least two runs to average")
-    if (folder / "best.safetensors").exists():
-        raise FacemsmError(f"{folder}: holds a run already; choose another --output")
-    weights, metadata = [], {}
-    for run in runs:
-        path = run / "best.safetensors"
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata()
-                weights.append({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
-            config = (run / "config.json").read_bytes()
-        except Exception as error:
-            raise FacemsmError(f"{run}: not the folder of a run, with best.safetensors and config.json") from error
-        if {k: v.shape for k, v in weights[0].items()} != {k: v.shape for k, v in weights[-1].items()}:
-            raise FacemsmError(f"{path}: weights of another network than those of {runs[0]}")
-    mean = {key: _mean([each[key] for each in weights]) for key in weights[0]}
-    with replacing(folder / "config.json") as partial:
-        partial.write_bytes(config)
-    with replacing(folder / "best.safetensors") as partial:
-        partial.write_bytes(save(mean, metadata))
-
-
-def _mean(tensors: Sequence[Tensor]) -> Tensor:
-    if not tensors[-1].is_floating_point():
-        return tensors[-1]  # batch normalisation's count of batches
-    return torch.stack([tensor.double() for tensor in tensors]).mean(0).to(tensors[-1].dtype).contiguous()
 
 
 def _related(key: str, old: Tensor, fresh: Tensor, weights: Tensor, path: Path) -> Tensor:
