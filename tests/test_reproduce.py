@@ -81,6 +81,28 @@ def test_full_sets_that_do_not_add_up_are_marked_and_no_others() -> None:
                 assert (abs(combined - full.value) < 0.0151) == ("c" not in full.marks), row.method
 
 
+def test_methods_better_than_msm_are_marked_where_the_text_says_otherwise() -> None:
+    """Section IV-F: MSM is best on WFLW but for 3DDE's 5.77; Section IV-D: DCFE's AUC is better."""
+    *others, msm = paper().tables["table6"].rows
+    for row in others:
+        for column, cell, own in zip(paper().tables["table6"].columns, row.cells, msm.cells, strict=True):
+            assert cell
+            assert own
+            better = cell.value > own.value if column.measure == "auc" else cell.value < own.value
+            named = (row.method, cell.printed) == ("3DDE", "5.77")
+            assert (better and not named) == ("g" in cell.marks), (row.method, column.name, column.measure)
+    cells = [cell for row in paper().tables["table4"].rows for cell in row.cells if cell]
+    assert [cell.printed for cell in cells if "h" in cell.marks] == ["0.5242"]
+
+
+def test_every_mark_is_explained() -> None:
+    cells = [cell for printed in paper().tables.values() for row in printed.rows for cell in row.cells if cell]
+    assert {mark for cell in cells for mark in cell.marks} == set(paper().slips)
+    shown = markdown({"title": "T", "blocks": [table(["m", "x"], [["r", beside(c)] for c in cells])]})
+    for mark, raised in zip("abcdefgh", "ᵃᵇᶜᵈᵉᶠᵍʰ", strict=True):
+        assert f"\n{raised} {paper().slips[mark]}" in shown
+
+
 def test_the_whole_method_is_one_row_in_every_table() -> None:
     tables = paper().tables
     last = tables["table6"].rows[-1].cells[:7]

@@ -14,7 +14,7 @@ Block = dict[str, Any]
 Section = dict[str, Any]
 """``title`` and ``blocks`` of one table or figure."""
 
-_RAISED = str.maketrans("abcdef", "ᵃᵇᶜᵈᵉᶠ")
+_RAISED = str.maketrans("abcdefgh", "ᵃᵇᶜᵈᵉᶠᵍʰ")
 
 
 def text(words: str) -> Block:
