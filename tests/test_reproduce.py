@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from facemsm.aligner import Aligner
 from facemsm.apps.cli import main
 from facemsm.data.augment import Augmentation
 from facemsm.data.sample import OCCLUDED, FaceSample
@@ -20,8 +21,10 @@ from facemsm.face import Face
 from facemsm.geometry import CANONICAL_MARGIN, apply_affine, box_to_crop, invert
 from facemsm.heatmaps import HeatmapCodec
 from facemsm.hourglass.network import HourglassConfig
+from facemsm.images import read_image
 from facemsm.reproduce import runs
-from facemsm.reproduce.experiment import Experiment, MissingError
+from facemsm.reproduce.experiment import MODEL, SHIPPED, Experiment, MissingError
+from facemsm.reproduce.figures import SAMPLE, SAMPLE_BOX
 from facemsm.reproduce.items import ITEMS
 from facemsm.reproduce.located import CONDITIONS, SIZE, Located, locate, paper_form
 from facemsm.reproduce.paper import Figure, Paper, paper
@@ -285,7 +288,11 @@ def test_one_command_trains_all_and_tables_follow(
     run(monkeypatch, *train)
     assert [path.stat().st_mtime_ns for path in done.values()] == stamps
     other = fails(monkeypatch, capsys, *train[:-2], "3", "--no-progress")
-    assert "trained with other settings" in other
+    assert "stgan: trained with other settings (schedule.steps was 2, is 3)" in other
+    plan = Experiment(report, [str(drawn)], training=[str(faces[1])]).plan("68")
+    fewer = fails(monkeypatch, capsys, *train, "--exclude", plan.faces("stgan").training[0].name)
+    assert "other settings (faces was" in fewer
+    assert "no face is called 'nobody'" in fails(monkeypatch, capsys, *train, "--exclude", "nobody")
 
     items = ("table8", "table9", "fig7", "fig14", "fig15", "fig5")
     monkeypatch.setattr("facemsm.reproduce.experiment.COUNT", 12)
@@ -297,7 +304,8 @@ def test_one_command_trains_all_and_tables_follow(
     result = json.loads((report / "results" / "table8.json").read_text(encoding="utf-8"))
     claims = next(block["claims"] for block in result["section"]["blocks"] if "claims" in block)
     assert any("worse the boxes" in one["claim"] for one in claims)
-    assert not list((report / "plots").glob("*.jpg"))
+    assert {path.stem for path in (report / "plots").glob("*.jpg")} == {"fig5", "fig14"}
+    assert index.count("*The bundled photo") == 2
     for block in (block for block in result["section"]["blocks"] if "picture" in block):
         assert (report / block["picture"]).is_file()
 
@@ -306,10 +314,28 @@ def test_one_command_trains_all_and_tables_follow(
     (report / done["stgan"]).unlink()
     assert "half-finished; go on with" in fails(monkeypatch, capsys, "fig15", *where, "--preset", "paper")
     run(monkeypatch, "train", "table8", *where, "--dry-run", "--scheme", "68", "--budget", "2")
-    plan = capsys.readouterr().out
-    assert "half-finished  train stgan (68)" in plan
-    assert "done           train hourglass (68)" in plan
-    assert "in all about" in plan
+    said = capsys.readouterr().out
+    assert "half-finished  train stgan (68)" in said
+    assert "done           train hourglass (68)" in said
+    assert "in all about" in said
+
+
+def test_threads_and_workers_make_no_other_run() -> None:
+    old = {"config": {"schedule": {"threads": 1, "workers": 0, "steps": 2}, "sigma": 1.5}, "listing": "a"}
+    new = {"config": {"schedule": {"threads": 2, "workers": 1, "steps": 2}, "sigma": 1.5}, "listing": "a"}
+    assert runs._differences(old, new) == []
+    new["listing"] = "b"
+    assert runs._differences(old, new) == ["other training faces"]
+
+
+def test_scores_are_eq_9s_whatever_the_weights_ship_with(tmp_path: Path) -> None:
+    exp, whole, photo = Experiment(tmp_path), Aligner.from_pretrained("68"), read_image(SAMPLE)
+    seen = whole.observe(photo, SAMPLE_BOX[None])
+    ((face,),) = exp.stages("68", MODEL).align_batch([photo], [SAMPLE_BOX[None]])
+    np.testing.assert_allclose(face.scores, seen.scores[0], atol=1e-6)
+    ((shipped,),) = exp.stages("68", SHIPPED).align_batch([photo], [SAMPLE_BOX[None]])
+    np.testing.assert_array_equal(shipped.preliminary, whole.align(photo, SAMPLE_BOX[None])[0].points)
+    assert bool(exp.own_form("68")) == (whole.reconstruction.method != "exemplars")
 
 
 def test_what_is_missing_is_said_in_one_line(
@@ -333,3 +359,8 @@ def test_an_incomplete_set_is_named_in_the_title(
     assert "300w full: 4 of 689 faces" in index
     assert "300w challenge: 0 of 135 faces" in index
     assert "4 of 554" in index
+    (ours_row,) = (line.split("|") for line in index.splitlines() if line.startswith("| **facemsm**"))
+    common, challenge, full = (cell.strip() for cell in ours_row[4:7])
+    assert common.startswith("**")
+    assert (challenge, full) == ("-", "-")  # no face of the challenge subset: nothing to say of the full set
+    assert "a whole part is missing" in index

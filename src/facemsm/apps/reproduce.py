@@ -68,7 +68,7 @@ def reproduce(
     photos: Annotated[
         Path | None, typer.Option(help="Folder of photos to make figures 8, 10 and 12 from, instead of the data sets.")
     ] = None,
-    no_photos: Annotated[bool, typer.Option("--no-photos", help="No pictures that show faces.")] = False,
+    no_photos: Annotated[bool, typer.Option("--no-photos", help="No pictures of faces of the data sets.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the steps, what they need and how long they take here.")
     ] = False,
@@ -102,14 +102,17 @@ def reproduce(
     everything = "all" in what
     names = [name for name in ITEMS if everything or name in what]
     schemes: list[str] = []
+    unknown_names = set(exclude or ())
     missing: dict[str, str] = {}
     if everything or "train" in what:
         for one in scheme or ("68", "98"):
             with _noted(missing, f"train {one}"):
-                exp.plan(one)
+                unknown_names -= set(exp.plan(one).exclude)
                 schemes.append(one)
         if not schemes and not everything:
             raise FacemsmError(next(iter(missing.values())))
+        if schemes and unknown_names:
+            raise FacemsmError(f"--exclude: no face is called {min(unknown_names)!r} in the training data")
     if dry_run:
         total = 0.0
         for step in steps(exp, names, schemes):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +22,21 @@ from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import FacemsmError
 from facemsm.reproduce.located import SPOILT, Located, Stages, locate
 from facemsm.runtime.model import DICTIONARY, bundled_models, load_model
-from facemsm.schemes import get_scheme
+from facemsm.schemes import LandmarkScheme, get_scheme
 from facemsm.shapes.dictionary import ShapeDictionary, build_dictionary
-from facemsm.typing import FloatArray
+from facemsm.typing import FloatArray, Image
 
 if TYPE_CHECKING:
+    from facemsm.aligner import Aligner
+    from facemsm.face import Face
     from facemsm.reproduce.runs import Plan
 
 MODEL = "model"
 """The network of Tables III to VI: the weights given; without any those bundled, or with preset ``paper`` and where
 none are bundled the runs ``stgan`` and ``hourglass``."""
+
+SHIPPED = "as shipped"
+"""The same weights with everything that comes with them: calibrated scores and their own form of stage 3."""
 
 CONFIGURATIONS: Mapping[str, tuple[str, ...]] = {
     "Res-50": ("resnet50-box",),
@@ -47,7 +52,7 @@ COUNT = 500
 TRAINING = {"68": ("300w:train", "aflw2000:train"), "98": ("wflw:train",)}
 """Default training faces; preset ``paper`` takes the first only."""
 
-_OUTPUT_FORMAT = 1
+_OUTPUT_FORMAT = 2
 
 
 class MissingError(FacemsmError):
@@ -66,7 +71,7 @@ class Experiment:
         training: ``NAME=ROOT:SPLIT`` instead of the default training faces.
         budget, settings, exclude: of all runs, see :class:`facemsm.reproduce.runs.Plan`.
         limit: take so many faces of each set, evenly chosen.
-        photos: whether pictures may show faces.
+        photos: whether pictures may show faces of the data sets.
         own_photos: a folder of anybody's photos for the pictures.
     """
 
@@ -176,9 +181,11 @@ class Experiment:
                 sources.append(Source(name, str(self.root(name)), split))
         if not sources:
             raise MissingError(f"no faces to train {scheme} points on; say --train NAME=ROOT:SPLIT")
-        return Plan(
-            get_scheme(scheme), self.preset, tuple(sources), self.budget, tuple(self.settings), tuple(self.exclude)
-        )
+        exclude: tuple[str, ...] = ()
+        if self.exclude:  # names of the other scheme's faces are none of these
+            faces = [face for s in sources for face in load_dataset(s.name, s.root, s.split, "gt")]
+            exclude = tuple(sorted({face.name for face in faces} & set(self.exclude)))
+        return Plan(get_scheme(scheme), self.preset, tuple(sources), self.budget, tuple(self.settings), exclude)
 
     def train_command(self, scheme: str) -> str:
         """The command that makes the runs of a scheme."""
@@ -220,7 +227,7 @@ class Experiment:
         Raises:
             MissingError: they are not there.
         """
-        if network == MODEL:
+        if network in (MODEL, SHIPPED):
             model = self._model(scheme)
             if model is not None:
                 loaded = load_model(model)
@@ -230,17 +237,21 @@ class Experiment:
         return {name: own["weights"] for name, own in settings.items()}
 
     def stages(self, scheme: str, network: str, *, keep: bool = False) -> Stages:
-        """Stages 1 and 2 of a network.
+        """Stages 1 and 2 of a network, with scores by Eq. 9.
 
         Raises:
             MissingError: it is not there.
         """
-        if network == MODEL:
+        if network in (MODEL, SHIPPED):
             model = self._model(scheme)
             if model is not None:
                 from facemsm.aligner import Aligner
 
-                return Aligner.from_pretrained(model, stages=(1, 2), keep=("heatmaps", "canonical") if keep else ())
+                if network == SHIPPED:
+                    return Whole(Aligner.from_pretrained(model))
+                # Without its calibration, which would put probabilities in place of Eq. 9's scores.
+                bare = replace(load_model(model), calibration=None)
+                return Aligner(bare, stages=(1, 2), keep=("heatmaps", "canonical") if keep else ())
             network = "ST-GAN + HG"
         settings = self._run_settings(scheme, CONFIGURATIONS[network])
         from facemsm.reproduce.runs import TrainedStages
@@ -264,6 +275,12 @@ class Experiment:
         }
         slug = f"{scheme}-{network}-{name}-{split}-{condition}".replace(" + ", "+").replace(" ", "_").replace("/", "-")
         return self.report / "outputs" / f"{slug}-{checksum(key)[:12]}.npz"
+
+    def own_form(self, scheme: str) -> str:
+        """The form of stage 3 that the weights ship with, if it is not the paper's; else nothing."""
+        model = self._model(scheme)
+        calibration = None if model is None else load_model(model).calibration
+        return "" if calibration is None or calibration.method == "exemplars" else calibration.method
 
     def located(self, scheme: str, network: str, name: str, split: str, condition: str = "as given") -> Located:
         """Outputs of stages 1 and 2 for a split, computed if they are not there yet.
@@ -342,6 +359,23 @@ class Experiment:
             except MissingError:
                 self._shapes[scheme] = ""
         return self._shapes[scheme]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """All stages as :class:`facemsm.reproduce.located.Stages`: what is kept of them are their last points."""
+
+    aligner: Aligner
+
+    @property
+    def scheme(self) -> LandmarkScheme:
+        """The landmarks that are found."""
+        return self.aligner.scheme
+
+    def align_batch(self, images: Sequence[Image], boxes: Sequence[FloatArray]) -> list[list[Face]]:
+        """As :meth:`facemsm.aligner.Aligner.align_batch`."""
+        found = self.aligner.align_batch(images, boxes)
+        return [[replace(face, preliminary=face.points) for face in faces] for faces in found]
 
 
 def listing(samples: Sequence[FaceSample]) -> str:

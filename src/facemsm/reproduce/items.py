@@ -20,8 +20,8 @@ from facemsm.reproduce.tables import Sets
 
 GIVEN, SPOILT_BOXES, DRAWN = CONDITIONS
 
-_FORMAT = 1
-"""Of results; another number has all of them computed anew."""
+_FORMAT = 2
+"""Of results; those with another number are computed anew, and not shown before that."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,7 @@ def make(exp: Experiment, name: str) -> bool:
     _write(
         path,
         {
+            "format": _FORMAT,
             "key": key,
             "seconds": round(time.monotonic() - start, 1),
             "commit": commit(),
@@ -211,13 +212,13 @@ def write_index(exp: Experiment) -> Path:
         path = exp.report / "results" / f"{name}.json"
         if path.is_file():
             results[name] = json.loads(path.read_text(encoding="utf-8"))
-    made = {name: result for name, result in results.items() if "section" in result}
+    made = {name: result for name, result in results.items() if result.get("format") == _FORMAT}
     parts = ["# MSM, reproduced\n"]
     origins = sorted({f"commit {result['commit']} on {result['machine']}" for result in made.values()})
     parts.append(
         f"Made by `facemsm reproduce` with {'; '.join(origins) or 'nothing yet'}. Stage 3 in the paper's form.\n"
     )
-    parts.append("\n".join(f"- [{result['section']['title']}](#{name})" for name, result in made.items()) + "\n")
+    parts.append("\n".join(f"- [{ITEMS[name].title}](#{name})" for name in made) + "\n")
     found = [
         claim for result in made.values() for block in result["section"]["blocks"] for claim in block.get("claims", ())
     ]
@@ -237,17 +238,17 @@ def write_index(exp: Experiment) -> Path:
 
 def _verdicts(found: Sequence[dict[str, Any]]) -> str:
     """A row for each claim, with where it holds and where not; the differences stand in the sections."""
-    rows = []
+    rows, verdicts = [], [v for v in tables.VERDICTS if any(claim["verdict"] == v for claim in found)]
     for words in dict.fromkeys(claim["claim"] for claim in found):
         by_verdict = [
             "; ".join(claim["on"] for claim in found if claim["claim"] == words and claim["verdict"] == verdict) or "-"
-            for verdict in tables.VERDICTS
+            for verdict in verdicts
         ]
         rows.append([words, *by_verdict])
     lines = [
         "A claim holds where the 95 % interval of its difference, a bootstrap over faces, lies below 0. Each network "
         "was trained once: the intervals do not know what another training would give.",
-        render.markdown_table(["claim", *tables.VERDICTS], rows),
+        render.markdown_table(["claim", *verdicts], rows),
     ]
     return "\n\n".join(lines) + "\n"
 

@@ -77,13 +77,14 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def claims(found: Sequence[Mapping[str, Any]]) -> str:
     """What the paper claims, the difference that tests it, and whether it holds."""
-    head = ["claim", "tested on", "difference (%)", "95 % interval", "faces", "verdict"]
+    head = ["claim", "tested on", "difference", "95 % interval", "per cent of", "faces", "verdict"]
     rows = [
         [
             claim["claim"],
             claim["on"],
-            _number(claim["difference"], 3, "+"),
-            f"{_number(claim['low'], 3, '+')} to {_number(claim['high'], 3, '+')}",
+            _number(claim["difference"], 2, "+"),
+            f"{_number(claim['low'], 2, '+')} to {_number(claim['high'], 2, '+')}",
+            claim["of"],
             str(claim["faces"]),
             f"**{claim['verdict']}**",
         ]
