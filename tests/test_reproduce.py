@@ -311,6 +311,10 @@ def test_one_command_trains_all_and_tables_follow(
 
     run(monkeypatch, *items, *where, "--no-photos")
     assert capsys.readouterr().out.count("there already") == len(items)
+    config = report / "runs" / "68" / "hourglass" / "config.json"
+    config.rename(tmp_path / "kept")
+    assert "hourglass: damaged; remove it and train again" in fails(monkeypatch, capsys, *train)
+    (tmp_path / "kept").rename(config)
     (report / done["stgan"]).unlink()
     assert "half-finished; go on with" in fails(monkeypatch, capsys, "fig15", *where, "--preset", "paper")
     run(monkeypatch, "train", "table8", *where, "--dry-run", "--scheme", "68", "--budget", "2")

@@ -205,6 +205,13 @@ def note_missing(exp: Experiment, name: str, why: str) -> None:
 # --- The report ------------------------------------------------------------------------------------------------------
 
 
+_READING = """How to read it: figures in plain type are the paper's, figures in **bold** are ours. Round brackets hold
+ours less the paper's, square brackets the 95 % interval of ours. Raised letters mark slips of the paper, explained
+below the table. Titles say how many of the published faces were used. Stage 3 is the paper's form unless a row says
+otherwise.
+"""
+
+
 def write_index(exp: Experiment) -> Path:
     """``index.md``: all results there, the claims first."""
     results = {}
@@ -215,9 +222,7 @@ def write_index(exp: Experiment) -> Path:
     made = {name: result for name, result in results.items() if result.get("format") == _FORMAT}
     parts = ["# MSM, reproduced\n"]
     origins = sorted({f"commit {result['commit']} on {result['machine']}" for result in made.values()})
-    parts.append(
-        f"Made by `facemsm reproduce` with {'; '.join(origins) or 'nothing yet'}. Stage 3 in the paper's form.\n"
-    )
+    parts += [f"Made by `facemsm reproduce` with {'; '.join(origins) or 'nothing yet'}.\n", _READING]
     parts.append("\n".join(f"- [{ITEMS[name].title}](#{name})" for name in made) + "\n")
     found = [
         claim for result in made.values() for block in result["section"]["blocks"] for claim in block.get("claims", ())

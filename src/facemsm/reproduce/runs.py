@@ -178,9 +178,12 @@ def train(plan: Plan, name: str, folder: Path, *, progress: bool = True) -> None
     wanted = json.loads(json.dumps(wanted))
     before = state(folder)
     if before != "none":
-        old = {"config": json.loads((folder / "config.json").read_text(encoding="utf-8"))}
-        if before == "done":
-            old = json.loads((folder / DONE).read_text(encoding="utf-8"))
+        try:
+            old = {"config": json.loads((folder / "config.json").read_text(encoding="utf-8"))}
+            if before == "done":
+                old = json.loads((folder / DONE).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise FacemsmError(f"{folder}: damaged; remove it and train again") from error
         if differences := _differences(old, {key: wanted[key] for key in old if key in wanted}):
             how = "trained" if before == "done" else "half-finished"
             raise FacemsmError(f"{folder}: {how} with other settings ({differences[0]}); give those or another -o")

@@ -15,7 +15,7 @@ from facemsm.evaluation.predictions import load_predictions
 from facemsm.reproduce.experiment import CONFIGURATIONS, MODEL, SHIPPED, Experiment, MissingError
 from facemsm.reproduce.located import CONDITIONS, Located, paper_form
 from facemsm.reproduce.paper import Column, paper
-from facemsm.reproduce.render import Block, beside, ours, plain, table, text
+from facemsm.reproduce.render import Block, beside, ours, picture, plain, table, text
 from facemsm.schemes import LandmarkScheme, get_scheme
 from facemsm.typing import FloatArray
 
@@ -159,6 +159,7 @@ def ablation(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block
     blocks = [text(_training(exp, scheme))]
     claims: list[Block] = []
     shown: list[Block] = []
+    curves: list[Block] = []
     values: list[list[float | None]] = [[None] * len(printed.columns) for _ in printed.rows]
     for dataset, split in there:
         outputs = {
@@ -199,20 +200,21 @@ def ablation(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block
             file = f"plots/{name}-{dataset}-{split.replace('/', '-')}-{condition.replace(' ', '-')}.png"
             worst = max(float(np.nanmedian(one)) for one in by_config.values())
             _ced(exp, by_config, file, kind, max(10, 10 * np.ceil(10 * worst)))  # the middle of every curve is seen
-            shown.append({"picture": file, "caption": f"CED, {dataset} {split}, {condition}"})
+            curves.append(picture(file, f"CED, {dataset} {split}, {condition}"))
     rows = [
         [row.method, *(beside(cell, value) for cell, value in zip(row.cells, own, strict=True))]
         for row, own in zip(printed.rows, values, strict=True)
     ]
     blocks += [table(["method", *(column.name for column in printed.columns)], rows)]
     blocks.append(text("The paper's figures; round brackets: ours less the paper's, where faces of its set are there."))
+    blocks += shown
     blocks.append(
         text(
             "**What the paper claims**, tested on differences between errors of the same faces; less than 0 is in "
             "favour."
         )
     )
-    return [*blocks, {"claims": claims}, *shown]
+    return [*blocks, {"claims": claims}, *curves]
 
 
 def outputs_of(
