@@ -16,6 +16,7 @@ from facemsm.aligner import Aligner
 from facemsm.apps.cli import main
 from facemsm.data.augment import Augmentation
 from facemsm.data.sample import OCCLUDED, FaceSample
+from facemsm.errors import FacemsmError
 from facemsm.evaluation import metrics
 from facemsm.face import Face
 from facemsm.geometry import CANONICAL_MARGIN, apply_affine, box_to_crop, invert
@@ -330,6 +331,14 @@ def test_threads_and_workers_make_no_other_run() -> None:
     assert runs._differences(old, new) == []
     new["listing"] = "b"
     assert runs._differences(old, new) == ["other training faces"]
+
+
+def test_a_setting_may_be_for_one_kind_of_run() -> None:
+    plan = Plan(SCHEME, "lite", (), 9, ("hourglass:network.width=64", "schedule.threads=3"))
+    assert [plan.config(name).network.width for name in ("hourglass", "hourglass-box", "resnet50")] == [64, 64, 24]
+    assert {plan.config(name).schedule.threads for name in runs.RUNS} == {3}
+    with pytest.raises(FacemsmError, match="no run is called 'hg'"):
+        replace(plan, settings=("hg:network.width=64",)).config("stgan")
 
 
 def test_scores_are_eq_9s_whatever_the_weights_ship_with(tmp_path: Path) -> None:

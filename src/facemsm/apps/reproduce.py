@@ -61,7 +61,11 @@ def reproduce(
     ] = 0,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Change a setting of all runs, e.g. schedule.threads=1."),
+        typer.Option(
+            "--set",
+            metavar="[KIND:]FIELD=VALUE",
+            help="Change a setting of all runs, e.g. schedule.threads=1, or of one kind: hourglass:network.width=64.",
+        ),
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Name of a face not to train on.")] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Use so many faces of each set, evenly chosen.")] = None,

@@ -64,7 +64,7 @@ class Plan:
         preset: ``paper`` or ``lite``.
         sources: the training faces.
         budget: optimiser steps of every network; the preset's own length if 0.
-        settings: ``FIELD=VALUE`` for all of them.
+        settings: ``FIELD=VALUE`` for all of them, ``KIND:FIELD=VALUE`` for stgan, hourglass or resnet50 alone.
         exclude: names of faces to leave out.
     """
 
@@ -89,7 +89,18 @@ class Plan:
             schedule = config.schedule
             warmup = min(schedule.warmup, self.budget // 10)
             config = replace(config, schedule=replace(schedule, steps=self.budget, warmup=warmup))
-        return override(config, self.settings)
+        return override(config, self._settings(name.removesuffix("-box")))
+
+    def _settings(self, kind: str) -> list[str]:
+        """Those of all runs and those of this kind of run."""
+        own = []
+        for setting in self.settings:
+            field, equals, value = setting.partition("=")
+            only, _, field = field.rpartition(":")
+            if only not in ("", "stgan", "hourglass", "resnet50"):
+                raise FacemsmError(f"--set {setting}: no run is called {only!r}: use stgan, hourglass or resnet50")
+            own += [f"{field}{equals}{value}"] if only in ("", kind) else []
+        return own
 
     def faces(self, name: str) -> Faces:
         """Training and validation faces, with the boxes that the run crops by."""
