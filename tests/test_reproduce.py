@@ -31,7 +31,7 @@ from facemsm.reproduce.located import CONDITIONS, SIZE, Located, locate, paper_f
 from facemsm.reproduce.paper import Figure, Paper, paper
 from facemsm.reproduce.render import beside, markdown, ours, table
 from facemsm.reproduce.runs import BoxExamples, Plan
-from facemsm.reproduce.tables import claim
+from facemsm.reproduce.tables import ALL_CONFIGURATIONS, claim
 from facemsm.resnet50.network import ResNet50Config
 from facemsm.schemes import get_scheme
 from facemsm.typing import FloatArray, Image
@@ -316,6 +316,15 @@ def test_one_command_trains_all_and_tables_follow(
     config.rename(tmp_path / "kept")
     assert "hourglass: damaged; remove it and train again" in fails(monkeypatch, capsys, *train)
     (tmp_path / "kept").rename(config)
+    done["resnet50-box"].rename(tmp_path / "kept")
+    run(monkeypatch, "table8", *where, "--no-photos")
+    part = json.loads((report / "results" / "table8.json").read_text(encoding="utf-8"))["section"]["blocks"]
+    assert "Not trained: Res-50;" in part[0]["text"]
+    _, measured = (block["table"] for block in part if "table" in block)
+    assert [row[0] for row in measured[1:]] == [c for c in ALL_CONFIGURATIONS if c != "Res-50"]
+    assert not any("Res-50" in one["claim"] for block in part for one in block.get("claims", ()))
+    (tmp_path / "kept").rename(done["resnet50-box"])
+
     (report / done["stgan"]).unlink()
     assert "half-finished; go on with" in fails(monkeypatch, capsys, "fig15", *where, "--preset", "paper")
     run(monkeypatch, "train", "table8", *where, "--dry-run", "--scheme", "68", "--budget", "2")

@@ -236,6 +236,22 @@ class Experiment:
         settings = self._run_settings(scheme, CONFIGURATIONS[network])
         return {name: own["weights"] for name, own in settings.items()}
 
+    def configurations(self, scheme: str) -> list[str]:
+        """Those of :data:`CONFIGURATIONS` that are trained.
+
+        Raises:
+            MissingError: none is.
+        """
+        folder = self.runs(scheme)
+        trained = [
+            config
+            for config, names in CONFIGURATIONS.items()
+            if all((folder / n / "done.json").is_file() for n in names)
+        ]
+        if not trained:
+            self.network_key(scheme, next(iter(CONFIGURATIONS)))  # says which run is missing
+        return trained
+
     def stages(self, scheme: str, network: str, *, keep: bool = False) -> Stages:
         """Stages 1 and 2 of a network, with scores by Eq. 9.
 

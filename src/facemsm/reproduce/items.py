@@ -152,9 +152,14 @@ def sets_there(exp: Experiment, item: Item) -> Sets:
     if item.alone and not there:
         exp.every(*item.sets[0])
     else:
-        for network in item.networks:
+        for network in _used(exp, item):
             exp.network_key(item.scheme, network)
     return there
+
+
+def _used(exp: Experiment, item: Item) -> Sequence[str]:
+    """The networks of an item; of an ablation those configurations that are trained, if any is."""
+    return exp.configurations(item.scheme) if item.networks == _ALL else item.networks
 
 
 def _key(exp: Experiment, name: str, there: Sets) -> str:
@@ -163,7 +168,7 @@ def _key(exp: Experiment, name: str, there: Sets) -> str:
     outputs = [
         exp.output_path(item.scheme, network, *one, condition).name
         for one in there
-        for network in item.networks
+        for network in _used(exp, item)
         for condition in item.conditions
     ]
     networks = _networks(exp, item, there)
@@ -177,7 +182,7 @@ def _key(exp: Experiment, name: str, there: Sets) -> str:
 
 def _networks(exp: Experiment, item: Item, there: Sets) -> list[dict[str, Any]]:
     """What names the networks that an item uses."""
-    return [exp.network_key(item.scheme, network) for network in item.networks] if there or not item.alone else []
+    return [exp.network_key(item.scheme, one) for one in _used(exp, item)] if there or not item.alone else []
 
 
 def _columns(name: str) -> list[tuple[str, str]]:

@@ -165,9 +165,12 @@ def ablation(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block
         outputs = {
             condition: outputs_of(exp, scheme, dataset, split, condition) for condition in CONDITIONS
         }  # condition -> configuration -> located, points
-        kind = outputs[GIVEN][FULL][0].normaliser(landmarks)
+        configs = tuple(outputs[GIVEN])
+        kind = outputs[GIVEN][configs[0]][0].normaliser(landmarks)
         if dataset == printed.columns[0].set:
             for r, row in enumerate(printed.rows):
+                if row.method not in configs:
+                    continue
                 located, points = outputs[GIVEN][row.method]
                 cells = [_measured(exp, located, points, column, landmarks) for column in printed.columns]
                 values[r] = [_value(cell) for cell in cells]
@@ -184,7 +187,7 @@ def ablation(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block
         head += [f"{condition}: FR@{threshold}" for condition in CONDITIONS]
         head += ["occluded points: NME", "under drawn occluders: NME"]
         rows = []
-        for config in ALL_CONFIGURATIONS:
+        for config in configs:
             cells = [ours(100 * _mean(errors[c][config]), _interval(100 * errors[c][config])) for c in CONDITIONS]
             cells += [ours(100 * metrics.failure_rate(errors[c][config], threshold / 100)) for c in CONDITIONS]
             for points_hidden in (hidden[GIVEN][config], hidden[DRAWN][config]):
@@ -220,10 +223,12 @@ def ablation(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block
 def outputs_of(
     exp: Experiment, scheme: str, dataset: str, split: str, condition: str
 ) -> dict[str, tuple[Located, FloatArray]]:
-    """Outputs and points of each of the six configurations."""
+    """Outputs and points of each of the six configurations that is trained."""
     dictionary = exp.dictionary(scheme, "ST-GAN + HG")
-    found = {}
+    trained, found = exp.configurations(scheme), {}
     for config in ALL_CONFIGURATIONS:
+        if config.removesuffix(REBUILT) not in trained:
+            continue
         located = exp.located(scheme, config.removesuffix(REBUILT), dataset, split, condition)
         found[config] = located, located.points(dictionary if config.endswith(REBUILT) else None)
     return found
@@ -247,6 +252,8 @@ def _claims(
     found = []
     for base in ("HG", "Res-50"):
         staged = f"ST-GAN + {base}"
+        if not {base, staged} <= given.keys():
+            continue
         gain, gain_spoilt = given[staged] - given[base], spoilt[staged] - spoilt[base]
         found += [
             claim(f"Stage 1 lowers the error of {base}", f"{where}, boxes as given", gain),
@@ -255,6 +262,8 @@ def _claims(
         ]
     for base in ("HG", "ST-GAN + HG"):
         rebuilt = base + REBUILT
+        if base not in given:
+            continue
         gain, gain_drawn = given[rebuilt] - given[base], drawn[rebuilt] - drawn[base]
         under = hidden[DRAWN][rebuilt] - hidden[DRAWN][base]
         found += [
@@ -274,7 +283,9 @@ def _claims(
             ),
         ]
     for condition, by_config in errors.items():
-        others = {config: _mean(by_config[config]) for config in ALL_CONFIGURATIONS[:-1]}
+        others = {config: _mean(one) for config, one in by_config.items() if config != FULL}
+        if FULL not in by_config or "HG" not in by_config:
+            continue
         best = min(others, key=others.__getitem__)
         found.append(
             claim("All stages beat HG alone", f"{where}, {condition}", by_config[FULL] - by_config["HG"]),
@@ -311,7 +322,10 @@ def claim(words: str, on: str, differences: Array, of: str = "") -> Block:
 
 def _training(exp: Experiment, scheme: str) -> str:
     """What the runs were trained on and for how long."""
-    runs = dict.fromkeys(run for names in CONFIGURATIONS.values() for run in names)
+    trained = exp.configurations(scheme)
+    runs = dict.fromkeys(run for config in trained for run in CONFIGURATIONS[config])
+    untrained = [config for config in CONFIGURATIONS if config not in trained]
+    lacking = f" **Not trained: {', '.join(untrained)}; `facemsm reproduce train` goes on.**" if untrained else ""
     parts = []
     for run in runs:
         done = json.loads((exp.runs(scheme) / run / "done.json").read_text(encoding="utf-8"))
@@ -321,6 +335,7 @@ def _training(exp: Experiment, scheme: str) -> str:
         f"Trained by one command on the same {done['faces']} faces: {', '.join(parts)}. Without ST-GAN a network sees "
         "crops by the boxes, in training and here; with it, canonical faces. SR: stage 3 in the paper's form, "
         f"{_settings()}. Spoilt boxes: moved by up to 15 %, scaled by up to 25 %, photos turned by up to 30°."
+        f"{lacking}"
     )
 
 
