@@ -38,6 +38,9 @@ none are bundled the runs ``stgan`` and ``hourglass``."""
 SHIPPED = "as shipped"
 """The same weights with everything that comes with them: calibrated scores and their own form of stage 3."""
 
+UNTURNED = "model without stage 1"
+"""The same weights on crops by the boxes, which their stage 2 was not trained on."""
+
 CONFIGURATIONS: Mapping[str, tuple[str, ...]] = {
     "Res-50": ("resnet50-box",),
     "ST-GAN + Res-50": ("stgan", "resnet50"),
@@ -227,7 +230,7 @@ class Experiment:
         Raises:
             MissingError: they are not there.
         """
-        if network in (MODEL, SHIPPED):
+        if network in (MODEL, SHIPPED, UNTURNED):
             model = self._model(scheme)
             if model is not None:
                 loaded = load_model(model)
@@ -258,7 +261,8 @@ class Experiment:
         Raises:
             MissingError: it is not there.
         """
-        if network in (MODEL, SHIPPED):
+        names = CONFIGURATIONS.get(network, CONFIGURATIONS["ST-GAN + HG"])
+        if network in (MODEL, SHIPPED, UNTURNED):
             model = self._model(scheme)
             if model is not None:
                 from facemsm.aligner import Aligner
@@ -267,9 +271,10 @@ class Experiment:
                     return Whole(Aligner.from_pretrained(model))
                 # Without its calibration, which would put probabilities in place of Eq. 9's scores.
                 bare = replace(load_model(model), calibration=None)
-                return Aligner(bare, stages=(1, 2), keep=("heatmaps", "canonical") if keep else ())
-            network = "ST-GAN + HG"
-        settings = self._run_settings(scheme, CONFIGURATIONS[network])
+                stages = (2,) if network == UNTURNED else (1, 2)
+                return Aligner(bare, stages=stages, keep=("heatmaps", "canonical") if keep else ())
+            names = names[1:] if network == UNTURNED else names
+        settings = self._run_settings(scheme, names)
         from facemsm.reproduce.runs import TrainedStages
 
         return TrainedStages(get_scheme(scheme), settings, self.runs(scheme), keep=keep)
@@ -329,7 +334,7 @@ class Experiment:
         Raises:
             MissingError: there are no shapes to build it from.
         """
-        if network == MODEL and count == COUNT:
+        if network in (MODEL, UNTURNED) and count == COUNT:
             model = self._model(scheme)
             if model is not None:
                 return ShapeDictionary.load(load_model(model).path(DICTIONARY))

@@ -13,7 +13,7 @@ from typing import Any
 from facemsm.images import read_image, replacing
 from facemsm.provenance import commit, machine
 from facemsm.reproduce import figures, paper, render, tables
-from facemsm.reproduce.experiment import CONFIGURATIONS, MODEL, Experiment, MissingError, checksum, listing
+from facemsm.reproduce.experiment import CONFIGURATIONS, MODEL, UNTURNED, Experiment, MissingError, checksum, listing
 from facemsm.reproduce.located import CONDITIONS
 from facemsm.reproduce.render import Block
 from facemsm.reproduce.tables import Sets
@@ -65,6 +65,14 @@ ITEMS: dict[str, Item] = {
     "table6": _table("table6", tables.compare, "98", _WFLW),
     "table7": _table("table7", tables.ablation, "98", _WFLW, networks=_ALL, conditions=_EVERY),
     "table8": _table("table8", tables.ablation, "68", _SETS_68, networks=_ALL, conditions=_EVERY),
+    "stages": Item(
+        "Tables VII and VIII with the weights of Tables III to VI",
+        tables.stages,
+        "68",
+        _SETS_68,
+        networks=(MODEL, UNTURNED),
+        conditions=_EVERY,
+    ),
     "table9": _table("table9", tables.thresholds, "68", _SETS_68),
     "fig5": Item("Fig. 5: heatmaps", figures.heatmaps, "68", _SETS_68, conditions=(GIVEN, DRAWN)),
     "fig7": Item("Fig. 7: size N of the dictionary, number k of exemplars", figures.neighbours, "68", _SETS_68),
@@ -366,7 +374,7 @@ def _seconds_per_face(exp: Experiment, scheme: str, network: str, trained: bool)
         from facemsm.reproduce.runs import TrainedStages
 
         plan = exp.plan(scheme)
-        names = CONFIGURATIONS["ST-GAN + HG" if network == MODEL else network]
+        names = CONFIGURATIONS.get(network, CONFIGURATIONS["ST-GAN + HG"])
         stages = TrainedStages(plan.scheme, {name: asdict(plan.config(name)) for name in names}, None)
     photo, boxes = read_image(figures.SAMPLE), [figures.SAMPLE_BOX[None]] * 4
     seconds = 0.0

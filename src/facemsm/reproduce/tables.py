@@ -12,7 +12,7 @@ import numpy as np
 from facemsm.evaluation import metrics, plots
 from facemsm.evaluation.metrics import Array, Normaliser
 from facemsm.evaluation.predictions import load_predictions
-from facemsm.reproduce.experiment import CONFIGURATIONS, MODEL, SHIPPED, Experiment, MissingError
+from facemsm.reproduce.experiment import CONFIGURATIONS, MODEL, SHIPPED, UNTURNED, Experiment, MissingError
 from facemsm.reproduce.located import CONDITIONS, Located, paper_form
 from facemsm.reproduce.paper import Column, paper
 from facemsm.reproduce.render import Block, beside, ours, picture, plain, table, text
@@ -28,6 +28,8 @@ GIVEN, SPOILT, DRAWN = CONDITIONS
 
 CHOSEN = "0.4 / 0.6"
 """The paper's thresholds, as Table IX names them."""
+
+_SPOILT = "Spoilt boxes: moved by up to 15 %, scaled by up to 25 %, photos turned by up to 30°."
 
 VERDICTS = ("holds", "the reverse holds", "not decided", "no difference at all")
 
@@ -154,26 +156,48 @@ def _interval(values: Array) -> tuple[float, float]:
 
 def ablation(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]:
     """The six configurations on every set there: given boxes, spoilt boxes, drawn occluders; and the paper's claims."""
-    landmarks, printed = get_scheme(scheme), paper().tables[name]
-    threshold = 10 if scheme == "98" else 8
-    blocks = [text(_training(exp, scheme))]
+    printed, landmarks = paper().tables[name], get_scheme(scheme)
+    values: dict[str, list[float | None]] = {}
+    if printed.columns[0].set in (dataset for dataset, _ in there):
+        column = printed.columns[0]
+        for config, (located, points) in outputs_of(exp, scheme, column.set, column.split, GIVEN).items():
+            cells = [_measured(exp, located, points, column, landmarks) for column in printed.columns]
+            values[config] = [_value(cell) for cell in cells]
+    none: list[float | None] = [None] * len(printed.columns)
+    rows = [[row.method, *map(beside, row.cells, values.get(row.method, none))] for row in printed.rows]
+    return [
+        text(_training(exp, scheme)),
+        table(["method", *(column.name for column in printed.columns)], rows),
+        text("The paper's figures; round brackets: ours less the paper's, where faces of its set are there."),
+        *_compared(exp, there, name, scheme, None),
+    ]
+
+
+def stages(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]:
+    """The same comparison for the weights shown in Tables III to VI, which need no training."""
+    note = (
+        "HG is here the same stage 2 on crops by the boxes. It was trained on canonical faces only, so that it needs "
+        "stage 1 more than a network trained on such crops does. "
+        f"SR: stage 3 in the paper's form, {_settings()}. {_SPOILT}"
+    )
+    networks = {"HG": UNTURNED, "ST-GAN + HG": MODEL}
+    return [text(note), *_compared(exp, there, name, scheme, networks, ", weights of Table III")]
+
+
+def _compared(
+    exp: Experiment, there: Sets, name: str, scheme: str, networks: Mapping[str, str] | None, which: str = ""
+) -> list[Block]:
+    """Configurations side by side on every set and condition, and what follows for the paper's claims."""
+    landmarks, threshold = get_scheme(scheme), 10 if scheme == "98" else 8
     claims: list[Block] = []
     shown: list[Block] = []
     curves: list[Block] = []
-    values: list[list[float | None]] = [[None] * len(printed.columns) for _ in printed.rows]
     for dataset, split in there:
         outputs = {
-            condition: outputs_of(exp, scheme, dataset, split, condition) for condition in CONDITIONS
+            condition: outputs_of(exp, scheme, dataset, split, condition, networks) for condition in CONDITIONS
         }  # condition -> configuration -> located, points
         configs = tuple(outputs[GIVEN])
         kind = outputs[GIVEN][configs[0]][0].normaliser(landmarks)
-        if dataset == printed.columns[0].set:
-            for r, row in enumerate(printed.rows):
-                if row.method not in configs:
-                    continue
-                located, points = outputs[GIVEN][row.method]
-                cells = [_measured(exp, located, points, column, landmarks) for column in printed.columns]
-                values[r] = [_value(cell) for cell in cells]
         errors = {
             condition: {config: _nme(*found, landmarks, kind) for config, found in by_config.items()}
             for condition, by_config in outputs.items()
@@ -198,39 +222,35 @@ def ablation(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block
             text(f"**{exp.used(dataset, split)}**, NME and FR in per cent of {kind}, per cent of the faces."),
             table(head, rows),
         ]
-        claims += _claims(f"{dataset} {split}", kind, errors, hidden, seen)
+        claims += _claims(f"{dataset} {split}{which}", kind, errors, hidden, seen)
         for condition, by_config in errors.items():
             file = f"plots/{name}-{dataset}-{split.replace('/', '-')}-{condition.replace(' ', '-')}.png"
             worst = max(float(np.nanmedian(one)) for one in by_config.values())
             _ced(exp, by_config, file, kind, max(10, 10 * np.ceil(10 * worst)))  # the middle of every curve is seen
             curves.append(picture(file, f"CED, {dataset} {split}, {condition}"))
-    rows = [
-        [row.method, *(beside(cell, value) for cell, value in zip(row.cells, own, strict=True))]
-        for row, own in zip(printed.rows, values, strict=True)
-    ]
-    blocks += [table(["method", *(column.name for column in printed.columns)], rows)]
-    blocks.append(text("The paper's figures; round brackets: ours less the paper's, where faces of its set are there."))
-    blocks += shown
-    blocks.append(
-        text(
-            "**What the paper claims**, tested on differences between errors of the same faces; less than 0 is in "
-            "favour."
-        )
+    words = (
+        "**What the paper claims**, tested on differences between errors of the same faces; less than 0 is in favour."
     )
-    return [*blocks, {"claims": claims}, *curves]
+    return [*shown, text(words), {"claims": claims}, *curves]
 
 
 def outputs_of(
-    exp: Experiment, scheme: str, dataset: str, split: str, condition: str
+    exp: Experiment,
+    scheme: str,
+    dataset: str,
+    split: str,
+    condition: str,
+    networks: Mapping[str, str] | None = None,
 ) -> dict[str, tuple[Located, FloatArray]]:
-    """Outputs and points of each of the six configurations that is trained."""
-    dictionary = exp.dictionary(scheme, "ST-GAN + HG")
-    trained, found = exp.configurations(scheme), {}
+    """Outputs and points of each configuration of these networks, or of those trained for the ablation."""
+    dictionary = exp.dictionary(scheme, MODEL if networks else "ST-GAN + HG")
+    used = networks or {config: config for config in exp.configurations(scheme)}
+    found = {}
     for config in ALL_CONFIGURATIONS:
-        if config.removesuffix(REBUILT) not in trained:
-            continue
-        located = exp.located(scheme, config.removesuffix(REBUILT), dataset, split, condition)
-        found[config] = located, located.points(dictionary if config.endswith(REBUILT) else None)
+        network = used.get(config.removesuffix(REBUILT))
+        if network is not None:
+            located = exp.located(scheme, network, dataset, split, condition)
+            found[config] = located, located.points(dictionary if config.endswith(REBUILT) else None)
     return found
 
 
@@ -334,8 +354,7 @@ def _training(exp: Experiment, scheme: str) -> str:
     return (
         f"Trained by one command on the same {done['faces']} faces: {', '.join(parts)}. Without ST-GAN a network sees "
         "crops by the boxes, in training and here; with it, canonical faces. SR: stage 3 in the paper's form, "
-        f"{_settings()}. Spoilt boxes: moved by up to 15 %, scaled by up to 25 %, photos turned by up to 30°."
-        f"{lacking}"
+        f"{_settings()}. {_SPOILT}{lacking}"
     )
 
 
