@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -340,6 +341,7 @@ def _plot(exp: Experiment, file: str) -> Any:
 
 def speed(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]:  # noqa: ARG001
     """Time of one face on one thread of this machine, photo in memory, beside the paper's."""
+    busy = _load()
     photo, box = read_image(SAMPLE), SAMPLE_BOX
     stages, dictionary = exp.stages(scheme, MODEL), exp.dictionary(scheme)
     ((face,),) = stages.align_batch([photo], [box[None]])
@@ -356,8 +358,15 @@ def speed(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]: 
     ]
     return [
         table(["", "paper (GTX 1080)", "facemsm"], rows),
-        text(f"Median of 20 runs on {machine()}, one face at a time, every fifth point rebuilt, without detector."),
+        text(
+            f"Median of 20 runs on {machine()}{busy}, one face at a time, every fifth point rebuilt, without detector."
+        ),
     ]
+
+
+def _load() -> str:
+    """How busy the machine is, where the system says."""
+    return f", load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
 
 
 def _milliseconds(run: Callable[[], object], repeats: int = 20) -> float:

@@ -255,18 +255,18 @@ def write_index(exp: Experiment) -> Path:
 
 
 def _verdicts(found: Sequence[dict[str, Any]]) -> str:
-    """A row for each claim, with where it holds and where not; the differences stand in the sections."""
-    rows, verdicts = [], [v for v in tables.VERDICTS if any(claim["verdict"] == v for claim in found)]
+    """A row for each claim and verdict, with where; the differences stand in the sections."""
+    rows = []
     for words in dict.fromkeys(claim["claim"] for claim in found):
-        by_verdict = [
-            "; ".join(claim["on"] for claim in found if claim["claim"] == words and claim["verdict"] == verdict) or "-"
-            for verdict in verdicts
-        ]
-        rows.append([words, *by_verdict])
+        tests = [claim for claim in found if claim["claim"] == words]
+        for verdict in tables.VERDICTS:
+            where = [claim["on"] for claim in tests if claim["verdict"] == verdict]
+            if where:
+                rows.append([words, f"**{verdict}** ({len(where)} of {len(tests)})", "; ".join(where)])
     lines = [
         "A claim holds where the 95 % interval of its difference, a bootstrap over faces, lies below 0. Each network "
         "was trained once: the intervals do not know what another training would give.",
-        render.markdown_table(["claim", *verdicts], rows),
+        render.markdown_table(["claim", "verdict", "on"], rows),
     ]
     return "\n\n".join(lines) + "\n"
 

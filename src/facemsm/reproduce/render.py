@@ -82,8 +82,8 @@ def claims(found: Sequence[Mapping[str, Any]]) -> str:
         [
             claim["claim"],
             claim["on"],
-            _number(claim["difference"], 2, "+"),
-            f"{_number(claim['low'], 2, '+')} to {_number(claim['high'], 2, '+')}",
+            _number(claim["difference"], 3, "+"),
+            f"{_number(claim['low'], 3, '+')} to {_number(claim['high'], 3, '+')}",
             claim["of"],
             str(claim["faces"]),
             f"**{claim['verdict']}**",
