@@ -366,10 +366,13 @@ def test_what_is_missing_is_said_in_one_line(
     where = ("--data", drawn, "-o", tmp_path)
     assert "nothing is called 'table1'" in fails(monkeypatch, capsys, "table1", *where)
     assert "--data 300w=FOLDER" in fails(monkeypatch, capsys, "table3", *where)
+    assert fails(monkeypatch, capsys, "table3", "--data", "300w=nowhere").endswith(
+        "--data 300w=nowhere: no such folder"
+    )
     (drawn / "wflw").mkdir(exist_ok=True)
     assert "wflw test" in fails(monkeypatch, capsys, "table6", *where)
     assert "300w: no folder" in fails(monkeypatch, capsys, "train", "--scheme", "68", *where)
-    with pytest.raises(MissingError, match="--weights 68 find scheme 68"):
+    with pytest.raises(MissingError, match="--weights 68 finds 68 points"):
         Experiment(tmp_path, [str(drawn)], ["68"]).network_key("98", "model")
 
 

@@ -88,6 +88,9 @@ def reproduce(
         raise FacemsmError(f"no preset {preset!r}: use paper or lite")
     if photos and not photos.is_dir():
         raise FacemsmError(f"{photos}: no such folder of photos")
+    for text in data or ():
+        if not Path(text.partition("=")[2] or text).exists():
+            raise FacemsmError(f"--data {text}: no such folder")
     if unknown := [name for name in scheme or () if name not in ("68", "98")]:
         raise FacemsmError(f"--scheme {unknown[0]}: use 68 or 98")
     exp = Experiment(

@@ -141,7 +141,7 @@ class Experiment:
         """
         found = [face for face in self.every(name, split) if not isinstance(face.image, NoPhoto)]
         if not found:
-            raise MissingError(f"{name} {split}: {self.root(name)} has labels but no photos; add the set's photos")
+            raise MissingError(f"{name} {split}: {self.root(name)} holds labels but no photos; add the set's photos")
         if self.limit is not None and self.limit < len(found):
             found = [found[i] for i in np.linspace(0, len(found) - 1, self.limit).astype(int)]
         return found
@@ -221,7 +221,7 @@ class Experiment:
             self._run_settings(scheme, CONFIGURATIONS["ST-GAN + HG"])
             return None
         except MissingError as error:
-            given = "; ".join(f"--weights {name} find scheme {other}" for other, name in found.items())
+            given = "; ".join(f"--weights {name} finds {other} points" for other, name in found.items())
             raise MissingError(f"no weights for {scheme} points ({given or 'none given'}): {error}") from error
 
     def network_key(self, scheme: str, network: str) -> dict[str, Any]:

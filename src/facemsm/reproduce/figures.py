@@ -264,7 +264,7 @@ def examples(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block
         return [text(NO_PHOTOS)]
     landmarks, dictionary = get_scheme(scheme), exp.dictionary(scheme)
     if exp.own_photos:
-        samples, source = _own_faces(exp, scheme), str(exp.own_photos)
+        samples, source = _own_faces(exp, scheme), exp.own_photos.name
     else:
         dataset, split = there[0]
         located, source = exp.located(scheme, MODEL, dataset, split), f"{dataset} {split}"
@@ -277,7 +277,7 @@ def examples(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block
         ]
     if not samples:
         return [text(f"No face found in {source}.")]
-    sheet = contact_sheet(samples, landmarks, columns=COLUMNS, rows=4)
+    sheet = contact_sheet(samples, landmarks, columns=min(COLUMNS, len(samples)), rows=4)
     file = f"plots/{name}.jpg"
     write_image(exp.report / file, sheet)
     return [picture(file, f"{source}: points found (green), points that stage 3 rebuilt (red), boxes (yellow)")]

@@ -20,7 +20,7 @@ from facemsm.reproduce.tables import Sets
 
 GIVEN, SPOILT_BOXES, DRAWN = CONDITIONS
 
-_FORMAT = 2
+_FORMAT = 3
 """Of results; those with another number are computed anew, and not shown before that."""
 
 
@@ -132,7 +132,10 @@ def make(exp: Experiment, name: str) -> bool:
         named = ", ".join(f"{key} {value[:12]}" for key, value in weights.items())
         blocks.append(render.text(f"Networks (checksums): {named}."))
     used = "; ".join(exp.used(*one) for one in dict.fromkeys((*item.sets[:1], *_columns(name), *there)))
-    title = f"{item.title} ({used})" if used and not (item.pictures and exp.own_photos) else item.title
+    heading = item.title
+    if item.pictures and exp.own_photos:
+        heading, used = f"{heading.partition(' on ')[0]} on photos of {exp.own_photos.name}", ""
+    title = f"{heading} ({used})" if used else heading
     _write(
         path,
         {
@@ -141,7 +144,7 @@ def make(exp: Experiment, name: str) -> bool:
             "seconds": round(time.monotonic() - start, 1),
             "commit": commit(),
             "machine": machine(),
-            "section": {"title": title, "blocks": blocks},
+            "section": {"heading": heading, "title": title, "blocks": blocks},
         },
     )
     return True
@@ -209,7 +212,12 @@ def _write(path: Path, content: Any) -> None:
 
 
 def note_missing(exp: Experiment, name: str, why: str) -> None:
-    """Remember why a table could not be made, unless an earlier run made it."""
+    """Remember why a table could not be made, unless an earlier run made it; without this machine's folders."""
+    for place, called in [(text.partition("=")[2] or text, "DATA") for text in exp.data] + [
+        (str(exp.report), "REPORT")
+    ]:
+        if Path(place).is_absolute():
+            why = why.replace(place, called)
     path = exp.report / "results" / f"{name}.json"
     if not path.is_file() or "missing" in json.loads(path.read_text(encoding="utf-8")):
         _write(path, {"missing": why})
@@ -236,7 +244,7 @@ def write_index(exp: Experiment) -> Path:
     parts = ["# MSM, reproduced\n"]
     origins = sorted({f"commit {result['commit']} on {result['machine']}" for result in made.values()})
     parts += [f"Made by `facemsm reproduce` with {'; '.join(origins) or 'nothing yet'}.\n", _READING]
-    parts.append("\n".join(f"- [{ITEMS[name].title}](#{name})" for name in made) + "\n")
+    parts.append("\n".join(f"- [{result['section']['heading']}](#{name})" for name, result in made.items()) + "\n")
     found = [
         claim for result in made.values() for block in result["section"]["blocks"] for claim in block.get("claims", ())
     ]
