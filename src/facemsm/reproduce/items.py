@@ -263,17 +263,20 @@ def write_index(exp: Experiment) -> Path:
 
 
 def _verdicts(found: Sequence[dict[str, Any]]) -> str:
-    """A row for each claim and verdict, with where; the differences stand in the sections."""
+    """A row for each claim and verdict, with where and by how much; the sections say of what."""
     rows = []
     for words in dict.fromkeys(claim["claim"] for claim in found):
         tests = [claim for claim in found if claim["claim"] == words]
         for verdict in tables.VERDICTS:
-            where = [claim["on"] for claim in tests if claim["verdict"] == verdict]
+            where = [f"{one['on']}: {render.difference(one)}" for one in tests if one["verdict"] == verdict]
             if where:
                 rows.append([words, f"**{verdict}** ({len(where)} of {len(tests)})", "; ".join(where)])
     lines = [
-        "A claim holds where the 95 % interval of its difference, a bootstrap over faces, lies below 0. Each network "
-        "was trained once: the intervals do not know what another training would give.",
+        "A claim holds where the 95 % interval of its difference lies below 0, and its reverse where it lies above. "
+        "The interval, in square brackets, is a bootstrap over faces; the sections say of what it is per cent. Each "
+        "network was trained once: the intervals do not know what another training would give. Where the best other is "
+        "the rival, it was picked on the same faces, which favours it. (weights): with the weights of Table III, not "
+        "the ablation's networks.",
         render.markdown_table(["claim", "verdict", "on"], rows),
     ]
     return "\n\n".join(lines) + "\n"

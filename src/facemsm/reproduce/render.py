@@ -93,6 +93,12 @@ def claims(found: Sequence[Mapping[str, Any]]) -> str:
     return _table([head, *rows], left=2)
 
 
+def difference(claim: Mapping[str, Any], digits: int = 2) -> str:
+    """Of a claim, with its interval."""
+    low, high = (_number(claim[end], digits, "+") for end in ("low", "high"))
+    return f"{_number(claim['difference'], digits, '+')} [{low}, {high}]"
+
+
 def _cell(cell: Any) -> str:
     if not isinstance(cell, Mapping):
         return str(cell)
