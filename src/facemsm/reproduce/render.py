@@ -119,9 +119,9 @@ def _number(value: float | None, digits: int = 2, sign: str = "") -> str:
 
 
 def _table(rows: Sequence[Sequence[str]], left: int) -> str:
-    """A Markdown table whose columns line up as text, too."""
+    """A Markdown table whose columns line up as text, too, up to a width."""
     rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [min(80, max(3, *map(len, column))) for column in zip(*rows, strict=True)]
     sides = ["<" if i < left else ">" for i in range(len(widths))]
     lines = [" | ".join(f"{c:{s}{w}}" for c, s, w in zip(row, sides, widths, strict=True)) for row in rows]
     rules = ["-" * width + ("-" if side == "<" else ":") for width, side in zip(widths, sides, strict=True)]
