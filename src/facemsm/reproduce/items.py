@@ -314,7 +314,9 @@ def steps(exp: Experiment, names: Sequence[str], schemes: Sequence[str]) -> Iter
             same = path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("key") == _key(exp, name, there)
             yield Step(name, "the outputs above", "done" if same else "to do")
         except MissingError as error:
-            yield Step(name, str(error), "after training" if "reproduce train" in str(error) else "data missing")
+            untrained = "reproduce train" in str(error)
+            needs = "the networks above" if untrained and item.scheme in schemes else str(error)
+            yield Step(name, needs, "after training" if untrained else "data missing")
 
 
 def _missing(exp: Experiment, one: tuple[str, str]) -> str:
