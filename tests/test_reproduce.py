@@ -295,7 +295,7 @@ def test_one_command_trains_all_and_tables_follow(
     assert "other settings (faces was" in fewer
     assert "no face is called 'nobody'" in fails(monkeypatch, capsys, *train, "--exclude", "nobody")
 
-    items = ("table8", "table9", "fig7", "fig14", "fig15", "fig5")
+    items = ("table8", "stages", "table9", "fig7", "fig14", "fig15", "fig5")
     monkeypatch.setattr("facemsm.reproduce.experiment.COUNT", 12)
     run(monkeypatch, *items, *where, "--no-photos")
     assert capsys.readouterr().out.count("made") == len(items)
@@ -305,6 +305,11 @@ def test_one_command_trains_all_and_tables_follow(
     result = json.loads((report / "results" / "table8.json").read_text(encoding="utf-8"))
     claims = next(block["claims"] for block in result["section"]["blocks"] if "claims" in block)
     assert any("worse the boxes" in one["claim"] for one in claims)
+    blocks = json.loads((report / "results" / "stages.json").read_text(encoding="utf-8"))["section"]["blocks"]
+    ((_, *measured),) = (block["table"] for block in blocks if "table" in block)
+    with_stage_1, without = (next(row for row in measured if row[0] == name) for name in ("ST-GAN + HG", "HG"))
+    assert with_stage_1[1]["ours"] != without[1]["ours"]
+    assert "aflw2000 val (weights), spoilt boxes: " in index
     assert {path.stem for path in (report / "plots").glob("*.jpg")} == {"fig5", "fig14"}
     assert index.count("*The bundled photo") == 2
     for block in (block for block in result["section"]["blocks"] if "picture" in block):
