@@ -22,7 +22,7 @@ def reproduce(
     what: Annotated[
         list[str],
         typer.Argument(
-            help="table3 to table9, fig5, fig7 to fig15, speed; 'train' for the networks of the ablation; "
+            help="table3 to table9, stages, fig5, fig7 to fig15, speed; 'train' for the networks of the ablation; "
             "'all' for everything.",
             show_default=False,
         ),
@@ -61,14 +61,18 @@ def reproduce(
     ] = 0,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Change a setting of all runs, e.g. schedule.threads=1."),
+        typer.Option(
+            "--set",
+            metavar="[KIND:]FIELD=VALUE",
+            help="Change a setting of all runs, e.g. schedule.threads=1, or of one kind: hourglass:network.width=64.",
+        ),
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Name of a face not to train on.")] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Use so many faces of each set, evenly chosen.")] = None,
     photos: Annotated[
         Path | None, typer.Option(help="Folder of photos to make figures 8, 10 and 12 from, instead of the data sets.")
     ] = None,
-    no_photos: Annotated[bool, typer.Option("--no-photos", help="No pictures that show faces.")] = False,
+    no_photos: Annotated[bool, typer.Option("--no-photos", help="No pictures of faces of the data sets.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the steps, what they need and how long they take here.")
     ] = False,
@@ -84,6 +88,9 @@ def reproduce(
         raise FacemsmError(f"no preset {preset!r}: use paper or lite")
     if photos and not photos.is_dir():
         raise FacemsmError(f"{photos}: no such folder of photos")
+    for text in data or ():
+        if not Path(text.partition("=")[2] or text).exists():
+            raise FacemsmError(f"--data {text}: no such folder")
     if unknown := [name for name in scheme or () if name not in ("68", "98")]:
         raise FacemsmError(f"--scheme {unknown[0]}: use 68 or 98")
     exp = Experiment(
@@ -102,14 +109,17 @@ def reproduce(
     everything = "all" in what
     names = [name for name in ITEMS if everything or name in what]
     schemes: list[str] = []
+    unknown_names = set(exclude or ())
     missing: dict[str, str] = {}
     if everything or "train" in what:
         for one in scheme or ("68", "98"):
             with _noted(missing, f"train {one}"):
-                exp.plan(one)
+                unknown_names -= set(exp.plan(one).exclude)
                 schemes.append(one)
         if not schemes and not everything:
             raise FacemsmError(next(iter(missing.values())))
+        if schemes and unknown_names:
+            raise FacemsmError(f"--exclude: no face is called {min(unknown_names)!r} in the training data")
     if dry_run:
         total = 0.0
         for step in steps(exp, names, schemes):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +22,24 @@ from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import FacemsmError
 from facemsm.reproduce.located import SPOILT, Located, Stages, locate
 from facemsm.runtime.model import DICTIONARY, bundled_models, load_model
-from facemsm.schemes import get_scheme
+from facemsm.schemes import LandmarkScheme, get_scheme
 from facemsm.shapes.dictionary import ShapeDictionary, build_dictionary
-from facemsm.typing import FloatArray
+from facemsm.typing import FloatArray, Image
 
 if TYPE_CHECKING:
+    from facemsm.aligner import Aligner
+    from facemsm.face import Face
     from facemsm.reproduce.runs import Plan
 
 MODEL = "model"
 """The network of Tables III to VI: the weights given; without any those bundled, or with preset ``paper`` and where
 none are bundled the runs ``stgan`` and ``hourglass``."""
+
+SHIPPED = "as shipped"
+"""The same weights with everything that comes with them: calibrated scores and their own form of stage 3."""
+
+UNTURNED = "model without stage 1"
+"""The same weights on crops by the boxes, which their stage 2 was not trained on."""
 
 CONFIGURATIONS: Mapping[str, tuple[str, ...]] = {
     "Res-50": ("resnet50-box",),
@@ -47,7 +55,7 @@ COUNT = 500
 TRAINING = {"68": ("300w:train", "aflw2000:train"), "98": ("wflw:train",)}
 """Default training faces; preset ``paper`` takes the first only."""
 
-_OUTPUT_FORMAT = 1
+_OUTPUT_FORMAT = 2
 
 
 class MissingError(FacemsmError):
@@ -66,7 +74,7 @@ class Experiment:
         training: ``NAME=ROOT:SPLIT`` instead of the default training faces.
         budget, settings, exclude: of all runs, see :class:`facemsm.reproduce.runs.Plan`.
         limit: take so many faces of each set, evenly chosen.
-        photos: whether pictures may show faces.
+        photos: whether pictures may show faces of the data sets.
         own_photos: a folder of anybody's photos for the pictures.
     """
 
@@ -133,7 +141,7 @@ class Experiment:
         """
         found = [face for face in self.every(name, split) if not isinstance(face.image, NoPhoto)]
         if not found:
-            raise MissingError(f"{name} {split}: {self.root(name)} has labels but no photos; add the set's photos")
+            raise MissingError(f"{name} {split}: {self.root(name)} holds labels but no photos; add the set's photos")
         if self.limit is not None and self.limit < len(found):
             found = [found[i] for i in np.linspace(0, len(found) - 1, self.limit).astype(int)]
         return found
@@ -176,9 +184,11 @@ class Experiment:
                 sources.append(Source(name, str(self.root(name)), split))
         if not sources:
             raise MissingError(f"no faces to train {scheme} points on; say --train NAME=ROOT:SPLIT")
-        return Plan(
-            get_scheme(scheme), self.preset, tuple(sources), self.budget, tuple(self.settings), tuple(self.exclude)
-        )
+        exclude: tuple[str, ...] = ()
+        if self.exclude:  # names of the other scheme's faces are none of these
+            faces = [face for s in sources for face in load_dataset(s.name, s.root, s.split, "gt")]
+            exclude = tuple(sorted({face.name for face in faces} & set(self.exclude)))
+        return Plan(get_scheme(scheme), self.preset, tuple(sources), self.budget, tuple(self.settings), exclude)
 
     def train_command(self, scheme: str) -> str:
         """The command that makes the runs of a scheme."""
@@ -211,7 +221,7 @@ class Experiment:
             self._run_settings(scheme, CONFIGURATIONS["ST-GAN + HG"])
             return None
         except MissingError as error:
-            given = "; ".join(f"--weights {name} find scheme {other}" for other, name in found.items())
+            given = "; ".join(f"--weights {name} finds {other} points" for other, name in found.items())
             raise MissingError(f"no weights for {scheme} points ({given or 'none given'}): {error}") from error
 
     def network_key(self, scheme: str, network: str) -> dict[str, Any]:
@@ -220,7 +230,7 @@ class Experiment:
         Raises:
             MissingError: they are not there.
         """
-        if network == MODEL:
+        if network in (MODEL, SHIPPED, UNTURNED):
             model = self._model(scheme)
             if model is not None:
                 loaded = load_model(model)
@@ -229,20 +239,42 @@ class Experiment:
         settings = self._run_settings(scheme, CONFIGURATIONS[network])
         return {name: own["weights"] for name, own in settings.items()}
 
+    def configurations(self, scheme: str) -> list[str]:
+        """Those of :data:`CONFIGURATIONS` that are trained.
+
+        Raises:
+            MissingError: none is.
+        """
+        folder = self.runs(scheme)
+        trained = [
+            config
+            for config, names in CONFIGURATIONS.items()
+            if all((folder / n / "done.json").is_file() for n in names)
+        ]
+        if not trained:
+            self.network_key(scheme, next(iter(CONFIGURATIONS)))  # says which run is missing
+        return trained
+
     def stages(self, scheme: str, network: str, *, keep: bool = False) -> Stages:
-        """Stages 1 and 2 of a network.
+        """Stages 1 and 2 of a network, with scores by Eq. 9.
 
         Raises:
             MissingError: it is not there.
         """
-        if network == MODEL:
+        names = CONFIGURATIONS.get(network, CONFIGURATIONS["ST-GAN + HG"])
+        if network in (MODEL, SHIPPED, UNTURNED):
             model = self._model(scheme)
             if model is not None:
                 from facemsm.aligner import Aligner
 
-                return Aligner.from_pretrained(model, stages=(1, 2), keep=("heatmaps", "canonical") if keep else ())
-            network = "ST-GAN + HG"
-        settings = self._run_settings(scheme, CONFIGURATIONS[network])
+                if network == SHIPPED:
+                    return Whole(Aligner.from_pretrained(model))
+                # Without its calibration, which would put probabilities in place of Eq. 9's scores.
+                bare = replace(load_model(model), calibration=None)
+                stages = (2,) if network == UNTURNED else (1, 2)
+                return Aligner(bare, stages=stages, keep=("heatmaps", "canonical") if keep else ())
+            names = names[1:] if network == UNTURNED else names
+        settings = self._run_settings(scheme, names)
         from facemsm.reproduce.runs import TrainedStages
 
         return TrainedStages(get_scheme(scheme), settings, self.runs(scheme), keep=keep)
@@ -264,6 +296,12 @@ class Experiment:
         }
         slug = f"{scheme}-{network}-{name}-{split}-{condition}".replace(" + ", "+").replace(" ", "_").replace("/", "-")
         return self.report / "outputs" / f"{slug}-{checksum(key)[:12]}.npz"
+
+    def own_form(self, scheme: str) -> str:
+        """The form of stage 3 that the weights ship with, if it is not the paper's; else nothing."""
+        model = self._model(scheme)
+        calibration = None if model is None else load_model(model).calibration
+        return "" if calibration is None or calibration.method == "exemplars" else calibration.method
 
     def located(self, scheme: str, network: str, name: str, split: str, condition: str = "as given") -> Located:
         """Outputs of stages 1 and 2 for a split, computed if they are not there yet.
@@ -296,7 +334,7 @@ class Experiment:
         Raises:
             MissingError: there are no shapes to build it from.
         """
-        if network == MODEL and count == COUNT:
+        if network in (MODEL, UNTURNED) and count == COUNT:
             model = self._model(scheme)
             if model is not None:
                 return ShapeDictionary.load(load_model(model).path(DICTIONARY))
@@ -342,6 +380,23 @@ class Experiment:
             except MissingError:
                 self._shapes[scheme] = ""
         return self._shapes[scheme]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """All stages as :class:`facemsm.reproduce.located.Stages`: what is kept of them are their last points."""
+
+    aligner: Aligner
+
+    @property
+    def scheme(self) -> LandmarkScheme:
+        """The landmarks that are found."""
+        return self.aligner.scheme
+
+    def align_batch(self, images: Sequence[Image], boxes: Sequence[FloatArray]) -> list[list[Face]]:
+        """As :meth:`facemsm.aligner.Aligner.align_batch`."""
+        found = self.aligner.align_batch(images, boxes)
+        return [[replace(face, preliminary=face.points) for face in faces] for faces in found]
 
 
 def listing(samples: Sequence[FaceSample]) -> str:

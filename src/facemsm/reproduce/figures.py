@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,11 +31,11 @@ from facemsm.geometry import (
 from facemsm.images import IMAGE_SUFFIXES, read_image, write_image
 from facemsm.provenance import machine
 from facemsm.reproduce.experiment import MODEL, Experiment
-from facemsm.reproduce.located import CONDITIONS, SIZE, Located, paper_form
+from facemsm.reproduce.located import CONDITIONS, SIZE, Located, Stages, paper_form
 from facemsm.reproduce.paper import paper
 from facemsm.reproduce.render import Block, ours, picture, table, text
 from facemsm.reproduce.tables import (
-    FULL,
+    DRAWN,
     GIVEN,
     REBUILT,
     SPOILT,
@@ -58,7 +59,7 @@ SAMPLE = Path(__file__).parents[1] / "apps" / "sample.jpg"
 SAMPLE_BOX = np.array([180, 87, 273, 179], np.float32)
 """The bundled photo and the face in it, to measure times on."""
 
-NO_PHOTOS = "Left out: its pictures would show photos of faces (--no-photos)."
+NO_PHOTOS = "Left out: its pictures would show photos of the data set (--no-photos)."
 COLUMNS = 8
 
 
@@ -85,12 +86,14 @@ def ced_of_configurations(exp: Experiment, there: Sets, name: str, scheme: str) 
     blocks = []
     for dataset, split in there:
         outputs = outputs_of(exp, scheme, dataset, split, GIVEN)
-        kind = outputs[FULL][0].normaliser(get_scheme(scheme))
+        kind = next(iter(outputs.values()))[0].normaliser(get_scheme(scheme))
         curves = {
             config: metrics.nme(points, located.truth, get_scheme(scheme), kind)
             for config, (located, points) in outputs.items()
             if config in ("HG", "ST-GAN + HG", f"ST-GAN + HG{REBUILT}")
         }
+        if not curves:
+            continue  # no hourglass is trained yet
         file = f"plots/{name}-{dataset}-{split}.png"
         _ced(exp, curves, file, kind, 10)
         blocks.append(picture(file, f"CED, {dataset} {split}"))
@@ -140,7 +143,14 @@ def score_distribution(exp: Experiment, there: Sets, name: str, scheme: str) -> 
     for dataset, split in there:
         scores = exp.located(scheme, MODEL, dataset, split).scores
         difference = scores[:, contour].mean(1) - scores[:, ~contour].mean(1)
-        claims.append(claim("Scores of the contour are lower than of the features", f"{dataset} {split}", difference))
+        claims.append(
+            claim(
+                "Scores of the contour are lower than of the features",
+                f"{dataset} {split}",
+                difference,
+                "a perfect score",
+            )
+        )
         quartiles = np.quantile(scores, (0.25, 0.5, 0.75), axis=0)
         for label, group in (("contour", contour), ("features", ~contour)):
             low, middle, high = np.quantile(scores[:, group], (0.25, 0.5, 0.75))
@@ -164,7 +174,7 @@ def heatmaps(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block
     """Fig. 5: faces and their heatmaps; the paper's claim is that those of hidden points are weaker."""
     rows, claims = [], []
     for dataset, split in there:
-        for condition in (GIVEN, list(CONDITIONS)[2]):
+        for condition in (GIVEN, DRAWN):
             located = exp.located(scheme, MODEL, dataset, split, condition)
             hidden, seen = located.hidden, located.visibility == VISIBLE
             if not hidden.any():
@@ -176,23 +186,24 @@ def heatmaps(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block
             difference = [
                 located.scores[i][hidden[i]].mean() - located.scores[i][seen[i]].mean() for i in np.flatnonzero(both)
             ]
-            claims.append(claim("Hidden points have lower scores than visible ones", where, np.array(difference)))
+            claims.append(
+                claim(
+                    "Hidden points have lower scores than visible ones", where, np.array(difference), "a perfect score"
+                )
+            )
     blocks = (
         [table(["set", "median score, visible", "hidden", "share hidden"], rows), {"claims": claims}] if rows else []
     )
-    dataset, split = there[0]
-    samples = exp.samples(dataset, split)
-    chosen = [samples[i] for i in np.linspace(0, len(samples) - 1, min(COLUMNS, len(samples))).astype(int)]
-    show, stages = list(CONDITIONS.values())[2], exp.stages(scheme, MODEL, keep=True)
-    scenes = [show(sample, stages.scheme) for sample in chosen]
+    stages = exp.stages(scheme, MODEL, keep=True)
+    samples, source = _pictured(exp, stages, *there[0])
+    scenes = [CONDITIONS[DRAWN](sample, stages.scheme) for sample in samples]
     faces = [one for (one,) in stages.align_batch([s.image for s in scenes], [s.box[None] for s in scenes])]
-    if not exp.photos:
-        return [*blocks, text(NO_PHOTOS)]
     if any(face.heatmaps is None or face.canonical is None for face in faces):
         return [*blocks, text("Left out: these weights give no heatmaps.")]
     top = [_with_points(face) for face in faces]
     below = [_glow(face.heatmaps) for face in faces if face.heatmaps is not None]
-    return [*blocks, _grid(exp, name, [top, below], "Canonical faces with a drawn occluder, and their heatmaps")]
+    caption = f"{source}: canonical faces with a drawn occluder and the points of stage 2, and their heatmaps"
+    return [*blocks, _grid(exp, name, [top, below], caption)]
 
 
 def normalised(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]:
@@ -206,21 +217,33 @@ def normalised(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Blo
             where = f"{dataset} {split}, {condition}"
             cells = [ours(_mean(one), _interval(one)) for pair in zip(before, after, strict=True) for one in pair]
             rows.append([where, *cells])
-            claims.append(claim("Stage 1 brings faces nearer to canonical", where, (after[0] - before[0]) / SIZE))
-    head = ["set", "corners off by, box (px of 128)", "stage 1", "roll left, box (°)", "stage 1"]
+            claims.append(
+                claim(
+                    "Stage 1 brings faces nearer to canonical", where, (after[0] - before[0]) / SIZE, "the crop's side"
+                )
+            )
+    head = ["set", "corners off, box (px of 128)", "corners off, stage 1", "tilt, box (°)", "tilt, stage 1"]
     blocks = [table(head, rows), {"claims": claims}]
-    if not exp.photos:
-        return [*blocks, text(NO_PHOTOS)]
-    dataset, split = there[0]
-    located, samples = exp.located(scheme, MODEL, dataset, split), exp.samples(dataset, split)
-    chosen = np.linspace(0, len(samples) - 1, min(COLUMNS, len(samples))).astype(int)
-    images = [samples[i].load() for i in chosen]
-    frames = [box_to_crop(located.boxes[chosen], SIZE), invert(located.to_photo[chosen])]
-    both = [[warp(image, matrix, SIZE) for image, matrix in zip(images, frame, strict=True)] for frame in frames]
-    return [
-        *blocks,
-        _grid(exp, name, both, f"{dataset} {split}: stage 1's crops by the boxes, and the same by stage 1"),
-    ]
+    stages = exp.stages(scheme, MODEL)
+    samples, source = _pictured(exp, stages, *there[0])
+    condition = GIVEN if exp.photos else SPOILT  # the bundled photo has one box only
+    scenes = [CONDITIONS[condition](sample, stages.scheme) for sample in samples]
+    faces = [one for (one,) in stages.align_batch([s.image for s in scenes], [s.box[None] for s in scenes])]
+    frames = [[box_to_crop(face.box, SIZE) for face in faces], [invert(_to_photo(face)) for face in faces]]
+    both = [[warp(s.image, matrix, SIZE) for s, matrix in zip(scenes, frame, strict=True)] for frame in frames]
+    caption = f"{source}, {condition}: what stage 1 sees, cropped by the boxes, and what it makes of it"
+    return [*blocks, _grid(exp, name, both, caption)]
+
+
+def _pictured(exp: Experiment, stages: Stages, dataset: str, split: str) -> tuple[list[FaceSample], str]:
+    """Faces of a set to show, and what they are; without photos of it the bundled photo, under one name a condition."""
+    if exp.photos:
+        samples = exp.samples(dataset, split)
+        chosen = np.linspace(0, len(samples) - 1, min(COLUMNS, len(samples))).astype(int)
+        return [samples[i] for i in chosen], f"{dataset} {split}"
+    ((face,),) = stages.align_batch([read_image(SAMPLE)], [SAMPLE_BOX[None]])
+    names = [f"bundled photo {i}" for i in range(COLUMNS)]
+    return [FaceSample(name, SAMPLE, SAMPLE_BOX, "detector", face.preliminary) for name in names], "The bundled photo"
 
 
 def _misplaced(located: Located, to_photo: Array, scheme: LandmarkScheme) -> tuple[Array, Array]:
@@ -237,11 +260,11 @@ def _misplaced(located: Located, to_photo: Array, scheme: LandmarkScheme) -> tup
 
 def examples(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]:
     """Figs. 8, 10 and 12: faces of a set, or of a folder of photos, with the points found."""
-    if not exp.photos:
+    if not exp.photos and not exp.own_photos:
         return [text(NO_PHOTOS)]
     landmarks, dictionary = get_scheme(scheme), exp.dictionary(scheme)
     if exp.own_photos:
-        samples, source = _own_faces(exp, scheme), str(exp.own_photos)
+        samples, source = _own_faces(exp, scheme), exp.own_photos.name
     else:
         dataset, split = there[0]
         located, source = exp.located(scheme, MODEL, dataset, split), f"{dataset} {split}"
@@ -254,7 +277,7 @@ def examples(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block
         ]
     if not samples:
         return [text(f"No face found in {source}.")]
-    sheet = contact_sheet(samples, landmarks, columns=COLUMNS, rows=4)
+    sheet = contact_sheet(samples, landmarks, columns=min(COLUMNS, len(samples)), rows=4)
     file = f"plots/{name}.jpg"
     write_image(exp.report / file, sheet)
     return [picture(file, f"{source}: points found (green), points that stage 3 rebuilt (red), boxes (yellow)")]
@@ -318,6 +341,7 @@ def _plot(exp: Experiment, file: str) -> Any:
 
 def speed(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]:  # noqa: ARG001
     """Time of one face on one thread of this machine, photo in memory, beside the paper's."""
+    busy = _load()
     photo, box = read_image(SAMPLE), SAMPLE_BOX
     stages, dictionary = exp.stages(scheme, MODEL), exp.dictionary(scheme)
     ((face,),) = stages.align_batch([photo], [box[None]])
@@ -334,8 +358,15 @@ def speed(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]: 
     ]
     return [
         table(["", "paper (GTX 1080)", "facemsm"], rows),
-        text(f"Median of 20 runs on {machine()}, one face at a time, every fifth point rebuilt, without detector."),
+        text(
+            f"Median of 20 runs on {machine()}{busy}, one face at a time, every fifth point rebuilt, without detector."
+        ),
     ]
+
+
+def _load() -> str:
+    """How busy the machine is, where the system says."""
+    return f", load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
 
 
 def _milliseconds(run: Callable[[], object], repeats: int = 20) -> float:

@@ -13,15 +13,15 @@ from typing import Any
 from facemsm.images import read_image, replacing
 from facemsm.provenance import commit, machine
 from facemsm.reproduce import figures, paper, render, tables
-from facemsm.reproduce.experiment import CONFIGURATIONS, MODEL, Experiment, MissingError, checksum, listing
+from facemsm.reproduce.experiment import CONFIGURATIONS, MODEL, UNTURNED, Experiment, MissingError, checksum, listing
 from facemsm.reproduce.located import CONDITIONS
 from facemsm.reproduce.render import Block
 from facemsm.reproduce.tables import Sets
 
 GIVEN, SPOILT_BOXES, DRAWN = CONDITIONS
 
-_FORMAT = 1
-"""Of results; another number has all of them computed anew."""
+_FORMAT = 3
+"""Of results; those with another number are computed anew, and not shown before that."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,14 @@ ITEMS: dict[str, Item] = {
     "table6": _table("table6", tables.compare, "98", _WFLW),
     "table7": _table("table7", tables.ablation, "98", _WFLW, networks=_ALL, conditions=_EVERY),
     "table8": _table("table8", tables.ablation, "68", _SETS_68, networks=_ALL, conditions=_EVERY),
+    "stages": Item(
+        "Tables VII and VIII with the weights of Tables III to VI",
+        tables.stages,
+        "68",
+        _SETS_68,
+        networks=(MODEL, UNTURNED),
+        conditions=_EVERY,
+    ),
     "table9": _table("table9", tables.thresholds, "68", _SETS_68),
     "fig5": Item("Fig. 5: heatmaps", figures.heatmaps, "68", _SETS_68, conditions=(GIVEN, DRAWN)),
     "fig7": Item("Fig. 7: size N of the dictionary, number k of exemplars", figures.neighbours, "68", _SETS_68),
@@ -124,15 +132,19 @@ def make(exp: Experiment, name: str) -> bool:
         named = ", ".join(f"{key} {value[:12]}" for key, value in weights.items())
         blocks.append(render.text(f"Networks (checksums): {named}."))
     used = "; ".join(exp.used(*one) for one in dict.fromkeys((*item.sets[:1], *_columns(name), *there)))
-    title = f"{item.title} ({used})" if used and not (item.pictures and exp.own_photos) else item.title
+    heading = item.title
+    if item.pictures and exp.own_photos:
+        heading, used = f"{heading.partition(' on ')[0]} on photos of {exp.own_photos.name}", ""
+    title = f"{heading} ({used})" if used else heading
     _write(
         path,
         {
+            "format": _FORMAT,
             "key": key,
             "seconds": round(time.monotonic() - start, 1),
             "commit": commit(),
             "machine": machine(),
-            "section": {"title": title, "blocks": blocks},
+            "section": {"heading": heading, "title": title, "blocks": blocks},
         },
     )
     return True
@@ -151,9 +163,14 @@ def sets_there(exp: Experiment, item: Item) -> Sets:
     if item.alone and not there:
         exp.every(*item.sets[0])
     else:
-        for network in item.networks:
+        for network in _used(exp, item):
             exp.network_key(item.scheme, network)
     return there
+
+
+def _used(exp: Experiment, item: Item) -> Sequence[str]:
+    """The networks of an item; of an ablation those configurations that are trained, if any is."""
+    return exp.configurations(item.scheme) if item.networks == _ALL else item.networks
 
 
 def _key(exp: Experiment, name: str, there: Sets) -> str:
@@ -162,7 +179,7 @@ def _key(exp: Experiment, name: str, there: Sets) -> str:
     outputs = [
         exp.output_path(item.scheme, network, *one, condition).name
         for one in there
-        for network in item.networks
+        for network in _used(exp, item)
         for condition in item.conditions
     ]
     networks = _networks(exp, item, there)
@@ -176,7 +193,7 @@ def _key(exp: Experiment, name: str, there: Sets) -> str:
 
 def _networks(exp: Experiment, item: Item, there: Sets) -> list[dict[str, Any]]:
     """What names the networks that an item uses."""
-    return [exp.network_key(item.scheme, network) for network in item.networks] if there or not item.alone else []
+    return [exp.network_key(item.scheme, one) for one in _used(exp, item)] if there or not item.alone else []
 
 
 def _columns(name: str) -> list[tuple[str, str]]:
@@ -195,13 +212,25 @@ def _write(path: Path, content: Any) -> None:
 
 
 def note_missing(exp: Experiment, name: str, why: str) -> None:
-    """Remember why a table could not be made, unless an earlier run made it."""
+    """Remember why a table could not be made, unless an earlier run made it; without this machine's folders."""
+    for place, called in [(text.partition("=")[2] or text, "DATA") for text in exp.data] + [
+        (str(exp.report), "REPORT")
+    ]:
+        if Path(place).is_absolute():
+            why = why.replace(place, called)
     path = exp.report / "results" / f"{name}.json"
     if not path.is_file() or "missing" in json.loads(path.read_text(encoding="utf-8")):
         _write(path, {"missing": why})
 
 
 # --- The report ------------------------------------------------------------------------------------------------------
+
+
+_READING = """How to read it: figures in plain type are the paper's, figures in **bold** are ours. Round brackets hold
+ours less the paper's, square brackets the 95 % interval of ours. Raised letters mark slips of the paper, explained
+below the table. Titles say how many of the published faces were used. Stage 3 is the paper's form unless a row says
+otherwise.
+"""
 
 
 def write_index(exp: Experiment) -> Path:
@@ -211,13 +240,11 @@ def write_index(exp: Experiment) -> Path:
         path = exp.report / "results" / f"{name}.json"
         if path.is_file():
             results[name] = json.loads(path.read_text(encoding="utf-8"))
-    made = {name: result for name, result in results.items() if "section" in result}
+    made = {name: result for name, result in results.items() if result.get("format") == _FORMAT}
     parts = ["# MSM, reproduced\n"]
     origins = sorted({f"commit {result['commit']} on {result['machine']}" for result in made.values()})
-    parts.append(
-        f"Made by `facemsm reproduce` with {'; '.join(origins) or 'nothing yet'}. Stage 3 in the paper's form.\n"
-    )
-    parts.append("\n".join(f"- [{result['section']['title']}](#{name})" for name, result in made.items()) + "\n")
+    parts += [f"Made by `facemsm reproduce` with {'; '.join(origins) or 'nothing yet'}.\n", _READING]
+    parts.append("\n".join(f"- [{result['section']['heading']}](#{name})" for name, result in made.items()) + "\n")
     found = [
         claim for result in made.values() for block in result["section"]["blocks"] for claim in block.get("claims", ())
     ]
@@ -236,18 +263,21 @@ def write_index(exp: Experiment) -> Path:
 
 
 def _verdicts(found: Sequence[dict[str, Any]]) -> str:
-    """A row for each claim, with where it holds and where not; the differences stand in the sections."""
+    """A row for each claim and verdict, with where and by how much; the sections say of what."""
     rows = []
     for words in dict.fromkeys(claim["claim"] for claim in found):
-        by_verdict = [
-            "; ".join(claim["on"] for claim in found if claim["claim"] == words and claim["verdict"] == verdict) or "-"
-            for verdict in tables.VERDICTS
-        ]
-        rows.append([words, *by_verdict])
+        tests = [claim for claim in found if claim["claim"] == words]
+        for verdict in tables.VERDICTS:
+            where = [f"{one['on']}: {render.difference(one)}" for one in tests if one["verdict"] == verdict]
+            if where:
+                rows.append([words, f"**{verdict}** ({len(where)} of {len(tests)})", "; ".join(where)])
     lines = [
-        "A claim holds where the 95 % interval of its difference, a bootstrap over faces, lies below 0. Each network "
-        "was trained once: the intervals do not know what another training would give.",
-        render.markdown_table(["claim", *tables.VERDICTS], rows),
+        "A claim holds where the 95 % interval of its difference lies below 0, and its reverse where it lies above. "
+        "The interval, in square brackets, is a bootstrap over faces; the sections say of what it is per cent. Each "
+        "network was trained once: the intervals do not know what another training would give. Where the best other is "
+        "the rival, it was picked on the same faces, which favours it. (weights): with the weights of Table III, not "
+        "the ablation's networks.",
+        render.markdown_table(["claim", "verdict", "on"], rows),
     ]
     return "\n\n".join(lines) + "\n"
 
@@ -284,7 +314,9 @@ def steps(exp: Experiment, names: Sequence[str], schemes: Sequence[str]) -> Iter
             same = path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("key") == _key(exp, name, there)
             yield Step(name, "the outputs above", "done" if same else "to do")
         except MissingError as error:
-            yield Step(name, str(error), "after training" if "reproduce train" in str(error) else "data missing")
+            untrained = "reproduce train" in str(error)
+            needs = "the networks above" if untrained and item.scheme in schemes else str(error)
+            yield Step(name, needs, "after training" if untrained else "data missing")
 
 
 def _missing(exp: Experiment, one: tuple[str, str]) -> str:
@@ -355,7 +387,7 @@ def _seconds_per_face(exp: Experiment, scheme: str, network: str, trained: bool)
         from facemsm.reproduce.runs import TrainedStages
 
         plan = exp.plan(scheme)
-        names = CONFIGURATIONS["ST-GAN + HG" if network == MODEL else network]
+        names = CONFIGURATIONS.get(network, CONFIGURATIONS["ST-GAN + HG"])
         stages = TrainedStages(plan.scheme, {name: asdict(plan.config(name)) for name in names}, None)
     photo, boxes = read_image(figures.SAMPLE), [figures.SAMPLE_BOX[None]] * 4
     seconds = 0.0

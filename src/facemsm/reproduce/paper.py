@@ -25,6 +25,7 @@ class Column:
         measure: ``nme`` (the paper's NRMSE) and ``fr`` in per cent, ``auc`` in [0, 1].
         normaliser: of the errors.
         threshold: of ``fr`` and ``auc``, in per cent of the normaliser.
+        parts: splits that the set consists of; without faces of each there is no figure that compares.
         ours: not one of the paper's.
     """
 
@@ -36,6 +37,7 @@ class Column:
     normaliser: Normaliser
     threshold: float = 0.0
     ours: bool = False
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ def paper() -> Paper:
             source, year = content["sources"][number]
             cited = source if number == "-" else f"{source} [{number}]"
             rows.append(Row(method, year, cited, tuple(_figure(cell) for cell in cells.split())))
-        tables[name] = PaperTable(table["title"], tuple(Column(**column) for column in table["columns"]), tuple(rows))
+        columns = [Column(**{**column, "parts": tuple(column.get("parts", ()))}) for column in table["columns"]]
+        tables[name] = PaperTable(table["title"], tuple(columns), tuple(rows))
     return Paper(tables, content["text"], content["slips"])
 
 

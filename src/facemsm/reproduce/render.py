@@ -14,7 +14,7 @@ Block = dict[str, Any]
 Section = dict[str, Any]
 """``title`` and ``blocks`` of one table or figure."""
 
-_RAISED = str.maketrans("abcdef", "ᵃᵇᶜᵈᵉᶠ")
+_RAISED = str.maketrans("abcdefgh", "ᵃᵇᶜᵈᵉᶠᵍʰ")
 
 
 def text(words: str) -> Block:
@@ -77,19 +77,26 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def claims(found: Sequence[Mapping[str, Any]]) -> str:
     """What the paper claims, the difference that tests it, and whether it holds."""
-    head = ["claim", "tested on", "difference (%)", "95 % interval", "faces", "verdict"]
+    head = ["claim", "tested on", "difference", "95 % interval", "per cent of", "faces", "verdict"]
     rows = [
         [
             claim["claim"],
             claim["on"],
             _number(claim["difference"], 3, "+"),
             f"{_number(claim['low'], 3, '+')} to {_number(claim['high'], 3, '+')}",
+            claim["of"],
             str(claim["faces"]),
             f"**{claim['verdict']}**",
         ]
         for claim in found
     ]
     return _table([head, *rows], left=2)
+
+
+def difference(claim: Mapping[str, Any], digits: int = 2) -> str:
+    """Of a claim, with its interval."""
+    low, high = (_number(claim[end], digits, "+") for end in ("low", "high"))
+    return f"{_number(claim['difference'], digits, '+')} [{low}, {high}]"
 
 
 def _cell(cell: Any) -> str:
@@ -112,9 +119,9 @@ def _number(value: float | None, digits: int = 2, sign: str = "") -> str:
 
 
 def _table(rows: Sequence[Sequence[str]], left: int) -> str:
-    """A Markdown table whose columns line up as text, too."""
+    """A Markdown table whose columns line up as text, too, up to a width."""
     rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [min(80, max(3, *map(len, column))) for column in zip(*rows, strict=True)]
     sides = ["<" if i < left else ">" for i in range(len(widths))]
     lines = [" | ".join(f"{c:{s}{w}}" for c, s, w in zip(row, sides, widths, strict=True)) for row in rows]
     rules = ["-" * width + ("-" if side == "<" else ":") for width, side in zip(widths, sides, strict=True)]

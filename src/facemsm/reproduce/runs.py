@@ -44,7 +44,7 @@ from facemsm.resnet50.training import ResNet50Module, ResNet50Training
 from facemsm.schemes import LandmarkScheme
 from facemsm.stgan.networks import Discriminator, Generator
 from facemsm.stgan.training import STGANModule, STGANTraining
-from facemsm.training.config import as_json, from_mapping, override
+from facemsm.training.config import from_mapping, override
 from facemsm.training.faces import Faces, Source, load_faces
 from facemsm.training.run import StageModule, fit, load_weights
 from facemsm.typing import FloatArray, Image
@@ -63,7 +63,7 @@ class Plan:
         preset: ``paper`` or ``lite``.
         sources: the training faces.
         budget: optimiser steps of every network; the preset's own length if 0.
-        settings: ``FIELD=VALUE`` for all of them.
+        settings: ``FIELD=VALUE`` for all of them, ``KIND:FIELD=VALUE`` for stgan, hourglass or resnet50 alone.
         exclude: names of faces to leave out.
     """
 
@@ -88,7 +88,18 @@ class Plan:
             schedule = config.schedule
             warmup = min(schedule.warmup, self.budget // 10)
             config = replace(config, schedule=replace(schedule, steps=self.budget, warmup=warmup))
-        return override(config, self.settings)
+        return override(config, self._settings(name.removesuffix("-box")))
+
+    def _settings(self, kind: str) -> list[str]:
+        """Those of all runs and those of this kind of run."""
+        own = []
+        for setting in self.settings:
+            field, equals, value = setting.partition("=")
+            only, _, field = field.rpartition(":")
+            if only not in ("", "stgan", "hourglass", "resnet50"):
+                raise FacemsmError(f"--set {setting}: no run is called {only!r}: use stgan, hourglass or resnet50")
+            own += [f"{field}{equals}{value}"] if only in ("", kind) else []
+        return own
 
     def faces(self, name: str) -> Faces:
         """Training and validation faces, with the boxes that the run crops by."""
@@ -153,14 +164,20 @@ def train(plan: Plan, name: str, folder: Path, *, progress: bool = True) -> None
     listing = hashlib.sha256("\n".join(face.name for face in module.faces.training).encode()).hexdigest()
     wanted = {"config": asdict(config), "faces": len(module.faces.training), "listing": listing}
     wanted = json.loads(json.dumps(wanted))
-    if state(folder) == "done":
-        done = json.loads((folder / DONE).read_text(encoding="utf-8"))
-        if {key: done[key] for key in wanted} != wanted:
-            raise FacemsmError(f"{folder}: trained with other settings or faces; name another report with -o")
+    before = state(folder)
+    if before != "none":
+        try:
+            old = {"config": json.loads((folder / "config.json").read_text(encoding="utf-8"))}
+            if before == "done":
+                old = json.loads((folder / DONE).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise FacemsmError(f"{folder}: damaged; remove it and train again") from error
+        if differences := _differences(old, {key: wanted[key] for key in old if key in wanted}):
+            how = "trained" if before == "done" else "half-finished"
+            raise FacemsmError(f"{folder}: {how} with other settings ({differences[0]}); give those or another -o")
+    if before == "done":
         return
-    resume = state(folder) == "half"
-    if resume and (folder / "config.json").read_text(encoding="utf-8") != as_json(config):
-        raise FacemsmError(f"{folder}: half-finished with other settings; go on with those or name another report")
+    resume = before == "half"
     start = time.monotonic()
     try:
         best = fit(module, config, folder, resume=resume, progress=progress)
@@ -176,24 +193,44 @@ def train(plan: Plan, name: str, folder: Path, *, progress: bool = True) -> None
         temporary.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
 
 
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], within: str = "") -> list[str]:
+    """What differs that makes a difference, as ``schedule.steps was 600, is 700``; threads and workers do not."""
+    found = []
+    for key, value in new.items():
+        before = old.get(key)
+        if isinstance(value, dict) and isinstance(before, dict):
+            found += _differences(before, value, "" if key == "config" else f"{within}{key}.")
+        elif before != value and key not in ("threads", "workers"):
+            is_now = "other training faces" if key == "listing" else f"{within}{key} was {before}, is {value}"
+            found.append(is_now)
+    return found
+
+
 def seconds_per_step(name: str, config: Any) -> float:
-    """Time of an optimiser step on this machine: the networks forwards and backwards on two faces, best of three."""
+    """Time of an optimiser step on this machine: the networks forwards and backwards on a batch, the better of two.
+
+    Of stage 1 the mean over the run: the discriminator joins late.
+    """
     schedule = config.schedule
     if schedule.threads:
         torch.set_num_threads(schedule.threads)
-    networks = [_network(name, asdict(config))] + ([Discriminator()] * 3 if name == "stgan" else [])
-    images = torch.rand(2, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
-    seconds = float("inf")
-    for _ in range(3):
-        start = time.perf_counter()
-        for network in networks:
+    networks: list[tuple[nn.Module, float]] = [(_network(name, asdict(config)), 1.0)]
+    if name == "stgan":
+        networks.append((Discriminator(), 3 * (1 - config.alone)))  # true faces, the generator's, and for its loss
+    images = torch.rand(schedule.batch_size, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
+    total = 0.0
+    for network, share in networks:
+        seconds = float("inf")
+        for _ in range(2):
+            start = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=schedule.precision == "bf16-mixed"):
                 output = network(images)
                 outputs = output if isinstance(output, list) else [output]
                 loss = torch.stack([one.float().square().mean() for one in outputs]).sum()
             loss.backward()  # type: ignore[no-untyped-call]
-        seconds = min(seconds, time.perf_counter() - start)
-    return float(seconds * schedule.batch_size / 2)
+            seconds = min(seconds, time.perf_counter() - start)
+        total += share * seconds
+    return total
 
 
 # --- Running ---------------------------------------------------------------------------------------------------------
