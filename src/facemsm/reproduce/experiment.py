@@ -272,7 +272,8 @@ class Experiment:
                 # Without its calibration, which would put probabilities in place of Eq. 9's scores.
                 bare = replace(load_model(model), calibration=None)
                 stages = (2,) if network == UNTURNED else (1, 2)
-                return Aligner(bare, stages=stages, keep=("heatmaps", "canonical") if keep else ())
+                kept = ("heatmaps", "canonical") if keep else ()
+                return Aligner(bare, stages=stages, keep=kept, look_again=False)
             names = names[1:] if network == UNTURNED else names
         settings = self._run_settings(scheme, names)
         from facemsm.reproduce.runs import TrainedStages
