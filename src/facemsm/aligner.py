@@ -43,7 +43,7 @@ NO_TURN = CANONICAL_MARGIN / CROP_ENLARGEMENT * np.eye(2, 3)
 """θ without stage 1: the box as it is, its larger side where the face's would be."""
 
 DOUBTFUL = 0.65
-"""A face with a lower mean score (Eq. 9) is looked at again, turned, and a turn is believed if it scores higher than this.
+"""A face with a lower mean score (Eq. 9) is looked at again, turned, and a turn is believed if it scores more.
 Chosen on faces held out in training, bare and behind painted occluders, such that no upright one was turned."""
 
 TURNS = np.deg2rad([72, -72, 144, -144])
