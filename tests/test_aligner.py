@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,9 +138,12 @@ def test_threads_share_the_faces(photo: Image, monkeypatch: pytest.MonkeyPatch) 
     several = Aligner.from_pretrained("68", threads=2)
     seen: list[tuple[int, int]] = []
     work = several._align_jobs
-    monkeypatch.setattr(
-        several, "_align_jobs", lambda jobs: seen.append((threading.get_ident(), len(jobs))) or work(jobs)
-    )
+
+    def noted(jobs: Sequence[Any]) -> list[Face]:
+        seen.append((threading.get_ident(), len(jobs)))
+        return work(jobs)
+
+    monkeypatch.setattr(several, "_align_jobs", noted)
     shared = several.align(photo, boxes)
     assert sorted(count for _, count in seen) == [1, 2]
     assert threading.get_ident() not in {thread for thread, _ in seen}

@@ -98,7 +98,9 @@ def test_bundled_stage_2_reads_heatmaps_as_the_codec() -> None:
     points, scores, spread, heatmaps = Network(BUNDLED / "hourglass.onnx", [*LANDMARKS, "heatmaps"])(faces)
     expected = load_model("68").codec.decode(heatmaps)
     np.testing.assert_allclose(points, expected.points, atol=1e-3)
-    np.testing.assert_allclose(scores, expected.scores, atol=1e-4)
+    single = (heatmaps == heatmaps.max((2, 3), keepdims=True)).sum((2, 3)) == 1  # bytes may have two equal peaks
+    assert single.mean() > 0.8
+    np.testing.assert_allclose(scores[single], expected.scores[single], atol=1e-4)
     np.testing.assert_allclose(spread, expected.spread, atol=0.1)
     alone = [Network(BUNDLED / "hourglass.onnx", ["points"])(face[None])[0] for face in faces]
     np.testing.assert_allclose(np.concatenate(alone), points, atol=1e-3)
@@ -194,7 +196,7 @@ def test_other_shapes_of_hourglass(tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     network = StackedHourglass(HourglassConfig(68, width=8, stem=4, depth=1, stacks=1)).eval()
-    torch.nn.init.normal_(network.heads[0][-1].weight, 0, 0.3)
+    torch.nn.init.normal_(list(network.heads.parameters())[-2], 0, 0.3)  # of the convolution that emits heatmaps
     model, faces = export(tmp_path, network, {"network": asdict(network.config)}), sample_crops(3)  # compares by itself
     quantise_model(model, tmp_path / "int8", faces=faces)
     before, after = (Network(m / "hourglass.onnx", ["scores"])(faces)[0] for m in (model.folder, tmp_path / "int8"))

@@ -808,8 +808,10 @@ def test_a_full_disk_stops_the_run_with_one_line(drawn: Path, tmp_path: Path, mo
     assert checkpoint(tmp_path)["batches_done"] == 3
     with (tmp_path / "history.csv").open("a") as file:
         file.write("6,1,0,0\n")  # as if the disk had been full a little later
+    (tmp_path / f".{CHECKPOINT}.1.part").write_bytes(b"half")  # as if a writer had been killed, too
     train(hourglass(drawn), tmp_path, resume=True)
     assert [row["step"] for row in history(tmp_path)] == ["3", "6", "7"]
+    assert not list(tmp_path.glob(".*.part"))
 
 
 def test_a_folder_that_cannot_be_gets_one_line(drawn: Path, tmp_path: Path) -> None:

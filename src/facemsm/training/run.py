@@ -367,6 +367,7 @@ def fit(module: StageModule, config: Any, folder: Path, *, resume: bool = False,
     bar: list[Callback] = [Bar()] if progress else []
     with _quiet(), _one_line(folder), _no_denormals():
         folder.mkdir(parents=True, exist_ok=True)
+        rank_zero_only(_tidy)(folder)
         rank_zero_only((folder / "config.json").write_text)(as_json(config), encoding="utf-8")
         trainer = lightning.Trainer(
             **processes,
@@ -488,6 +489,12 @@ def _one_line(folder: Path) -> Iterator[None]:
         if not re.search("(closed|reset) by peer|remote process exited", str(error)):  # gloo; NCCL
             raise
         raise FacemsmError(f"{folder}: another process of the run has ended; what it printed says why") from error
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what a writer that was killed left behind."""
+    for partial in folder.glob(".*.part"):
+        partial.unlink(missing_ok=True)
 
 
 def save_weights(network: nn.Module, path: Path, scheme: LandmarkScheme | None = None) -> None:
