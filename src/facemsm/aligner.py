@@ -43,9 +43,9 @@ NO_TURN = CANONICAL_MARGIN / CROP_ENLARGEMENT * np.eye(2, 3)
 """θ without stage 1: the box as it is, its larger side where the face's would be."""
 
 DOUBTFUL, GAIN = 0.65, 0.2
-"""A face with a mean score (Eq. 9) below the first is looked at again, turned. A turn is believed if its mean score is above
-that and higher by the second. Chosen on faces held out in training, bare and behind painted occluders, such that of
-seven times 175 upright ones none was turned, with something to spare."""
+"""A face with a mean score (Eq. 9) below the first is looked at again, turned. A turn is believed if its mean score is
+above that and higher by the second. Chosen on faces held out in training, bare and behind painted occluders, such that
+of seven times 175 upright ones none was turned, with something to spare."""
 
 TURNS = np.deg2rad([72, -72, 144, -144])
 """Stage 1 was trained on faces turned by up to 40° either way; with these it sees them from all around."""
