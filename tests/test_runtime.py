@@ -99,7 +99,7 @@ def test_bundled_stage_2_reads_heatmaps_as_the_codec() -> None:
     expected = load_model("68").codec.decode(heatmaps)
     np.testing.assert_allclose(points, expected.points, atol=1e-3)
     single = (heatmaps == heatmaps.max((2, 3), keepdims=True)).sum((2, 3)) == 1  # bytes may have two equal peaks
-    assert single.mean() > 0.8
+    assert single.mean() > 0.5
     np.testing.assert_allclose(scores[single], expected.scores[single], atol=1e-4)
     np.testing.assert_allclose(spread, expected.spread, atol=0.1)
     alone = [Network(BUNDLED / "hourglass.onnx", ["points"])(face[None])[0] for face in faces]
