@@ -293,13 +293,14 @@ def loss_options(faces: Faces) -> dict[str, Callable[[], None]]:
     batch = next(iter(loader(ExampleStream(faces, module._training, total=size, seed=0), batch=size, workers=0)))
     last = config.network.stacks - 1
     targets = [batch[key] for key in ("labelled", "points", f"columns_{last}", f"rows_{last}")]
-    heatmaps = torch.rand(size, 68, HEATMAP_SIZE, HEATMAP_SIZE, requires_grad=True)
+    heatmaps = torch.rand(size, 68, HEATMAP_SIZE, HEATMAP_SIZE).to(torch.bfloat16)  # as the network emits them
+    heatmaps = heatmaps.to(memory_format=torch.channels_last).requires_grad_()
 
     def work(loss: Callable[..., Tensor]) -> None:
         torch.autograd.grad(loss(heatmaps, *targets), heatmaps)
 
     return {
-        "over the whole batch": lambda: work(module._loss),
+        "over the whole batch": lambda: work(lambda maps, *rest: module._loss(maps.float(), *rest)),
         "face by face": lambda: work(partial(by_face, module._loss)),
     }
 
