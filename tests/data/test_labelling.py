@@ -57,6 +57,22 @@ def test_the_command_writes_what_training_reads(tmp_path: Path) -> None:
     assert np.isfinite(face.points).all()
 
 
+def test_a_broken_photo_of_a_data_set_is_told_and_skipped(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(SAMPLE.read_bytes())
+    photos = [str(tmp_path / name) for name in ("a.jpg", "b.jpg")]
+    assert CliRunner().invoke(app, ["data", "label", *photos, "-o", str(first)]).exit_code == 0
+    (tmp_path / "a.jpg").write_bytes(b"no photo")
+    result = CliRunner().invoke(app, ["data", "label", "--data", f"ytf={tmp_path}:train", "-o", str(second)])
+    assert result.exit_code != 0  # there is no train.json
+    first.rename(tmp_path / "train.json")
+    result = CliRunner().invoke(app, ["data", "label", "--data", f"ytf={tmp_path}:train", "-o", str(second)])
+    assert result.exit_code == 0, result.output
+    assert f"{second}: 1 faces; 0 left out as doubtful, 1 because of their photo" in result.output
+    assert "a.jpg" in result.output
+
+
 def test_nothing_to_label_is_said(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["data", "label", "-o", str(tmp_path / "faces.json")])
     assert result.exit_code != 0

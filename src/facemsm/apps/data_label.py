@@ -47,6 +47,7 @@ def label(
     from facemsm.data.coco import write_coco
     from facemsm.data.labelling import Doubt
     from facemsm.data.labelling import label as label_faces
+    from facemsm.data.reading import attempt
     from facemsm.data.sample import FaceSample
     from facemsm.errors import FacemsmError
     from facemsm.images import read_image
@@ -74,8 +75,16 @@ def label(
         boxes = boxes[(boxes[:, 2:] - boxes[:, :2]).min(1) >= smallest]
         samples += [FaceSample(f"{photo.stem}_{i}", photo, box, "detector", nothing) for i, box in enumerate(boxes)]
     doubt = Doubt(spread, score, change)
-    kept = [face for face in label_faces(aligner, shown(samples, "faces"), views, doubt) if face]
+    kept, broken = [], 0
+    for sample in shown(samples, "faces"):
+        face = attempt(next, label_faces(aligner, [sample], views, doubt))
+        if isinstance(face, FacemsmError):
+            console.print(str(face), highlight=False, soft_wrap=True)
+            broken += 1
+        elif face:
+            kept.append(face)
     if not kept:
         raise FacemsmError(f"{output}: not written, all of the {len(samples)} faces were left out")
     write_coco(kept, output, aligner.scheme)
-    typer.echo(f"{output}: {len(kept)} faces; {len(samples) - len(kept)} left out as doubtful")
+    doubtful = len(samples) - len(kept) - broken
+    typer.echo(f"{output}: {len(kept)} faces; {doubtful} left out as doubtful, {broken} because of their photo")
