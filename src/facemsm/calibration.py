@@ -179,20 +179,18 @@ def describe(
     width = np.log(np.maximum(spread[..., 0] + spread[..., 2], _EMPTY_SPREAD)) / 2
     near, around = _neighbours(prior, _NEAR), _neighbours(prior, _AROUND)
     doubt_near = _averaged(near, doubt)
-    face = np.ones_like(doubt)
     turned = head_turn(found.points, scheme)[:, None]
     features = (
-        *(doubt, doubt**2, doubt_near, _averaged(around, doubt), doubt * doubt_near, face * doubt.mean(1)[:, None]),
+        *(doubt, doubt**2, doubt_near, _averaged(around, doubt), doubt * doubt_near, doubt.mean(1)[:, None]),
         *(width, _averaged(near, width), np.log(found.variance) / 2),
         np.log1p(np.linalg.norm(found.points - points, axis=-1)),
         np.log1p(found.surprise),
-        *(
-            face * turned,
-            face * turned**2,
-            face / (1 + np.exp((_PROFILE - turned) / 0.05)),
-        ),  # where errors are compared with the box
+        *(turned, turned**2, 1 / (1 + np.exp((_PROFILE - turned) / 0.05))),  # where errors are compared with the box
     )
-    return np.stack(features, axis=-1)
+    table = np.empty((*doubt.shape, len(features)))
+    for column, feature in enumerate(features):
+        table[..., column] = feature
+    return table
 
 
 @lru_cache(8)

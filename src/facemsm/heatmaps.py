@@ -7,6 +7,7 @@ at cell ``(x + 0.5) * size / input_size - 0.5``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -60,7 +61,7 @@ class HeatmapCodec:
     radius: int = 1
     refinement: Refinement = "gaussian"
 
-    @property
+    @cached_property
     def ideal_score(self) -> float:
         """Eq. 9 on a clean target whose peak lies on a cell's centre: the score of a perfect heatmap."""
         profile = np.exp(-0.5 * (np.arange(-self.radius, self.radius + 1) / self.sigma) ** 2)

@@ -34,10 +34,10 @@ def quantise(
 ) -> None:
     """Write a copy of a model with 8-bit weights, or with weights that are sums of powers of two."""
     from facemsm.runtime.model import load_model
-    from facemsm.runtime.quantise import canonical_faces, quantise_model
+    from facemsm.runtime.quantise import faces_to_measure, quantise_model
 
     source = load_model(model)
-    seen = canonical_faces(source, data or [], faces) if scheme is Scheme.int8 else None
+    seen = faces_to_measure(source, data or [], faces) if scheme is Scheme.int8 else None
     quantise_model(source, output, faces=seen, scheme=scheme.value, terms=terms)
     size = sum(file.stat().st_size for file in output.iterdir() if file.suffix in (".onnx", ".safetensors"))
     typer.echo(f"model: {output} ({size / 1e6:.1f} MB)")

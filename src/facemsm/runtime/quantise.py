@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import onnx
@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from facemsm.errors import FacemsmError
+from facemsm.geometry import box_to_crop, compose, perturb_box, similarity
 from facemsm.runtime.model import HOURGLASS, MANIFEST, STGAN, Model
 from facemsm.typing import FloatArray, Image
+from facemsm.warping import warp
 
 Quantisation = Literal["int8", "power-of-two"]
 
@@ -26,7 +28,8 @@ EXPONENTS = 7
 """Powers of two a weight may choose from, beside 0: 3 bits a term."""
 
 COVERED = 0.8
-"""Share of the faces whose values all fit into a byte; what few reach is cut off, so that all others are finer."""
+"""Share of the faces whose values in stage 2 all fit into a byte; what few reach is cut off, so that all others are
+finer."""
 
 LARGEST = 63
 """Of an 8-bit weight: processors without VNNI add two products of bytes in 16 bits, which 127 would overflow."""
@@ -35,14 +38,26 @@ _CONTRIB = "com.microsoft"
 _CHUNK = 4  # faces at once while ranges are measured: every feature map of them is held
 
 
+class Measured(NamedTuple):
+    """Faces to measure ranges on.
+
+    Attributes:
+        crops: (N, 128, 128, 3) uint8, what stage 1 sees.
+        canonical: (N, 128, 128, 3) uint8, what stage 2 sees.
+    """
+
+    crops: Image
+    canonical: Image
+
+
 def quantise_model(
-    model: Model, folder: Path, *, faces: Image | None = None, scheme: Quantisation = "int8", terms: int = 1
+    model: Model, folder: Path, *, faces: Measured | None = None, scheme: Quantisation = "int8", terms: int = 1
 ) -> None:
     """Write a copy of a model with other weights.
 
-    ``int8``: stage 2 multiplies 8-bit integers. Weights have a scale a kernel; the images of convolutions one a layer,
-    measured on ``faces``. What residual units add up stays in float, as does stage 1, which takes next to no time.
-    Heatmaps are bytes; what is read from them becomes float. The file needs ONNX Runtime's own operators.
+    ``int8``: stages 1 and 2 multiply 8-bit integers. Weights have a scale a kernel; the images of convolutions one a
+    layer, measured on ``faces``. What residual units add up stays in float, and so does θ. Heatmaps are bytes; what is
+    read from them becomes float. The files need ONNX Runtime's own operators.
 
     ``power-of-two``: every weight of every convolution is a sign and ``terms`` powers of two, scaled by a power of two
     a kernel, so that hardware without multipliers can shift and add. Here they are stored and run as floats.
@@ -50,7 +65,7 @@ def quantise_model(
     Args:
         model: as exported.
         folder: to be written.
-        faces: (N, 128, 128, 3) uint8 canonical faces, what stage 2 sees; for ``int8``.
+        faces: to measure ranges on, for ``int8``.
         scheme: which weights.
         terms: 1 or 2 powers of two a weight.
 
@@ -59,13 +74,13 @@ def quantise_model(
     """
     if model.provenance.get("quantisation"):
         raise FacemsmError(f"{model.folder}: is quantised already; start from the model as it was exported")
-    if scheme == "int8" and (faces is None or not len(faces)):
+    if scheme == "int8" and (faces is None or not len(faces.crops)):
         raise FacemsmError("int8 needs faces to measure ranges on: name some with --data")
     if terms not in (1, 2):
         raise FacemsmError(f"{terms} powers of two a weight: choose 1 or 2")
     fields = json.loads((model.folder / MANIFEST).read_text(encoding="utf-8"))
     fields["provenance"]["quantisation"] = (
-        {"scheme": "int8", "calibration faces": len(faces)}
+        {"scheme": "int8", "calibration faces": len(faces.crops)}
         if faces is not None and scheme == "int8"
         else {"scheme": scheme, "terms": terms, "bits": power_of_two_bits(terms)}
     )
@@ -75,7 +90,9 @@ def quantise_model(
             shutil.copyfile(model.path(file), staging / file)
         if scheme == "int8":
             assert faces is not None
-            onnx.save(to_integers(staging / HOURGLASS, faces), staging / HOURGLASS)
+            # to cut the farthest turned faces off would cost them their turn
+            for file, images, covered in ((STGAN, faces.crops, 1.0), (HOURGLASS, faces.canonical, COVERED)):
+                onnx.save(to_integers(staging / file, images, covered), staging / file)
         else:
             for file in (STGAN, HOURGLASS):
                 onnx.save(to_powers_of_two(onnx.load(staging / file), terms), staging / file)
@@ -86,11 +103,11 @@ def quantise_model(
             shutil.move(str(path), folder / path.name)
 
 
-def canonical_faces(model: Model, data: Sequence[str], count: int) -> Image:
-    """What stage 2 sees of annotated faces: (count, 128, 128, 3) uint8, cut by stage 1 from tight boxes.
+def faces_to_measure(model: Model, data: Sequence[str], count: int) -> Measured:
+    """What stages 1 and 2 see of annotated faces, whose boxes and photos are moved, scaled and turned at random.
 
     Args:
-        model: whose stage 1 and 2 run.
+        model: whose stage 1 cuts the canonical faces.
         data: data sets as ``NAME=ROOT:SPLIT``.
         count: how many faces, evenly chosen; fewer if there are fewer.
 
@@ -106,8 +123,15 @@ def canonical_faces(model: Model, data: Sequence[str], count: int) -> Image:
     aligner = Aligner(model, stages=(1, 2))
     sources = [Source.parse(text) for text in data]
     samples = [face for s in sources for face in load_dataset(s.name, s.root, s.split, "gt", model.scheme.name)]
-    chosen = [samples[i] for i in np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int)]
-    return np.concatenate([aligner.observe(face.load(), [face.box]).canonical for face in chosen])
+    rng, size = np.random.default_rng(0), model.codec.input_size
+    crops, canonical = [], []
+    for i in np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int):
+        photo, box = samples[i].load(), samples[i].box
+        canonical.append(aligner.observe(photo, [box]).canonical[0])
+        moved = perturb_box(box, rng.uniform(-0.15, 0.15, 2), rng.uniform(0.75, 1.25))
+        turn = similarity(rng.uniform(-0.5, 0.5), centre=2 * [(size - 1) / 2])
+        crops.append(warp(photo, compose(turn, box_to_crop(moved, size)), size))
+    return Measured(np.stack(crops), np.stack(canonical))
 
 
 def power_of_two_bits(terms: int) -> int:
@@ -146,13 +170,18 @@ def power_of_two(weights: FloatArray, terms: int) -> FloatArray:
     return np.asarray(np.sign(weights) * best.reshape(weights.shape), dtype=np.float32)
 
 
-def to_integers(path: Path, faces: Image) -> ModelProto:
+def to_integers(path: Path, faces: Image, covered: float = COVERED) -> ModelProto:
     """A network whose convolutions multiply 8-bit integers, of the float one in an ONNX file.
 
     Feature maps run with channels last and unpadded, as integer kernels want them.
+
+    Args:
+        path: the float network.
+        faces: (N, 128, 128, 3) uint8, what it sees.
+        covered: share of the faces whose values all fit into a byte.
     """
     model = _folded(path)
-    return _Rewriter(model, _measured(model, faces)).model
+    return _Rewriter(model, _measured(model, faces, covered)).model
 
 
 def _folded(path: Path) -> ModelProto:
@@ -180,7 +209,7 @@ class _Range:
         return np.asarray(round(-self.low / float(self.scale)), np.uint8)
 
 
-def _measured(model: ModelProto, faces: Image) -> dict[str, _Range]:
+def _measured(model: ModelProto, faces: Image, share: float) -> dict[str, _Range]:
     """Ranges of what convolutions, poolings and activations take and give; in full where values are picked from it."""
     kinds = ("Conv", "Relu", "MaxPool")
     names = sorted({name for n in model.graph.node if n.op_type in kinds for name in (n.input[0], n.output[0])})
@@ -202,7 +231,7 @@ def _measured(model: ModelProto, faces: Image) -> dict[str, _Range]:
             lows[name].append(flat.min((1, 2)))
             peaks[name].append(flat.max(2))
     whole = {node.input[0] for node in model.graph.node if node.op_type == "Reshape"}
-    covered = {name: 1.0 if name in whole else COVERED for name in names}
+    covered = {name: 1.0 if name in whole else share for name in names}
     return {
         name: _Range(
             shapes[name],
@@ -370,7 +399,8 @@ class _Rewriter:
             bias = bias.reshape(-1, 4).swapaxes(0, 1).ravel()
         scale = np.maximum(np.abs(weight).reshape(len(weight), -1).max(1) / LARGEST, 1e-12).astype(np.float32)
         integers = np.round(weight / scale[:, None, None, None]).astype(np.int8)
-        picked = bool(following) and all(n.op_type in ("Reshape", "MaxPool") for n in following)
+        one_pixel = self.ranges[node.output[0]].shape[1:] == (1, 1)  # θ: as small as it is, it may be exact
+        picked = bool(following) and not one_pixel and all(n.op_type in ("Reshape", "MaxPool") for n in following)
         if pointwise and not activation and not picked:
             channels, height, width = len(weight), *self.ranges[x].shape[1:]
             if groups > 1:
