@@ -271,20 +271,6 @@ def test_in_order_raises_in_turn() -> None:
     assert got == [0, 1, 2, 3, 4]
 
 
-def test_threads_inherit_the_treatment_of_denormals(tmp_path: Path) -> None:
-    """In a fresh process, where the setting of the first network decides."""
-    code = """
-import numpy as np
-from facemsm.pipeline import PhotoAligner, in_order
-PhotoAligner()
-tiny = np.full(8, 1e-40, np.float32)
-assert all((tiny * np.float32(0.5)).sum() == 0 for tiny in in_order(lambda _: tiny * 1, range(4), 2))
-assert not any(in_order(lambda _: (tiny * np.float32(0.5)).any(), range(4), 2))
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 def test_other_detectors_are_one_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Fragile:
         """Fails when another thread uses it."""

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -301,6 +303,19 @@ def test_heatmaps_of_integers_stay_bytes(tiny: tuple[Any, Model], tmp_path: Path
     points, heatmaps = Network(path, ["points", "heatmaps"])(faces)
     assert heatmaps.dtype == np.float32
     np.testing.assert_allclose(points, tiny[1].codec.decode(heatmaps).points, atol=1e-3)
+
+
+def test_numbers_of_the_process_stay_as_they_are(tmp_path: Path) -> None:
+    """Networks do not switch off subnormal numbers, which NumPy and whoever else is in the process may need."""
+    code = """
+import numpy as np
+from facemsm import Aligner
+from facemsm.apps.align import SAMPLE
+Aligner.from_pretrained().align(SAMPLE)
+assert (np.full(8, 1e-40, np.float32) * np.float32(0.5) > 0).all()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_powers_of_two_in_a_model(tiny: tuple[Any, Model], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from facemsm.calibration import detail
 from facemsm.detectors import FaceDetector, get_detector
 from facemsm.errors import FacemsmError
 from facemsm.face import Face, check_boxes
@@ -312,7 +313,9 @@ class Aligner:
             occluded = rebuilt
         # Or all points, from what their heatmaps say and how faces are shaped; and what that tells of each.
         if self.model.calibration and self._prior:
-            judged = self.model.calibration.judge(seen.points, seen.scores, seen.spread, self._prior, self.scheme)
+            judged = self.model.calibration.judge(
+                seen.points, seen.scores, seen.spread, detail(seen.canonical), self._prior, self.scheme
+            )
             scores, occlusion = judged.scores, judged.occlusion
             occluded = occlusion >= self.model.calibration.threshold
             if self._dictionary and self.reconstruction.method == "posterior":

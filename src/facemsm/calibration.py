@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +20,7 @@ from facemsm.evaluation.metrics import normaliser
 from facemsm.geometry import apply_affine, invert
 from facemsm.schemes import LandmarkScheme
 from facemsm.shapes.posterior import Noise, Posterior, ShapePrior, head_turn, observation_covariance, posterior
-from facemsm.typing import BoolArray, FloatArray
+from facemsm.typing import BoolArray, FloatArray, Image
 
 Array = NDArray[np.float64]
 Method = Literal["exemplars", "posterior"]
@@ -30,10 +31,12 @@ CORRECT = 0.05
 FEATURES = (
     *("doubt", "doubt²", "doubt near", "doubt around", "doubt × near", "doubt of the face"),
     *("spread", "spread near", "variance", "moved", "surprise", "turned", "turned²", "profile"),
+    *("fine detail", "coarse detail"),
 )
 _NEAR, _AROUND = 8.0, 20.0  # px between points of the mean shape, that count as neighbours
 _PROFILE = 0.7  # head_turn from which an eye corner is hidden, mostly
 _EMPTY_SPREAD = 0.1  # px²
+_FLAT = 0.01  # grey levels, of an image without any detail
 
 
 def face_scale(points: NDArray[np.floating], scheme: LandmarkScheme) -> Array:
@@ -98,6 +101,7 @@ class Calibration:
         points: NDArray[np.floating],
         scores: NDArray[np.floating],
         spread: NDArray[np.floating],
+        details: Array,
         prior: ShapePrior,
         scheme: LandmarkScheme,
     ) -> Judgement:
@@ -107,11 +111,12 @@ class Calibration:
             points: (M, L, 2) of stage 2, canonical pixels.
             scores: (M, L) relative to a perfect heatmap.
             spread: (M, L, 3) of the heatmaps.
+            details: (M, 2) of the canonical images, see :func:`detail`.
             prior: of the same model.
             scheme: of the same model.
         """
         found = posterior(points, observation_covariance(points, scores, spread, self.noise, scheme), prior)
-        features = describe(points, scores, spread, found, prior, scheme)
+        features = describe(points, scores, spread, details, found, prior, scheme)
         return Judgement(found.points.astype(np.float32), self.correct(features), self.hidden(features))
 
     def to_dict(self) -> dict[str, Any]:
@@ -166,10 +171,27 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
+def detail(faces: Image) -> Array:
+    """(M, 2) how much fine and coarse detail canonical images (M, S, S, 3) show: little in blurred or tiny photos.
+
+    Logs of the mean difference, in grey levels, between an image and its half, and between that and its half.
+    """
+    return np.log(np.maximum([_lost(image) for image in faces], _FLAT)).reshape(-1, 2)
+
+
+def _lost(image: Image) -> tuple[float, float]:
+    whole = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    half, quarter = (cv2.resize(whole, None, fx=f, fy=f, interpolation=cv2.INTER_AREA) for f in (0.5, 0.25))
+    pairs = ((whole, half), (half, quarter))
+    fine, coarse = (cv2.norm(a, cv2.resize(b, (a.shape[1], a.shape[0])), cv2.NORM_L1) / a.size for a, b in pairs)
+    return fine, coarse
+
+
 def describe(
     points: NDArray[np.floating],
     scores: NDArray[np.floating],
     spread: NDArray[np.floating],
+    details: Array,
     found: Posterior,
     prior: ShapePrior,
     scheme: LandmarkScheme,
@@ -186,6 +208,7 @@ def describe(
         np.log1p(np.linalg.norm(found.points - points, axis=-1)),
         np.log1p(found.surprise),
         *(turned, turned**2, 1 / (1 + np.exp((_PROFILE - turned) / 0.05))),  # where errors are compared with the box
+        *details.T[..., None],
     )
     table = np.empty((*doubt.shape, len(features)))
     for column, feature in enumerate(features):
@@ -211,6 +234,9 @@ def _averaged(shares: Array, values: Array) -> Array:
 # --- Fitting ---------------------------------------------------------------------------------------------------------
 
 
+LOOKS = ("as they are", "behind painted occluders", "in poor photos")
+"""How faces are looked at."""
+
 FOLDS = 5
 """Parts of the faces; each is judged by what was fitted on the others."""
 
@@ -220,21 +246,22 @@ class Observations:
     """What stages 1 and 2 made of M faces with known truth; the same face may be there several times.
 
     Attributes:
-        points, scores, spread: as for :meth:`Calibration.judge`.
+        points, scores, spread, details: as for :meth:`Calibration.judge`.
         to_photo: (M, 2, 3), canonical to photo pixels.
         truth: (M, L, 2) photo pixels, NaN where unlabelled.
         visibility: (M, L) int8, as in ``FaceSample``.
-        painted: (M,) an occluder was painted over the face.
+        kind: (M,) of ``LOOKS``.
         fold: (M,) from 0 to ``FOLDS`` - 1, the same for all observations of a face.
     """
 
     points: FloatArray
     scores: FloatArray
     spread: FloatArray
+    details: Array
     to_photo: Array
     truth: FloatArray
     visibility: NDArray[np.int8]
-    painted: BoolArray
+    kind: NDArray[np.int64]
     fold: NDArray[np.int64]
 
     def __len__(self) -> int:

@@ -216,8 +216,7 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], threads: int
     if threads == 1:
         yield from map(work, items)
         return
-    # Threads are enough: reading, decoding and the networks run outside Python's lock, nine tenths of the time. Those
-    # of the pool begin after ``work`` has loaded its networks and so inherit its treatment of denormals.
+    # Threads are enough: reading, decoding and the networks run outside Python's lock, nine tenths of the time.
     items = iter(items)
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
-PLAIN, PAINTED = 3, 3
-"""How often a held-out face is looked at as it is, and behind an occluder; all but once with a spoilt box."""
+TIMES = (4, 3, 3)
+"""How often a held-out face is looked at in each of ``facemsm.calibration.LOOKS``; all but once with a spoilt box."""
 
 FITTED = 600
 """Looks at faces that the noise is fitted on, for speed."""
@@ -63,7 +63,7 @@ def calibrate(
     import numpy as np
 
     from facemsm.aligner import Aligner
-    from facemsm.calibration import FOLDS, fit_noise
+    from facemsm.calibration import FOLDS, LOOKS, fit_noise
     from facemsm.errors import FacemsmError
     from facemsm.geometry import apply_affine, canonical_matrix
     from facemsm.runtime.model import DICTIONARY, PRIOR, write_calibration
@@ -90,8 +90,9 @@ def calibrate(
     typer.echo(f"prior over shapes: {len(shapes)} training faces and {len(dictionary.shapes)} exemplars")
 
     seen = _observe(aligner, faces.validation)
-    typer.echo(f"{len(faces.validation)} faces held out, looked at {PLAIN + PAINTED} times each")
-    noise = fit_noise(seen.take(np.linspace(0, len(seen) - 1, min(len(seen), FITTED)).astype(int)), prior, scheme)
+    typer.echo(f"{len(faces.validation)} faces held out, looked at {sum(TIMES)} times each")
+    good = np.flatnonzero(seen.kind != len(LOOKS) - 1)
+    noise = fit_noise(seen.take(good[np.linspace(0, len(good) - 1, min(len(good), FITTED)).astype(int)]), prior, scheme)
     typer.echo(f"log of noise: {noise[0]:.2f} {noise[1]:+.2f} (1 - score) {-noise[2]:+.2f} turn")
     parts = [_fit(seen.take(seen.fold != fold), prior, scheme, noise) for fold in range(FOLDS)]
     method, threshold = _report(seen, parts, prior, dictionary, scheme)
@@ -103,27 +104,27 @@ def calibrate(
 
 
 def _observe(aligner: Aligner, faces: Sequence[FaceSample]) -> Observations:
-    """Stages 1 and 2 on every face, ``PLAIN + PAINTED`` times.
+    """Stages 1 and 2 on every face, as often as ``TIMES`` says.
 
     Where some data set says which points are hidden, only its faces teach that: elsewhere hidden points pass for seen.
     """
     import numpy as np
 
-    from facemsm.calibration import FOLDS, Observations
+    from facemsm.calibration import FOLDS, Observations, detail
     from facemsm.data.sample import UNLABELLED
-    from facemsm.evaluation.evaluate import Perturbation, painted
+    from facemsm.evaluation.evaluate import Perturbation, in_poor_photo, painted
     from facemsm.geometry import compose, invert, similarity
 
-    def looks() -> Iterator[tuple[FaceSample, bool, Perturbation | None]]:
-        for seed in range(PLAIN + PAINTED):
+    def looks() -> Iterator[tuple[FaceSample, int, Perturbation | None]]:
+        for seed, kind in enumerate(np.repeat(np.arange(len(TIMES)), TIMES).tolist()):
             spoil = Perturbation(0.08, 0.12, 15, seed) if seed else None
             for face in faces:
-                cover = seed >= PLAIN
-                yield (painted(face, aligner.scheme, KINDS, seed) if cover else face), cover, spoil
+                covered = painted(face, aligner.scheme, KINDS, seed) if kind == 1 else face
+                yield (in_poor_photo(face, seed) if kind == 2 else covered), kind, spoil
 
     marked = {face.name for face in faces if face.visibility is not None} or {face.name for face in faces}
     rows = []
-    for face, cover, spoil in looks():
+    for face, kind, spoil in looks():
         image, box, turned = face.load(), face.box, similarity()
         if spoil:
             image, box, turned = spoil.apply(image, box, face.name)
@@ -132,8 +133,8 @@ def _observe(aligner: Aligner, faces: Sequence[FaceSample]) -> Observations:
         if visibility is None:
             visibility = np.full(len(face.points), UNLABELLED, np.int8)
         fold = zlib.crc32(face.name.encode()) % FOLDS
-        row = (found.points[0], found.scores[0], found.spread[0], compose(invert(turned), found.to_photo[0]))
-        rows.append((*row, face.points, visibility, cover, fold))
+        row = (found.points[0], found.scores[0], found.spread[0], detail(found.canonical)[0])
+        rows.append((*row, compose(invert(turned), found.to_photo[0]), face.points, visibility, kind, fold))
     return Observations(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
@@ -146,7 +147,7 @@ def _fit(seen: Observations, prior: ShapePrior, scheme: LandmarkScheme, noise: N
 
     covariance = observation_covariance(seen.points, seen.scores, seen.spread, noise, scheme)
     found = posterior(seen.points, covariance, prior)
-    features = describe(seen.points, seen.scores, seen.spread, found, prior, scheme)
+    features = describe(seen.points, seen.scores, seen.spread, seen.details, found, prior, scheme)
     errors = _errors(seen, found.points, scheme)
     correct = fit_logistic(features, errors < CORRECT, np.isfinite(errors), scheme)
     hidden = fit_logistic(features, seen.visibility == OCCLUDED, seen.visibility != UNLABELLED, scheme)
@@ -172,7 +173,7 @@ def _report(
     """Print what each fit makes of the faces that it left out; the better stage 3, and a threshold of flags."""
     import numpy as np
 
-    from facemsm.calibration import CORRECT
+    from facemsm.calibration import CORRECT, LOOKS
     from facemsm.data.sample import OCCLUDED, UNLABELLED
     from facemsm.evaluation import occlusion
     from facemsm.shapes.reconstruction import Reconstruction, reconstruct
@@ -182,14 +183,16 @@ def _report(
     for fold, fitted in enumerate(parts):
         rows = seen.fold == fold
         left = seen.take(rows)
-        judged[rows], scores[rows], hidden[rows] = fitted.judge(left.points, left.scores, left.spread, prior, scheme)
+        judgement = fitted.judge(left.points, left.scores, left.spread, left.details, prior, scheme)
+        judged[rows], scores[rows], hidden[rows] = judgement
 
     errors = {
         name: _errors(seen, points, scheme)
         for name, points in (("none", seen.points), ("exemplars", rebuilt), ("posterior", judged))
     }
     told, truly = seen.visibility != UNLABELLED, seen.visibility == OCCLUDED
-    for title, rows in (("as they are", ~seen.painted), ("behind painted occluders", seen.painted)):
+    for look, title in enumerate(LOOKS):
+        rows = seen.kind == look
         typer.echo(f"\nheld-out faces {title}; errors in % of the inter-ocular distance, or of the box in profiles")
         typer.echo("stage 3         all  visible   hidden")
         for name, found in errors.items():
@@ -211,9 +214,11 @@ def _report(
             typer.echo(line)
 
     # The flags' precision as the probabilities promise it: what labels say of the few surest points is mostly chance.
-    natural = told & ~seen.painted[:, None] if truly[~seen.painted].any() else told
+    plain = seen.kind == 0
+    natural = told & plain[:, None] if truly[plain].any() else told
     ranked = np.sort(hidden[natural])[::-1]
     promised = np.flatnonzero(np.cumsum(ranked) >= PRECISION * np.arange(1, len(ranked) + 1))
     threshold = float(ranked[promised[-1]]) if len(promised) else 0.5
-    better = np.nanmean(errors["posterior"]) <= np.nanmean(errors["exemplars"])
+    good = seen.kind != len(LOOKS) - 1
+    better = np.nanmean(errors["posterior"][good]) <= np.nanmean(errors["exemplars"][good])
     return "posterior" if better else "exemplars", threshold

@@ -184,7 +184,7 @@ def augment_crop(crop: Crop, augmentation: Augmentation, rng: np.random.Generato
     """
     odds = {name: getattr(augmentation, name) for name in OCCLUDERS}
     image, covered = occlude(crop.image, crop.points, scheme, odds, rng)
-    return replace(crop, image=_camera(image, augmentation, rng), visibility=_hide(crop, covered))
+    return replace(crop, image=camera(image, augmentation, rng), visibility=_hide(crop, covered))
 
 
 def _hide(crop: Crop, covered: NDArray[np.bool_]) -> NDArray[np.int8] | None:
@@ -202,8 +202,8 @@ _YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523,
 _RGB = np.linalg.inv(_YIQ)
 
 
-def _camera(image: Image, a: Augmentation, rng: np.random.Generator) -> Image:
-    """In the order of nature: light and colour, optics, sensor, compression."""
+def camera(image: Image, a: Augmentation, rng: np.random.Generator) -> Image:
+    """What a camera does to an image (H, W, 3), in the order of nature: light, colour, optics, sensor, compression."""
     image = _colour(image, a, rng)
     dark = rng.random() < a.low_light
     if dark or rng.random() < a.gamma:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from facemsm.data.augment import Augmentation, camera
 from facemsm.data.occluders import OCCLUDERS, occlude
 from facemsm.data.sample import OCCLUDED, UNLABELLED, VISIBLE, FaceSample
 from facemsm.detectors import FaceDetector
@@ -128,6 +129,38 @@ def painted(sample: FaceSample, scheme: LandmarkScheme, kinds: Sequence[str] = E
         image=lambda: _paint(sample, scheme, kinds, seed)[0],
         visibility=np.where(covered & (before == VISIBLE), OCCLUDED, before).astype(np.int8),
     )
+
+
+FAULTS = {
+    "small": Augmentation(),
+    "blur": Augmentation(blur=1, blur_sigma=(1, 8)),
+    "dark": Augmentation(low_light=1, low_light_gain=(0.08, 0.5)),
+    "jpeg": Augmentation(jpeg=1, jpeg_quality=(3, 25)),
+}
+"""What is wrong with a poor photo, in pixels of a face whose box has the last of ``SIDES``."""
+
+SIDES = (10, 48, 107)
+"""Pixels of the box's larger side: least and most in a small photo, and in others."""
+
+
+def in_poor_photo(sample: FaceSample, seed: int = 0) -> FaceSample:
+    """A face whose photo is small, out of focus, dark or compressed; its name and the seed decide which, and how much.
+
+    The photo keeps its size in pixels, so that box and points stay where they are.
+    """
+    return replace(sample, image=lambda: _spoil(sample, seed))
+
+
+def _spoil(sample: FaceSample, seed: int) -> Image:
+    photo, box = sample.load(), sample.box
+    rng = np.random.default_rng((seed, zlib.crc32(sample.name.encode())))
+    fault = str(rng.choice(list(FAULTS)))
+    least, most, usual = SIDES
+    side = np.exp(rng.uniform(np.log(least), np.log(most))) if fault == "small" else usual
+    size = np.array(photo.shape[1::-1])
+    fewer = np.maximum(np.round(size * min(1.0, side / max(box[2] - box[0], box[3] - box[1]))), 1).astype(int)
+    shrunk = np.asarray(cv2.resize(photo, fewer.tolist(), interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(camera(shrunk, FAULTS[fault], rng), size.tolist()), np.uint8)
 
 
 def _paint(sample: FaceSample, scheme: LandmarkScheme, kinds: Sequence[str], seed: int) -> tuple[Image, BoolArray]:

@@ -218,7 +218,6 @@ def _measured(model: ModelProto, faces: Image, share: float) -> dict[str, _Range
     probed.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     session = onnxruntime.InferenceSession(probed.SerializeToString(), options, providers=["CPUExecutionProvider"])
     shapes: dict[str, tuple[int, ...]] = {}
     lows: dict[str, list[FloatArray]] = {name: [] for name in names}

@@ -43,10 +43,6 @@ class Network:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Dark heatmaps are full of vanishing numbers, which processors handle a hundred times slower.
-        # NumPy looks up its float limits once; before the switch, or older ones warn that denormals are gone.
-        np.finfo(np.float32), np.finfo(np.float64)
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
