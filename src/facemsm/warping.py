@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil, floor, sqrt
+
 import cv2
 import numpy as np
 
@@ -21,13 +23,10 @@ def warp(image: Image, matrix: Matrix, size: int) -> Image:
         matrix: (2, 3) from photo pixels to crop pixels, 0-based pixel centres.
         size: side of the crop.
     """
-    (a, b), (c, d) = matrix[:, :2]
-    step = int(1.0 / np.sqrt(max(abs(a * d - b * c), 1e-12)))
+    (a, b, _), (c, d, _) = matrix.tolist()
+    step = int(1.0 / sqrt(max(abs(a * d - b * c), 1e-12)))
     if step >= 2:
-        image, origin = _shrunk(image, matrix, size, step)
-        # pixel u of the shrunk photo is centred at step * u + origin + (step - 1) / 2 of the photo
-        offset = matrix[:, :2] @ (origin + (step - 1) / 2.0) + matrix[:, 2]
-        matrix = np.column_stack([matrix[:, :2] * step, offset])
+        image, matrix = _shrunk(image, matrix, size, step)
     crop = cv2.warpAffine(
         image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=BORDER_MODE, borderValue=BORDER_VALUE
     )
@@ -35,14 +34,27 @@ def warp(image: Image, matrix: Matrix, size: int) -> Image:
 
 
 def _shrunk(image: Image, matrix: Matrix, size: int, step: int) -> tuple[Image, Matrix]:
-    """The part of the photo a crop needs, averaged over ``step`` x ``step`` pixels, and its first pixel's place."""
-    corners = np.array([[0, 0], [size, 0], [0, size], [size, size]], np.float64) - 0.5
-    seen = np.linalg.solve(matrix[:, :2], (corners - matrix[:, 2]).T).T
-    limit = np.array(image.shape[1::-1])
-    low = np.clip(np.floor(seen.min(axis=0)).astype(int) - 2 * step, 0, limit - 1)
-    high = np.clip(np.ceil(seen.max(axis=0)).astype(int) + 2 * step, low + 1, limit)
-    cells = np.maximum((high - low) // step, 1)
-    x0, y0 = low
-    x1, y1 = np.minimum(low + cells * step, limit)
-    part = cv2.resize(image[y0:y1, x0:x1], (int(cells[0]), int(cells[1])), interpolation=cv2.INTER_AREA)
-    return np.asarray(part, np.uint8), low.astype(np.float64)
+    """The part of the photo a crop needs, averaged over ``step`` x ``step`` pixels, and the map from it to the crop."""
+    (a, b, shift_x), (c, d, shift_y) = matrix.tolist()
+    # the crop's middle in the photo, and how far about it the photo is seen
+    determinant = a * d - b * c
+    u, v = (size - 1) / 2 - shift_x, (size - 1) / 2 - shift_y
+    middle = (d * u - b * v) / determinant, (a * v - c * u) / determinant
+    reach = size * (abs(b) + abs(d)) / 2 / abs(determinant), size * (abs(a) + abs(c)) / 2 / abs(determinant)
+    (x0, x1), (y0, y1) = (
+        _whole_cells(floor(at - half) - 2 * step, ceil(at + half) + 2 * step, step, limit)
+        for at, half, limit in zip(middle, reach, image.shape[1::-1], strict=True)
+    )
+    cells = max((x1 - x0) // step, 1), max((y1 - y0) // step, 1)
+    part = cv2.resize(image[y0:y1, x0:x1], cells, interpolation=cv2.INTER_AREA)
+    # pixel u of the shrunk photo is centred at step * u + x0 + (step - 1) / 2 of the photo
+    x, y = x0 + (step - 1) / 2, y0 + (step - 1) / 2
+    to_crop = [[a * step, b * step, a * x + b * y + shift_x], [c * step, d * step, c * x + d * y + shift_y]]
+    return np.asarray(part, np.uint8), np.array(to_crop)
+
+
+def _whole_cells(low: int, high: int, step: int, limit: int) -> tuple[int, int]:
+    """What of low to high lies in the photo, in cells of ``step`` pixels, but at least one pixel."""
+    low = min(max(low, 0), limit - 1)
+    high = min(max(high, low + 1), limit)
+    return low, min(low + max((high - low) // step, 1) * step, limit)
