@@ -632,6 +632,26 @@ def test_a_hourglass_starts_from_another_scheme(said_by: str, tmp_path: Path) ->
             torch.testing.assert_close(after, torch.einsum("ts,nshw->nthw", weights, before), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("levels", [1, 2])
+def test_an_hourglass_starts_from_a_deeper_one(tmp_path: Path, levels: int) -> None:
+    """As if what the deeper one's innermost levels add were nothing."""
+    torch.manual_seed(0)
+    deep = StackedHourglass(replace(TINY, depth=3)).eval()
+    shallow = StackedHourglass(replace(TINY, depth=3 - levels)).eval()
+    line = start_from(shallow, saved(deep, tmp_path / "w.safetensors", SCHEME_68), SCHEME_68)
+    count = len(shallow.state_dict())
+    assert line.endswith(
+        f"{count} tensors, all as they are; {len(deep.state_dict()) - count} of deeper levels left out"
+    )
+    for name, module in deep.named_modules():
+        if isinstance(module, torch.nn.Sequential) and name.endswith("up") and name.count(".inner") == 3 - levels:
+            torch.nn.init.zeros_(module[-1].weight)  # type: ignore[arg-type]
+    faces = torch.rand(2, 3, 128, 128)
+    with torch.inference_mode():
+        for before, after in zip(deep(faces), shallow(faces), strict=True):
+            torch.testing.assert_close(after, before)
+
+
 def test_a_res_50_starts_from_another_scheme(tmp_path: Path) -> None:
     old, new = ResNet50(ResNet50Config(98, width=4)).eval(), ResNet50(ResNet50Config(3, width=4)).eval()
     path = saved(old, tmp_path / "w.safetensors", SCHEME_98)

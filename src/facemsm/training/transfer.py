@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -19,7 +20,8 @@ def start_from(network: nn.Module, path: Path, scheme: LandmarkScheme) -> str:
 
     Layers that emit landmarks start as the mean of the related landmarks of the file's scheme (``from_68`` of both
     schemes), so that the network finds at once what it can find of the new scheme; landmarks without relatives keep
-    their first weights. Layers that read landmarks start so that they pass on what they did.
+    their first weights. Layers that read landmarks start so that they pass on what they did. Hourglasses with fewer
+    levels than the file's start without the innermost ones.
 
     Args:
         network: changed in place.
@@ -33,16 +35,22 @@ def start_from(network: nn.Module, path: Path, scheme: LandmarkScheme) -> str:
     Raises:
         FacemsmError: the file is missing or of another network, or its scheme's landmarks cannot be related.
     """
-    fresh = network.state_dict()
+    fresh, left_out = network.state_dict(), ""
     try:
         with safe_open(path, "pt") as file:
             name = (file.metadata() or {}).get("scheme")
             old = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except Exception:
         old = {}
+    if shallower := _shallower(old, fresh):
+        left_out = f"; {len(old) - len(shallower)} of deeper levels left out"
+        old = shallower
     if old.keys() != fresh.keys() or all(old[key].shape == fresh[key].shape for key in old):
-        load_weights(network, path)  # says what is wrong, where something is
-        return f"start: {path}, {len(fresh)} tensors, all as they are"
+        if left_out:
+            network.load_state_dict(old)
+        else:
+            load_weights(network, path)  # says what is wrong, where something is
+        return f"start: {path}, {len(fresh)} tensors, all as they are{left_out}"
     source = get_scheme(name or _scheme_beside(path))
     weights = torch.from_numpy(relation(source, scheme))
     network.load_state_dict({key: _related(key, old[key], fresh[key], weights, path) for key in fresh})
@@ -50,8 +58,16 @@ def start_from(network: nn.Module, path: Path, scheme: LandmarkScheme) -> str:
     known = int(weights.any(1).sum())
     return (
         f"start: {path}, {len(fresh) - turned} tensors as they are, {turned} from {source.count} to {scheme.count} "
-        f"landmarks, of which {known} have relatives and {scheme.count - known} start anew"
+        f"landmarks, of which {known} have relatives and {scheme.count - known} start anew{left_out}"
     )
+
+
+def _shallower(old: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of deeper hourglasses for shallower ones, whose innermost unit takes over from a level's skip
+    connection; none if the networks differ otherwise."""
+    wanted = {key: key if key in old else key.replace(".inner.branch.", ".inner.skip.branch.") for key in fresh}
+    fits = any(key != name for key, name in wanted.items()) and all(name in old for name in wanted.values())
+    return {key: old[name] for key, name in wanted.items()} if fits else {}
 
 
 def _related(key: str, old: Tensor, fresh: Tensor, weights: Tensor, path: Path) -> Tensor:
