@@ -15,7 +15,7 @@ from facemsm.apps.align import SAMPLE
 from facemsm.apps.cli import main
 from facemsm.calibration import FEATURES, Calibration, Logistic, describe, detail, face_scale, fit_logistic
 from facemsm.data.sample import OCCLUDED, VISIBLE, FaceSample
-from facemsm.evaluation.evaluate import in_poor_photo, painted
+from facemsm.evaluation.evaluate import in_poor_photo, mostly_covered, painted
 from facemsm.evaluation.occlusion import average_precision, reliability
 from facemsm.evaluation.predictions import Predictions
 from facemsm.evaluation.report import Evaluation
@@ -242,6 +242,22 @@ def test_a_poor_photo_of_a_face(tmp_path: Path) -> None:
     np.testing.assert_array_equal(photos[3], in_poor_photo(sample, 3).load())
 
 
+def test_a_face_that_is_mostly_covered(tmp_path: Path) -> None:
+    sample = face(tmp_path, 0)
+    hidden = []
+    for seed in range(12):
+        over = mostly_covered(sample, seed)
+        changed = (over.load() != sample.load()).any(-1)
+        assert over.visibility is not None
+        covered = over.visibility == OCCLUDED
+        x, y = np.round(sample.points).astype(int).T
+        np.testing.assert_array_equal(changed[y, x], covered)
+        hidden.append(covered.mean())
+    assert min(hidden) > 0.1
+    assert max(hidden) < 1
+    assert len({*hidden}) > 6
+
+
 def test_detail_tells_sharp_from_blurred() -> None:
     sharp = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     blurred = [np.asarray(cv2.GaussianBlur(sharp, (0, 0), sigma), np.uint8) for sigma in (2, 6)]
@@ -294,7 +310,7 @@ def test_the_command(
     from facemsm.apps import calibrate
     from facemsm.data.coco import write_coco
 
-    monkeypatch.setattr(calibrate, "TIMES", (1, 1, 1))  # for speed
+    monkeypatch.setattr(calibrate, "TIMES", (1, 1, 1, 1))  # for speed
 
     rng = np.random.default_rng(0)
     samples = [face(tmp_path, i, np.where(rng.random(68) < 0.1, 1, 2).tolist()) for i in range(50)]

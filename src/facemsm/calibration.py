@@ -31,7 +31,7 @@ CORRECT = 0.05
 FEATURES = (
     *("doubt", "doubt²", "doubt near", "doubt around", "doubt × near", "doubt of the face"),
     *("spread", "spread near", "variance", "moved", "surprise", "turned", "turned²", "profile"),
-    *("fine detail", "coarse detail"),
+    *("fine detail", "coarse detail", "doubt of the face²"),
 )
 _NEAR, _AROUND = 8.0, 20.0  # px between points of the mean shape, that count as neighbours
 _PROFILE = 0.7  # head_turn from which an eye corner is hidden, mostly
@@ -209,6 +209,7 @@ def describe(
         np.log1p(found.surprise),
         *(turned, turned**2, 1 / (1 + np.exp((_PROFILE - turned) / 0.05))),  # where errors are compared with the box
         *details.T[..., None],
+        doubt.mean(1)[:, None] ** 2,
     )
     table = np.empty((*doubt.shape, len(features)))
     for column, feature in enumerate(features):
@@ -234,7 +235,7 @@ def _averaged(shares: Array, values: Array) -> Array:
 # --- Fitting ---------------------------------------------------------------------------------------------------------
 
 
-LOOKS = ("as they are", "behind painted occluders", "in poor photos")
+LOOKS = ("as they are", "behind painted occluders", "in poor photos", "mostly covered")
 """How faces are looked at."""
 
 FOLDS = 5

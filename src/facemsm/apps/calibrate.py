@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
-TIMES = (4, 3, 3)
+TIMES = (4, 3, 3, 2)
 """How often a held-out face is looked at in each of ``facemsm.calibration.LOOKS``; all but once with a spoilt box."""
+
+FAIR = 2
+"""Of ``LOOKS``, those whose points are fair to ask for: the others teach what not to trust."""
 
 FITTED = 600
 """Looks at faces that the noise is fitted on, for speed."""
@@ -63,7 +66,7 @@ def calibrate(
     import numpy as np
 
     from facemsm.aligner import Aligner
-    from facemsm.calibration import FOLDS, LOOKS, fit_noise
+    from facemsm.calibration import FOLDS, fit_noise
     from facemsm.errors import FacemsmError
     from facemsm.geometry import apply_affine, canonical_matrix
     from facemsm.runtime.model import DICTIONARY, PRIOR, write_calibration
@@ -91,7 +94,7 @@ def calibrate(
 
     seen = _observe(aligner, faces.validation)
     typer.echo(f"{len(faces.validation)} faces held out, looked at {sum(TIMES)} times each")
-    good = np.flatnonzero(seen.kind != len(LOOKS) - 1)
+    good = np.flatnonzero(seen.kind < FAIR)
     noise = fit_noise(seen.take(good[np.linspace(0, len(good) - 1, min(len(good), FITTED)).astype(int)]), prior, scheme)
     typer.echo(f"log of noise: {noise[0]:.2f} {noise[1]:+.2f} (1 - score) {-noise[2]:+.2f} turn")
     parts = [_fit(seen.take(seen.fold != fold), prior, scheme, noise) for fold in range(FOLDS)]
@@ -112,15 +115,18 @@ def _observe(aligner: Aligner, faces: Sequence[FaceSample]) -> Observations:
 
     from facemsm.calibration import FOLDS, Observations, detail
     from facemsm.data.sample import UNLABELLED
-    from facemsm.evaluation.evaluate import Perturbation, in_poor_photo, painted
+    from facemsm.evaluation.evaluate import Perturbation, in_poor_photo, mostly_covered, painted
     from facemsm.geometry import compose, invert, similarity
 
     def looks() -> Iterator[tuple[FaceSample, int, Perturbation | None]]:
         for seed, kind in enumerate(np.repeat(np.arange(len(TIMES)), TIMES).tolist()):
             spoil = Perturbation(0.08, 0.12, 15, seed) if seed else None
             for face in faces:
-                covered = painted(face, aligner.scheme, KINDS, seed) if kind == 1 else face
-                yield (in_poor_photo(face, seed) if kind == 2 else covered), kind, spoil
+                if kind == 1:
+                    face = painted(face, aligner.scheme, KINDS, seed)
+                elif kind:
+                    face = (in_poor_photo, mostly_covered)[kind - 2](face, seed)
+                yield face, kind, spoil
 
     marked = {face.name for face in faces if face.visibility is not None} or {face.name for face in faces}
     rows = []
@@ -141,7 +147,7 @@ def _observe(aligner: Aligner, faces: Sequence[FaceSample]) -> Observations:
 def _fit(seen: Observations, prior: ShapePrior, scheme: LandmarkScheme, noise: Noise) -> Calibration:
     import numpy as np
 
-    from facemsm.calibration import CORRECT, Calibration, describe, fit_logistic
+    from facemsm.calibration import CORRECT, LOOKS, Calibration, describe, fit_logistic
     from facemsm.data.sample import OCCLUDED, UNLABELLED
     from facemsm.shapes.posterior import observation_covariance, posterior
 
@@ -150,7 +156,9 @@ def _fit(seen: Observations, prior: ShapePrior, scheme: LandmarkScheme, noise: N
     features = describe(seen.points, seen.scores, seen.spread, seen.details, found, prior, scheme)
     errors = _errors(seen, found.points, scheme)
     correct = fit_logistic(features, errors < CORRECT, np.isfinite(errors), scheme)
-    hidden = fit_logistic(features, seen.visibility == OCCLUDED, seen.visibility != UNLABELLED, scheme)
+    # rectangles over most of a face teach what not to trust, but not how a face looks behind a thing of life
+    told = (seen.visibility != UNLABELLED) & (seen.kind != len(LOOKS) - 1)[:, None]
+    hidden = fit_logistic(features, seen.visibility == OCCLUDED, told, scheme)
     return Calibration(noise, correct, hidden, 0.5, "posterior")
 
 
@@ -219,6 +227,6 @@ def _report(
     ranked = np.sort(hidden[natural])[::-1]
     promised = np.flatnonzero(np.cumsum(ranked) >= PRECISION * np.arange(1, len(ranked) + 1))
     threshold = float(ranked[promised[-1]]) if len(promised) else 0.5
-    good = seen.kind != len(LOOKS) - 1
+    good = seen.kind < FAIR
     better = np.nanmean(errors["posterior"][good]) <= np.nanmean(errors["exemplars"][good])
     return "posterior" if better else "exemplars", threshold

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -121,14 +121,45 @@ def painted(sample: FaceSample, scheme: LandmarkScheme, kinds: Sequence[str] = E
         FacemsmError: the photo cannot be read.
     """
     _, covered = _paint(sample, scheme, kinds, seed)
+    return _behind(sample, lambda: _paint(sample, scheme, kinds, seed)[0], covered)
+
+
+def _behind(sample: FaceSample, load: Callable[[], Image], covered: BoolArray) -> FaceSample:
     before = sample.visibility
     if before is None:
         before = np.where(np.isfinite(sample.points).all(axis=1), VISIBLE, UNLABELLED).astype(np.int8)
-    return replace(
-        sample,
-        image=lambda: _paint(sample, scheme, kinds, seed)[0],
-        visibility=np.where(covered & (before == VISIBLE), OCCLUDED, before).astype(np.int8),
-    )
+    visibility = np.where(covered & (before == VISIBLE), OCCLUDED, before).astype(np.int8)
+    return replace(sample, image=load, visibility=visibility)
+
+
+COVERED = (0.35, 0.9)
+"""How much of a face is covered, from one side of its box to the other."""
+
+
+def mostly_covered(sample: FaceSample, seed: int = 0) -> FaceSample:
+    """A face of which a rectangle hides a large part; its name and the seed decide which, and how much.
+
+    The rectangle is of one colour or full of noise: nothing can be seen there. Returns and visibility as for
+    :func:`painted`.
+    """
+    rng = np.random.default_rng((seed, zlib.crc32(sample.name.encode())))
+    corners = sample.box.astype(np.float64).reshape(2, 2)
+    extent = corners[1] - corners[0]
+    low, high = corners + np.array([[-0.15], [0.15]]) * extent
+    end, axis = divmod(int(rng.integers(4)), 2)
+    share, colour = rng.uniform(*COVERED), rng.integers(0, 256, 3)
+    (low if end else high)[axis] = corners[end, axis] + (-1 if end else 1) * share * extent[axis]
+    low, high = np.round(low), np.round(high)
+    noisy = rng.random() < 0.3
+
+    def load() -> Image:
+        photo: Image = sample.load().copy()
+        x0, y0, x1, y1 = np.maximum((*low, *high), 0).astype(int)
+        part = photo[y0:y1, x0:x1]
+        part[:] = np.random.default_rng(seed).integers(0, 256, part.shape) if noisy else colour
+        return photo
+
+    return _behind(sample, load, ((sample.points > low - 0.5) & (sample.points < high - 0.5)).all(axis=1))
 
 
 FAULTS = {
