@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
-TIMES = (4, 3, 3, 2)
+TIMES = (8, 3, 3, 1)
 """How often a held-out face is looked at in each of ``facemsm.calibration.LOOKS``; all but once with a spoilt box."""
 
 FAIR = 2
 """Of ``LOOKS``, those whose points are fair to ask for: the others teach what not to trust."""
 
-FITTED = 600
+FITTED = 1200
 """Looks at faces that the noise is fitted on, for speed."""
 
 KINDS = ("mask", "hand", "glasses", "patch", "hair")
@@ -147,7 +147,7 @@ def _observe(aligner: Aligner, faces: Sequence[FaceSample]) -> Observations:
 def _fit(seen: Observations, prior: ShapePrior, scheme: LandmarkScheme, noise: Noise) -> Calibration:
     import numpy as np
 
-    from facemsm.calibration import CORRECT, LOOKS, Calibration, describe, fit_logistic
+    from facemsm.calibration import CORRECT, FEATURES, LOOKS, OF_ERRORS, Calibration, describe, fit_logistic
     from facemsm.data.sample import OCCLUDED, UNLABELLED
     from facemsm.shapes.posterior import observation_covariance, posterior
 
@@ -158,6 +158,7 @@ def _fit(seen: Observations, prior: ShapePrior, scheme: LandmarkScheme, noise: N
     correct = fit_logistic(features, errors < CORRECT, np.isfinite(errors), scheme)
     # rectangles over most of a face teach what not to trust, but not how a face looks behind a thing of life
     told = (seen.visibility != UNLABELLED) & (seen.kind != len(LOOKS) - 1)[:, None]
+    features[..., [FEATURES.index(name) for name in OF_ERRORS]] = 0
     hidden = fit_logistic(features, seen.visibility == OCCLUDED, told, scheme)
     return Calibration(noise, correct, hidden, 0.5, "posterior")
 
