@@ -66,6 +66,8 @@ def _facemsm(
 def main() -> None:
     """Run the command line. Unusable input ends it with one line on stderr and exit code 2."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what is wrong with a photo is said once, by us
+    # Matrices are small here and photos many: BLAS threads that wait for a share of one cost more than they save.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         app()
     except FacemsmError as error:
