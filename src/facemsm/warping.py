@@ -7,8 +7,8 @@ from math import ceil, floor, sqrt
 import cv2
 import numpy as np
 
-from facemsm.geometry import Matrix
-from facemsm.typing import Image
+from facemsm.geometry import Matrix, box_to_crop, compose, perturb_box, similarity
+from facemsm.typing import FloatArray, Image
 
 BORDER_MODE: int = cv2.BORDER_CONSTANT
 BORDER_VALUE = (0, 0, 0)
@@ -31,6 +31,32 @@ def warp(image: Image, matrix: Matrix, size: int) -> Image:
         image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=BORDER_MODE, borderValue=BORDER_VALUE
     )
     return np.asarray(crop, np.uint8)
+
+
+def jittered_crop(
+    image: Image,
+    box: FloatArray,
+    size: int,
+    rng: np.random.Generator,
+    *,
+    shift: float,
+    scale: tuple[float, float],
+    turn: float,
+) -> Image:
+    """What stage 1 sees, (size, size, 3), of a face whose box and photo are spoilt by uniform random amounts.
+
+    Args:
+        image: (H, W, 3) uint8.
+        box: (4,) photo pixels.
+        size: side of the crop.
+        rng: decides the amounts.
+        shift: at most, in box widths and heights, either way.
+        scale: least and most.
+        turn: at most, in radians, either way.
+    """
+    moved = perturb_box(box, rng.uniform(-shift, shift, 2), rng.uniform(*scale))
+    turned = similarity(rng.uniform(-turn, turn), centre=2 * [(size - 1) / 2])
+    return warp(image, compose(turned, box_to_crop(moved, size)), size)
 
 
 def _shrunk(image: Image, matrix: Matrix, size: int, step: int) -> tuple[Image, Matrix]:

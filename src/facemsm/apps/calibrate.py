@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -118,15 +118,18 @@ def _observe(aligner: Aligner, faces: Sequence[FaceSample]) -> Observations:
     from facemsm.evaluation.evaluate import Perturbation, in_poor_photo, mostly_covered, painted
     from facemsm.geometry import compose, invert, similarity
 
+    ways: tuple[Callable[[FaceSample, int], FaceSample], ...] = (  # in the order of LOOKS
+        lambda face, _: face,
+        lambda face, seed: painted(face, aligner.scheme, KINDS, seed),
+        in_poor_photo,
+        mostly_covered,
+    )
+
     def looks() -> Iterator[tuple[FaceSample, int, Perturbation | None]]:
         for seed, kind in enumerate(np.repeat(np.arange(len(TIMES)), TIMES).tolist()):
             spoil = Perturbation(0.08, 0.12, 15, seed) if seed else None
             for face in faces:
-                if kind == 1:
-                    face = painted(face, aligner.scheme, KINDS, seed)
-                elif kind:
-                    face = (in_poor_photo, mostly_covered)[kind - 2](face, seed)
-                yield face, kind, spoil
+                yield ways[kind](face, seed), kind, spoil
 
     marked = {face.name for face in faces if face.visibility is not None} or {face.name for face in faces}
     rows = []

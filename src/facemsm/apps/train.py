@@ -50,7 +50,8 @@ Complete = Annotated[
 ]
 Holdout = Annotated[float, typer.Option(min=0.0, max=0.9, help="Fraction of the photos to validate on.")]
 Init = Annotated[
-    Path | None, typer.Option(help="Weights to start from (.safetensors); of another landmark scheme too.")
+    Path | None,
+    typer.Option(help="Weights to start from (.safetensors); of another landmark scheme or a deeper hourglass too."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")]
 Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Show a progress bar.")]

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from facemsm.errors import FacemsmError
-from facemsm.geometry import box_to_crop, compose, perturb_box, similarity
 from facemsm.heatmaps import MASS_FLOOR, HeatmapCodec
 from facemsm.hourglass.network import (
     HEATMAP_SIZE,
@@ -37,7 +36,7 @@ from facemsm.stgan.networks import Generator
 from facemsm.training.config import from_mapping
 from facemsm.training.run import load_weights
 from facemsm.typing import FloatArray, Image
-from facemsm.warping import warp
+from facemsm.warping import jittered_crop
 
 OPSET = 18
 SAMPLE = Path(__file__).parents[1] / "apps" / "sample.jpg"
@@ -369,11 +368,9 @@ def sample_crops(count: int = 16) -> Image:
     """(count, 128, 128, 3) uint8: the face of the bundled sample photo, turned and shifted at random."""
     photo = read_image(SAMPLE)
     rng = np.random.default_rng(0)
-    crops = []
-    for _ in range(count):
-        box = perturb_box(SAMPLE_BOX, rng.uniform(-0.2, 0.2, 2), rng.uniform(0.8, 1.25))
-        turn = similarity(rng.uniform(-0.6, 0.6), centre=2 * [(INPUT_SIZE - 1) / 2])
-        crops.append(warp(photo, compose(turn, box_to_crop(box, INPUT_SIZE)), INPUT_SIZE))
+    crops = [
+        jittered_crop(photo, SAMPLE_BOX, INPUT_SIZE, rng, shift=0.2, scale=(0.8, 1.25), turn=0.6) for _ in range(count)
+    ]
     return np.stack(crops)
 
 

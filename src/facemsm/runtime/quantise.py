@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from facemsm.errors import FacemsmError
-from facemsm.geometry import box_to_crop, compose, perturb_box, similarity
 from facemsm.runtime.model import HOURGLASS, MANIFEST, STGAN, Model
 from facemsm.typing import FloatArray, Image
-from facemsm.warping import warp
+from facemsm.warping import jittered_crop
 
 Quantisation = Literal["int8", "power-of-two"]
 
@@ -104,7 +103,7 @@ def quantise_model(
 
 
 def faces_to_measure(model: Model, data: Sequence[str], count: int) -> Measured:
-    """What stages 1 and 2 see of annotated faces, whose boxes and photos are moved, scaled and turned at random.
+    """What stage 1 sees of annotated faces that are moved, scaled and turned, and stage 2 of them as they are.
 
     Args:
         model: whose stage 1 cuts the canonical faces.
@@ -128,9 +127,7 @@ def faces_to_measure(model: Model, data: Sequence[str], count: int) -> Measured:
     for i in np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int):
         photo, box = samples[i].load(), samples[i].box
         canonical.append(aligner.observe(photo, [box]).canonical[0])
-        moved = perturb_box(box, rng.uniform(-0.15, 0.15, 2), rng.uniform(0.75, 1.25))
-        turn = similarity(rng.uniform(-0.5, 0.5), centre=2 * [(size - 1) / 2])
-        crops.append(warp(photo, compose(turn, box_to_crop(moved, size)), size))
+        crops.append(jittered_crop(photo, box, size, rng, shift=0.15, scale=(0.75, 1.25), turn=0.5))
     return Measured(np.stack(crops), np.stack(canonical))
 
 
