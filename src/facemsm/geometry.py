@@ -168,6 +168,13 @@ def upright_anchors(points: NDArray[np.floating], scheme: LandmarkScheme) -> Mat
     return np.stack([_mean_of_labelled(points[..., list(group), :]) for group in groups], axis=-2)
 
 
+def box_scale(points: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Root of the area of the tight box of (..., L, 2) points, NaN where unlabelled: ``box`` of Eq. 12's normalisers."""
+    # fmin and fmax pass over NaN without NumPy's warning for a face that has nothing else
+    size = np.fmax.reduce(points, axis=-2) - np.fmin.reduce(points, axis=-2)
+    return np.asarray(np.sqrt(size.prod(axis=-1)))
+
+
 def canonical_matrix(points: NDArray[np.floating], scheme: LandmarkScheme, size: int) -> Matrix:
     """Map photo pixels to the canonical image of a face with known points.
 

@@ -33,6 +33,7 @@ class FaceSample:
         visibility: (L,) int8 with COCO's values ``VISIBLE``, ``OCCLUDED``, ``UNLABELLED``; None where the data set
             does not say.
         attributes: per-face flags of the data set, e.g. WFLW's ``{"pose": True, ...}``.
+        convention: whose habit of placing points the labels follow: the data set's name, where training asks for it.
     """
 
     name: str
@@ -42,6 +43,7 @@ class FaceSample:
     points: FloatArray
     visibility: NDArray[np.int8] | None = None
     attributes: Mapping[str, bool | str] = field(default_factory=dict)
+    convention: str = ""
 
     def load(self) -> Image:
         """The photo, (H, W, 3) uint8 RGB.

@@ -48,6 +48,14 @@ def adaptive_wing(predicted: Tensor, target: Tensor, labelled: Tensor) -> Tensor
     return (cell.mean((2, 3)) * labelled).sum() / labelled.sum().clamp(min=1)
 
 
+def gaussians(cells: Tensor, size: int, sigma: float) -> Tensor:
+    """Target heatmaps (N, L, size, size) of points (N, L, 2) in cells, as :meth:`HeatmapCodec.encode` draws them;
+    dark where a point is NaN."""
+    distance = torch.arange(size, device=cells.device, dtype=cells.dtype) - cells[..., None]
+    profiles = (-0.5 * (distance / sigma) ** 2).exp().nan_to_num()
+    return profiles[..., 1, :, None] * profiles[..., 0, None, :]
+
+
 def centres(heatmaps: Tensor) -> Tensor:
     """Where :meth:`facemsm.heatmaps.HeatmapCodec.decode` sees the points, such that it can be learned.
 

@@ -14,7 +14,7 @@ from facemsm.data.augment import Augmentation
 from facemsm.errors import FacemsmError
 from facemsm.heatmaps import HeatmapCodec, Refinement
 from facemsm.hourglass.examples import HourglassExamples
-from facemsm.hourglass.losses import LOSSES, by_face, centres, distance
+from facemsm.hourglass.losses import LOSSES, by_face, centres, distance, gaussians
 from facemsm.hourglass.network import HEATMAP_SIZE, INPUT_SIZE, HourglassConfig, StackedHourglass
 from facemsm.schemes import LandmarkScheme
 from facemsm.training.config import Schedule
@@ -37,6 +37,9 @@ class HourglassTraining:
             the heatmap's side; 0 is the paper's. It teaches the maps to be right where they are read.
         refinement: how points are read from heatmaps, see :class:`facemsm.heatmaps.HeatmapCodec`.
         occluded_peak: height of the target peak of points known to be hidden; 1 is the paper's.
+        adapt: how fast each data set's convention is learned: the part of a step's mean offset between its labels and
+            the network's points that its shift takes up; 0 is the paper's and leaves labels as they are. Label
+            adaptation, after Wood et al., ICCV 2021.
     """
 
     network: HourglassConfig
@@ -47,6 +50,7 @@ class HourglassTraining:
     coordinate: float = 0.0
     refinement: Refinement = "gaussian"
     occluded_peak: float = 1.0
+    adapt: float = 0.0
 
     @classmethod
     def preset(cls, name: str, landmarks: int) -> HourglassTraining:
@@ -75,6 +79,7 @@ class HourglassTraining:
                 coordinate=0.1,
                 refinement="mass",
                 occluded_peak=0.4,
+                adapt=0.01,
             )
         raise FacemsmError(f"no preset {name!r}: use paper or lite")
 
@@ -85,34 +90,69 @@ class HourglassModule(StageModule):
     def __init__(self, config: HourglassTraining, scheme: LandmarkScheme, faces: Faces) -> None:
         if config.loss not in LOSSES:
             raise FacemsmError(f"no loss {config.loss!r}: use one of {', '.join(LOSSES)}")
-        body = config.network.body_size
         final = HeatmapCodec(INPUT_SIZE, HEATMAP_SIZE, config.sigma, refinement=config.refinement)
-        earlier = HeatmapCodec(INPUT_SIZE, body, config.sigma * body / HEATMAP_SIZE)
-        codecs = (earlier,) * (config.network.stacks - 1) + (final,)
+        known = faces.conventions
         super().__init__(
             config.schedule,
             faces,
-            HourglassExamples(scheme, codecs, config.augmentation, config.occluded_peak),
-            HourglassExamples(scheme, codecs, None),
+            HourglassExamples(scheme, INPUT_SIZE, config.augmentation, config.occluded_peak, known),
+            HourglassExamples(scheme, INPUT_SIZE, None, conventions=known),
         )
         self.config, self.codec, self.scheme = config, final, scheme
         self.network = StackedHourglass(config.network)
+        self.shifts: Tensor
+        self.register_buffer("shifts", torch.zeros(len(known), 2))
+        faces_of = {name: 0.0 for name in known}
+        for source, count in zip(faces.sources, np.bincount(faces.source, minlength=len(faces.sources)), strict=True):
+            faces_of[source.name] += source.share * count
+        self._share = torch.tensor([n / sum(faces_of.values()) for n in faces_of.values()])
+
+    @property
+    def conventions(self) -> dict[str, list[float]]:
+        """How far each data set's labels lie from the consensus: x, y in the photo, as a share of the root of the tight
+        box's area; 0 where ``adapt`` is 0."""
+        return {name: shift.tolist() for name, shift in zip(self.faces.conventions, self.shifts, strict=True)}
+
+    def _consensus(self, batch: dict[str, Any]) -> Tensor:
+        """The labels (N, L, 2) in canonical px without their data sets' shifts."""
+        points: Tensor = batch["points"]
+        return points - (batch["shift"] @ self.shifts[batch["convention"], :, None]).transpose(1, 2)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:  # noqa: ARG002
         """Sum of the losses of all stacks (intermediate supervision)."""
         loss = torch.zeros((), device=self.device)
-        for i, heatmaps in enumerate(self.network(images_to_tensor(batch["image"]))):
-            profiles = batch[f"columns_{i}"], batch[f"rows_{i}"]
-            loss = loss + by_face(self._loss, heatmaps, batch["labelled"], batch["points"], *profiles)
+        points, heatmaps = self._consensus(batch), loss
+        for heatmaps in self.network(images_to_tensor(batch["image"])):
+            loss = loss + by_face(self._loss, heatmaps, batch["labelled"], points, batch["peak"])
+        if self.config.adapt:
+            self._adapt(batch, points, heatmaps.detach().float())
         self.log("train/loss", loss)
         return loss
 
-    def _loss(self, heatmaps: Tensor, labelled: Tensor, points: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
-        """Of one stack's heatmaps (n, L, H, W); points (n, L, 2) in canonical px, profiles (n, L, W) and (n, L, H)."""
-        target = rows[..., :, None] * columns[..., None, :]
+    def _adapt(self, batch: dict[str, Any], points: Tensor, heatmaps: Tensor) -> None:
+        """Let each data set's shift follow the offset between its labels and the points of the last stack.
+
+        What all sets have in common is no convention. A network that learns from mirrored faces cannot follow it in x;
+        in y it could, so the sets' shifts, weighed by how many faces they have, are kept at a mean of 0.
+        """
+        found = (centres(heatmaps) + 0.5) * (INPUT_SIZE / heatmaps.shape[-1]) - 0.5
+        seen = (batch["labelled"] * (batch["peak"] == 1))[..., None]
+        counts = seen.sum(1)
+        offset = torch.where(seen > 0, points - found, 0).sum(1) / counts.clamp(min=1)
+        offset = torch.linalg.solve(batch["shift"], offset[..., None])[..., 0]
+        for i in range(len(self.shifts)):
+            own = (batch["convention"] == i) & (counts[:, 0] > 0)
+            if own.any():
+                self.shifts[i] += self.config.adapt * offset[own].mean(0)
+        self.shifts[:, 1] -= self._share.to(self.shifts) @ self.shifts[:, 1]
+
+    def _loss(self, heatmaps: Tensor, labelled: Tensor, points: Tensor, peak: Tensor) -> Tensor:
+        """Of one stack's heatmaps (n, L, H, W); points (n, L, 2) in canonical px, heights of peaks (n, L)."""
+        size = heatmaps.shape[-1]
+        cells = (points + 0.5) * (size / INPUT_SIZE) - 0.5
+        target = peak[..., None, None] * gaussians(cells, size, self.config.sigma * size / HEATMAP_SIZE)
         loss = LOSSES[self.config.loss](heatmaps, target, labelled)
         if self.config.coordinate:
-            cells = (points + 0.5) * (heatmaps.shape[-1] / INPUT_SIZE) - 0.5
             loss = loss + self.config.coordinate / heatmaps.shape[-1] * distance(centres(heatmaps), cells, labelled)
         return loss
 
@@ -120,7 +160,11 @@ class HourglassModule(StageModule):
         """Errors on canonical faces, in per cent of the tight box (deciding) and of the inter-ocular distance."""
         heatmaps = self.network(images_to_tensor(batch["image"]))[-1].float().cpu().numpy()
         predicted = self.codec.decode(heatmaps).points
-        self.collect(canonical_errors(predicted, batch["points"].cpu().numpy(), self.scheme))
+        plain = canonical_errors(predicted, batch["points"].cpu().numpy(), self.scheme)
+        if self.config.adapt:
+            own = canonical_errors(predicted, self._consensus(batch).cpu().numpy(), self.scheme)
+            plain = {f"{kind}, own convention": values for kind, values in own.items()} | plain
+        self.collect(plain)
         return torch.from_numpy(predicted)
 
     def picture(self, batch: dict[str, Any], predicted: Tensor) -> Image:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from facemsm.data.augment import Augmentation
 from facemsm.errors import FacemsmError
-from facemsm.heatmaps import HeatmapCodec
 from facemsm.hourglass.examples import HourglassExamples
 from facemsm.hourglass.training import HourglassModule, canonical_errors, images_to_tensor
 from facemsm.resnet50.losses import LOSSES
@@ -70,12 +69,11 @@ class ResNet50Module(StageModule):
     def __init__(self, config: ResNet50Training, scheme: LandmarkScheme, faces: Faces) -> None:
         if config.loss not in LOSSES:
             raise FacemsmError(f"no loss {config.loss!r}: use one of {', '.join(LOSSES)}")
-        unused = (HeatmapCodec(INPUT_SIZE, 1),)  # heatmaps of one cell: only the points are learned from
         super().__init__(
             config.schedule,
             faces,
-            HourglassExamples(scheme, unused, config.augmentation),
-            HourglassExamples(scheme, unused, None),
+            HourglassExamples(scheme, INPUT_SIZE, config.augmentation),
+            HourglassExamples(scheme, INPUT_SIZE, None),
         )
         self.config, self.scheme = config, scheme
         self.network = ResNet50(config.network)

@@ -63,6 +63,11 @@ class Faces:
     sources: tuple[Source, ...]
 
     @property
+    def conventions(self) -> tuple[str, ...]:
+        """Names of the data sets, each once."""
+        return tuple(dict.fromkeys(source.name for source in self.sources))
+
+    @property
     def epoch_size(self) -> int:
         """Faces in a full epoch, every source taking part."""
         counts = np.bincount(self.source, minlength=len(self.sources))
@@ -128,7 +133,7 @@ def load_faces(
         else:
             samples = load_dataset(source.name, source.root, source.split, box_source, scheme)
         shared = Counter(face.image for face in samples if isinstance(face.image, Path))
-        for face in samples:
+        for face in (replace(face, convention=source.name) for face in samples):
             unknown.discard(face.name)
             if face.name in exclude:
                 continue

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import logging
 import os
 import re
@@ -214,7 +215,8 @@ class Record(Callback):
         if decisive < self.best:
             self.best = decisive
             scheme = getattr(pl_module, "scheme", None)  # stage 1 finds no landmarks
-            save_weights(pl_module.network, self.folder / "best.safetensors", scheme)
+            conventions = getattr(pl_module, "conventions", None)
+            save_weights(pl_module.network, self.folder / "best.safetensors", scheme, conventions)
         row = {"step": pl_module.batches_done, "seconds": round(time.monotonic() - self._start), **errors}
         _append(self.folder / "history.csv", row)
         line = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
@@ -497,14 +499,21 @@ def _tidy(folder: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def save_weights(network: nn.Module, path: Path, scheme: LandmarkScheme | None = None) -> None:
-    """Write a network's weights as safetensors, whole or not at all, with the name of its landmark scheme.
+def save_weights(
+    network: nn.Module,
+    path: Path,
+    scheme: LandmarkScheme | None = None,
+    conventions: Mapping[str, list[float]] | None = None,
+) -> None:
+    """Write a network's weights as safetensors, whole or not at all, with the name of its landmark scheme and the
+    shifts of its data sets' labels.
 
     Raises:
         FacemsmError: the file cannot be written.
     """
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    content = save(tensors, {"scheme": scheme.name} if scheme else None)
+    told = {"scheme": scheme.name} if scheme else {}
+    content = save(tensors, told | ({"conventions": json.dumps(conventions)} if conventions else {}))
     with replacing(path) as partial:
         partial.write_bytes(content)
 
