@@ -28,13 +28,14 @@ import cv2
 import numpy as np
 
 from facemsm.data.catalogue import load_dataset
-from facemsm.data.sample import OCCLUDED, UNLABELLED, FaceSample
+from facemsm.data.sample import FaceSample
 from facemsm.detectors import NAMES, FaceDetector, get_detector
 from facemsm.detectors.boxes import overlaps, suppress
 from facemsm.detectors.centerface import CenterFace
 from facemsm.errors import FacemsmError
-from facemsm.images import read_image
+from facemsm.imaging.io import read_image
 from facemsm.provenance import commit, machine
+from facemsm.schemes import OCCLUDED, UNLABELLED
 from facemsm.typing import FloatArray
 
 IOU = 0.4

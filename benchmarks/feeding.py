@@ -24,15 +24,17 @@ import torch
 from torch import Tensor
 
 from facemsm.data.sample import FaceSample
+from facemsm.data.sources import Source
 from facemsm.hourglass.losses import LOSSES
-from facemsm.hourglass.training import HourglassModule, HourglassTraining, images_to_tensor
+from facemsm.hourglass.training import HourglassModule, HourglassTraining
 from facemsm.provenance import commit, machine
 from facemsm.schemes import SCHEME_68
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.stgan.losses import theta_loss
 from facemsm.stgan.training import STGANModule, STGANTraining
-from facemsm.training.faces import Faces, Source
-from facemsm.training.stream import PHOTO_MEMORY, ExampleStream, From, loader
+from facemsm.training.faces import Faces
+from facemsm.training.landmarks import images_to_tensor
+from facemsm.training.stream import PHOTO_MEMORY, ExampleStream, ResumableSampler, loader
 
 
 def synthetic_faces(folder: Path, count: int = 64, side: int = 400) -> Faces:
@@ -59,7 +61,7 @@ def measure(
     batch_size = schedule.batch_size
     total = batch_size * (steps + 3)
     stream = ExampleStream(module.faces, module._training, total=total, seed=0, memory=memory)
-    batches = iter(loader(stream, batch=batch_size, workers=1, sampler=From(0, total, batch=batch_size)))
+    batches = iter(loader(stream, batch=batch_size, workers=1, sampler=ResumableSampler(0, total, batch=batch_size)))
     optimiser = module.optimiser(module.network)
     module.network.train()
     waiting = working = busy = 0.0

@@ -22,8 +22,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from facemsm.apps.align import SAMPLE
-from facemsm.images import IMAGE_SUFFIXES, read_image, write_image
+from facemsm.assets import SAMPLE
+from facemsm.imaging.io import IMAGE_SUFFIXES, read_image, write_image
 from facemsm.provenance import commit, machine
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import httpx2
 import numpy as np
 
-from facemsm.apps.align import SAMPLE
+from facemsm.assets import SAMPLE
 from facemsm.provenance import commit, machine
 
 EXTRAS = ["crop", "canonical", "heatmaps"]

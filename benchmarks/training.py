@@ -36,10 +36,11 @@ import torch
 from torch import Tensor
 
 from facemsm.data.sample import FaceSample
+from facemsm.data.sources import Source
 from facemsm.heatmaps import HeatmapCodec
 from facemsm.hourglass.losses import LOSSES, by_face
 from facemsm.hourglass.network import HEATMAP_SIZE, INPUT_SIZE
-from facemsm.hourglass.training import HourglassModule, HourglassTraining, images_to_tensor
+from facemsm.hourglass.training import HourglassModule, HourglassTraining
 from facemsm.provenance import commit, machine
 from facemsm.schemes import SCHEME_68
 from facemsm.shapes.dictionary import ShapeDictionary
@@ -47,7 +48,8 @@ from facemsm.stgan.losses import theta_loss
 from facemsm.stgan.networks import Discriminator
 from facemsm.stgan.training import STGANModule, STGANTraining
 from facemsm.training.config import override
-from facemsm.training.faces import Faces, Source
+from facemsm.training.faces import Faces
+from facemsm.training.landmarks import images_to_tensor
 from facemsm.training.run import fit
 from facemsm.training.stream import Example, ExampleStream, MakeExample, loader
 

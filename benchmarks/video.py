@@ -7,7 +7,8 @@ Prints Markdown. A photo is moved by known maps, with sensor noise and JPEG in e
 passes before the face. The truth is the prediction on the photo itself, moved in the same way: so errors are those that
 motion, noise and smoothing add, not those of the model.
 
-The first call moves the packaged sample in the sequences that the constants of ``facemsm.tracking`` were chosen on.
+The first call moves the packaged sample in the sequences that the constants of ``facemsm.video.tracking`` were
+chosen on.
 The second is the check: other faces (``aflw2000``, split val), other motions, a talking mouth, other noise and an
 occluder of another shape, none of which were looked at in choosing. Its rows are means over the photos; one in which
 the tracker does not see exactly the one face in every frame is left out of its row, which says how many are in it.
@@ -36,15 +37,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facemsm.aligner import Aligner
-from facemsm.apps.align import SAMPLE
+from facemsm.assets import SAMPLE
 from facemsm.data.catalogue import load_dataset
-from facemsm.drawing import draw_faces
 from facemsm.errors import FacemsmError
 from facemsm.geometry import Matrix, apply_affine, compose, invert, similarity
-from facemsm.images import read_image
+from facemsm.imaging.drawing import draw_faces
+from facemsm.imaging.io import read_image
 from facemsm.provenance import commit, machine
-from facemsm.tracking import Smoother, Tracker
 from facemsm.typing import Image
+from facemsm.video.tracking import Smoother, Tracker
 
 Array = NDArray[np.float64]
 RATE = 30.0

@@ -20,10 +20,10 @@ import numpy as np
 from facemsm import Aligner
 from facemsm.face import Face
 from facemsm.geometry import Matrix, apply_affine, box_to_crop
-from facemsm.images import read_image, write_image
-from facemsm.measures import recognition_crop
+from facemsm.imaging.io import read_image, write_image
+from facemsm.imaging.warping import warp
+from facemsm.shapes.measures import recognition_crop
 from facemsm.typing import Image
-from facemsm.warping import warp
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "docs" / "pictures"
@@ -33,7 +33,7 @@ SIDE = 320
 
 def main() -> None:
     """Write all pictures."""
-    photo = read_image(ROOT / "src/facemsm/apps/sample.jpg")
+    photo = read_image(ROOT / "src/facemsm/assets/sample.jpg")
     aligner = Aligner.from_pretrained(keep=("heatmaps", "canonical"))
     (face,) = aligner.align(photo)
     view = box_to_crop(face.box, SIDE)

@@ -11,7 +11,7 @@ import numpy as np
 from facemsm.data.coco import write_coco
 from facemsm.data.sample import FaceSample
 from facemsm.geometry import Matrix, apply_affine, perturb_box, similarity, tight_box
-from facemsm.images import write_image
+from facemsm.imaging.io import write_image
 from facemsm.schemes import get_scheme
 from facemsm.typing import FloatArray, Image
 

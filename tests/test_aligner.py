@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 from facemsm import Aligner, Face, FacemsmError
-from facemsm.calibration import FEATURES, Calibration, Logistic
+from facemsm.assets import SAMPLE
+from facemsm.confidence.model import FEATURES, Calibration, Logistic
 from facemsm.geometry import apply_affine, box_to_crop, compose, invert, similarity, theta_to_matrix
-from facemsm.images import read_image
+from facemsm.imaging.io import read_image
+from facemsm.imaging.warping import warp
 from facemsm.runtime.model import MANIFEST, WEIGHTS, write_calibration
 from facemsm.schemes import SCHEME_68
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.shapes.posterior import learn_prior
 from facemsm.typing import FloatArray, Image
-from facemsm.warping import warp
 
-SAMPLE = Path(__file__).parents[1] / "src" / "facemsm" / "apps" / "sample.jpg"
 BOX = [180.0, 87.0, 273.0, 179.0]
 
 

@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from facemsm.apps.data_preview import draw_crop, preview
 from facemsm.data.augment import Augmentation, Crop, augment_crop, jitter_matrix, take_crop
 from facemsm.data.occluders import OCCLUDERS, occlude
-from facemsm.data.sample import OCCLUDED, UNLABELLED, VISIBLE
 from facemsm.errors import FacemsmError
 from facemsm.geometry import Matrix, apply_affine, similarity
-from facemsm.schemes import SCHEME_29, SCHEME_68, SCHEME_98, LandmarkScheme
+from facemsm.imaging.warping import warp
+from facemsm.schemes import OCCLUDED, SCHEME_29, SCHEME_68, SCHEME_98, UNLABELLED, VISIBLE, LandmarkScheme
 from facemsm.typing import FloatArray, Image
-from facemsm.warping import warp
 
 SIZE = 128
 STILL = Augmentation(flip=0, rotation=0, scale=0, shift=0, brightness=0, contrast=0, saturation=0, hue=0)
@@ -111,7 +110,15 @@ def test_pure_flip_is_exact_and_an_involution() -> None:
     once = take_crop(start.image, start.points, start.visibility, matrix, SIZE, flip_table=SCHEME_68.flip, flipped=True)
     assert np.array_equal(once.image, start.image[:, ::-1])
     assert np.allclose(once.points[16], [SIZE - 1 - start.points[0, 0], start.points[0, 1]])
-    twice = take_crop(once.image, once.points, once.visibility, matrix, SIZE, flip_table=SCHEME_68.flip, flipped=True)
+    twice = take_crop(
+        once.image,
+        once.points,
+        once.visibility,
+        matrix,
+        SIZE,
+        flip_table=SCHEME_68.flip,
+        flipped=True,
+    )
     assert np.array_equal(twice.image, start.image)
     assert np.allclose(twice.points, start.points, atol=1e-4)
     assert np.array_equal(twice.visibility, start.visibility)  # type: ignore[arg-type]

@@ -11,18 +11,19 @@ import pytest
 from numpy.typing import NDArray
 
 from facemsm import Aligner, FacemsmError
-from facemsm.apps.align import SAMPLE
 from facemsm.apps.cli import main
-from facemsm.calibration import FEATURES, Calibration, Logistic, describe, detail, face_scale, fit_logistic
-from facemsm.data.sample import OCCLUDED, VISIBLE, FaceSample
-from facemsm.evaluation.evaluate import in_poor_photo, mostly_covered, painted
+from facemsm.assets import SAMPLE
+from facemsm.confidence.fitting import fit_logistic
+from facemsm.confidence.model import FEATURES, Calibration, Logistic, describe, detail
+from facemsm.data.sample import FaceSample
+from facemsm.evaluation.conditions import in_poor_photo, mostly_covered, painted
 from facemsm.evaluation.occlusion import average_precision, reliability
 from facemsm.evaluation.predictions import Predictions
 from facemsm.evaluation.report import Evaluation
-from facemsm.geometry import similarity, tight_box
-from facemsm.images import read_image, write_image
+from facemsm.geometry import face_scale, similarity, tight_box
+from facemsm.imaging.io import read_image, write_image
 from facemsm.runtime.model import MANIFEST, WEIGHTS, load_model, write_calibration
-from facemsm.schemes import SCHEME_68
+from facemsm.schemes import OCCLUDED, SCHEME_68, VISIBLE
 from facemsm.shapes.posterior import ShapePrior, learn_prior, observation_covariance, posterior
 from synthetic_faces import draw_face, mean_shape
 

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
 
-from facemsm.apps.align import SAMPLE
 from facemsm.apps.cli import COMMANDS, main
+from facemsm.assets import SAMPLE
 from facemsm.data.ibug import read_pts
 from facemsm.errors import FacemsmError
 from facemsm.face import Face
-from facemsm.images import read_image, write_image
-from facemsm.results import read_results
+from facemsm.imaging.io import read_image, write_image
+from facemsm.results.jsonl import read_results
 from facemsm.schemes import get_scheme
 from facemsm.typing import Image, PathLike
 
@@ -312,7 +312,7 @@ def test_interrupt_leaves_whole_results_and_resume_continues(run: Run, monkeypat
 
 def test_without_ray_it_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "facemsm.ray", raising=False)
+    monkeypatch.delitem(sys.modules, "facemsm.batch.ray", raising=False)
     photo("a.jpg")
     code, _, err = run("a.jpg", "--ray", "local")
     assert code == 2

@@ -23,14 +23,15 @@ from torch import nn
 
 from facemsm.apps.cli import main
 from facemsm.data.augment import Augmentation
+from facemsm.data.sources import Source
 from facemsm.errors import FacemsmError
 from facemsm.hourglass.network import HourglassConfig
 from facemsm.hourglass.training import HourglassModule, HourglassTraining
 from facemsm.schemes import get_scheme
 from facemsm.stgan.training import STGANModule, STGANTraining
 from facemsm.training.config import Schedule
-from facemsm.training.faces import Source, load_faces
-from facemsm.training.run import StageModule, WholeCheckpoints, fit
+from facemsm.training.faces import load_faces
+from facemsm.training.run import AtomicCheckpointIO, StageModule, fit
 from synthetic_faces import write_faces
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -111,7 +112,7 @@ def run_jobs(data: Path, out: Path) -> None:
 
         def spoil(step: int, batch: Any) -> None:
             if (step, rank) == (2, 1):
-                batch["rows_0"].fill_(torch.nan)
+                batch["peak"].fill_(torch.nan)
 
         def ask(step: int, _: Any) -> None:
             if (step, rank) == (2, 1):  # as by a queue that asks every process, and torchrun, which passes it on
@@ -181,7 +182,7 @@ def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
 
 
 def checkpoint(folder: Path) -> dict[str, Any]:
-    return WholeCheckpoints().load_checkpoint(folder / "last.ckpt")
+    return AtomicCheckpointIO().load_checkpoint(folder / "last.ckpt")
 
 
 def tensors(value: Any, name: str = "") -> dict[str, torch.Tensor]:

@@ -18,14 +18,14 @@ import pytest
 import typer
 
 from facemsm.apps import cli
-from facemsm.images import read_image
-from facemsm.results import write_pts
-from facemsm.video import VideoWriter
+from facemsm.imaging.io import read_image
+from facemsm.results.tables import write_pts
+from facemsm.video.io import VideoWriter
 from official_files import write_300w
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
-SAMPLE = ROOT / "src/facemsm/apps/sample.jpg"
+SAMPLE = ROOT / "src/facemsm/assets/sample.jpg"
 OPTIONAL = {"h5py", "lightning", "matplotlib", "onnx", "onnxscript", "pandas", "ray", "scipy", "sklearn", "torch"}
 
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facemsm.drawing import draw_faces, score_colours
 from facemsm.face import Face
+from facemsm.imaging.drawing import draw_faces, score_colours
 from facemsm.schemes import LandmarkScheme, get_scheme
 from facemsm.typing import BoolArray, FloatArray
 

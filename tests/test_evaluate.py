@@ -20,7 +20,8 @@ from facemsm.data.catalogue import load_dataset
 from facemsm.data.coco import write_coco
 from facemsm.data.sample import FaceSample
 from facemsm.errors import FacemsmError
-from facemsm.evaluation.evaluate import Perturbation, matching_detection, run_aligner
+from facemsm.evaluation.conditions import Perturbation
+from facemsm.evaluation.evaluate import matching_detection, run_aligner
 from facemsm.evaluation.predictions import Predictions, load_predictions, save_predictions
 from facemsm.evaluation.report import BEFORE, FINAL, Evaluation, draw_plots, markdown, measure
 from facemsm.face import Face

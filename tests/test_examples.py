@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from facemsm.data.augment import Augmentation, jitter_matrix, take_crop
-from facemsm.data.sample import OCCLUDED, UNLABELLED, VISIBLE, FaceSample
+from facemsm.data.sample import FaceSample
+from facemsm.data.sources import Source
 from facemsm.geometry import (
     apply_affine,
     box_to_crop,
@@ -26,11 +27,11 @@ from facemsm.geometry import (
     upright_anchors,
 )
 from facemsm.heatmaps import HeatmapCodec
-from facemsm.hourglass.examples import HourglassExamples
-from facemsm.schemes import get_scheme
+from facemsm.schemes import OCCLUDED, UNLABELLED, VISIBLE, get_scheme
 from facemsm.stgan.examples import CropExamples
 from facemsm.stgan.networks import warp
-from facemsm.training.faces import Faces, Source
+from facemsm.training.faces import Faces
+from facemsm.training.landmarks import CanonicalExamples
 from facemsm.training.stream import ExampleStream
 from facemsm.typing import Image
 from synthetic_faces import SIDE, mean_shape
@@ -142,54 +143,37 @@ def test_jitter_stays_within_what_is_set() -> None:
 def test_points_move_with_the_picture(flip: float, seed: int) -> None:
     face = marked_face()
     augmentation = replace(JITTER, flip=flip, rotation=20.0)
-    example = HourglassExamples(SCHEME, CODECS, augmentation)(face, np.random.default_rng(seed))
+    example = CanonicalExamples(SCHEME, SIZE, augmentation)(face, np.random.default_rng(seed))
     anchors = upright_anchors(example["points"].astype(float), SCHEME)
     np.testing.assert_allclose(marks(example["image"]), anchors[[1, 0, 2]] if flip else anchors, atol=0.6)
 
 
 def test_validation_faces_are_canonical() -> None:
     face = marked_face()
-    example = HourglassExamples(SCHEME, CODECS, None)(face, np.random.default_rng(0))
+    example = CanonicalExamples(SCHEME, SIZE, None)(face, np.random.default_rng(0))
     expected = apply_affine(canonical_matrix(face.points.astype(float), SCHEME, SIZE), face.points)
     np.testing.assert_allclose(example["points"], expected, atol=1e-3)
     assert example["labelled"].tolist() == [1.0] * 68
-
-
-def test_profiles_peak_at_the_points_of_every_stack() -> None:
-    example = HourglassExamples(SCHEME, CODECS, JITTER)(marked_face(), np.random.default_rng(1))
-    inside = example["labelled"] > 0
-    assert inside.sum() > 50
-    for i, codec in enumerate(CODECS):
-        columns, rows = example[f"columns_{i}"], example[f"rows_{i}"]
-        assert columns.shape == rows.shape == (68, codec.size)
-        assert columns.dtype == rows.dtype == np.float32
-        decoded = codec.decode(rows[:, :, None] * columns[:, None, :]).points
-        np.testing.assert_allclose(decoded[inside], example["points"][inside], atol=0.1)
 
 
 def test_hidden_points_have_lower_peaks() -> None:
     visibility = np.full(68, VISIBLE, np.int8)
     visibility[[3, 30]] = OCCLUDED
     face = replace(marked_face(), visibility=visibility)
-    heights = {}
     for peak in (1.0, 0.4):
-        example = HourglassExamples(SCHEME, CODECS, None, peak)(face, np.random.default_rng(0))
-        bare = HourglassExamples(SCHEME, CODECS, None)(marked_face(), np.random.default_rng(0))
-        heights[peak] = example["rows_1"].max(axis=1) / bare["rows_1"].max(axis=1)
+        example = CanonicalExamples(SCHEME, SIZE, None, peak)(face, np.random.default_rng(0))
         assert example["labelled"].all()  # located all the same
-    np.testing.assert_allclose(heights[1.0], 1.0)
-    np.testing.assert_allclose(heights[0.4][[3, 30]], 0.4, rtol=1e-5)
-    np.testing.assert_allclose(np.delete(heights[0.4], [3, 30]), 1.0)
+        np.testing.assert_allclose(example["peak"][[3, 30]], peak)
+        np.testing.assert_allclose(np.delete(example["peak"], [3, 30]), 1.0)
 
 
 def test_a_flip_takes_visibility_along() -> None:
     visibility = np.full(68, VISIBLE, np.int8)
     visibility[36] = OCCLUDED
-    make = HourglassExamples(SCHEME, CODECS, replace(STILL, flip=1.0), 0.4)
+    make = CanonicalExamples(SCHEME, SIZE, replace(STILL, flip=1.0), 0.4)
     example = make(replace(marked_face(), visibility=visibility), np.random.default_rng(0))
-    heights = example["rows_1"].max(axis=1)
-    assert heights[45] < 0.41
-    assert np.delete(heights, 45).min() > 0.9
+    assert example["peak"][45] == np.float32(0.4)
+    assert np.delete(example["peak"], 45).min() == 1
 
 
 def test_points_without_label_or_out_of_frame_are_left_out() -> None:
@@ -197,26 +181,23 @@ def test_points_without_label_or_out_of_frame_are_left_out() -> None:
     points = face.points.copy()
     points[[0, 60]] = np.nan
     visibility = np.where(np.isnan(points[:, 0]), UNLABELLED, VISIBLE).astype(np.int8)
-    make = HourglassExamples(SCHEME, CODECS, replace(STILL, shift=0.5))
+    make = CanonicalExamples(SCHEME, SIZE, replace(STILL, shift=0.5))
     example = make(replace(face, points=points, visibility=visibility), np.random.default_rng(4))
     moved, labelled = example["points"], example["labelled"]
     outside = ~((moved > -0.5) & (moved < SIZE - 0.5)).all(axis=1)
     assert 2 < outside.sum() < 60
     assert labelled.tolist() == (~outside).astype(float).tolist()
     assert np.isnan(moved[[0, 60]]).all()
-    for name in ("columns_0", "rows_0", "columns_1", "rows_1"):
-        assert np.isfinite(example[name]).all()
-        assert (example[name][[0, 60]] == 0).all()
 
 
 @pytest.mark.parametrize(
     "make",
     [
         CropExamples(SCHEME, SIZE, Augmentation.full()),
-        HourglassExamples(SCHEME, CODECS, Augmentation.full(), 0.4),
+        CanonicalExamples(SCHEME, SIZE, Augmentation.full(), 0.4),
     ],
 )
-def test_the_same_chance_gives_the_same_example(make: CropExamples | HourglassExamples) -> None:
+def test_the_same_chance_gives_the_same_example(make: CropExamples | CanonicalExamples) -> None:
     face = marked_face()
     first, again, other = (make(face, np.random.default_rng(seed)) for seed in (7, 7, 8))
     assert first.keys() == again.keys()

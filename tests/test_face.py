@@ -12,11 +12,11 @@ import pytest
 import facemsm
 from facemsm.data.coco import read_coco
 from facemsm.data.sample import FaceSample
-from facemsm.drawing import draw_faces
 from facemsm.errors import FacemsmError
 from facemsm.face import Face
-from facemsm.images import write_image
-from facemsm.results import PhotoResult
+from facemsm.imaging.drawing import draw_faces
+from facemsm.imaging.io import write_image
+from facemsm.results.jsonl import PhotoResult
 from facemsm.schemes import get_scheme
 from synthetic_faces import mean_shape
 

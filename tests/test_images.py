@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facemsm.errors import FacemsmError
-from facemsm.face import check_boxes
-from facemsm.images import MAX_PIXELS, check_image, read_image, write_image
+from facemsm.geometry import check_boxes
+from facemsm.imaging.io import MAX_PIXELS, check_image, read_image, write_image
 from facemsm.typing import Image
 
 # 16x8, left half (220, 30, 30), right half (30, 30, 220), stored as CMYK the way Photoshop does (inverted)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from facemsm.errors import FacemsmError
 from facemsm.geometry import apply_affine, similarity
-from facemsm.measures import (
+from facemsm.schemes import SCHEME_29, SCHEME_98, LandmarkScheme, scheme_from_dict, scheme_to_dict
+from facemsm.shapes.measures import (
     ARCFACE,
     HEAD,
-    Array,
     HeadPose,
     as_68,
     eye_aspect_ratio,
@@ -21,7 +21,7 @@ from facemsm.measures import (
     recognition_crop,
     recognition_matrix,
 )
-from facemsm.schemes import SCHEME_29, SCHEME_98, LandmarkScheme, scheme_from_dict, scheme_to_dict
+from facemsm.typing import Array
 from synthetic_faces import mean_shape
 
 SHAPE = (600, 800, 3)

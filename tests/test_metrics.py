@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError
 from facemsm.evaluation import metrics
-from facemsm.evaluation.metrics import Array, Normaliser
+from facemsm.geometry import NORMALISERS, Normaliser, normaliser
 from facemsm.schemes import LandmarkScheme, get_scheme
+from facemsm.typing import Array
 
 # Eye centres (2, 0) and (10, 0), outer corners (0, 0) and (12, 0), box 12 x 6: normalisers 8, 12, sqrt(72), 9.
 SCHEME = LandmarkScheme(
@@ -33,7 +34,7 @@ LENGTHS: dict[Normaliser, float] = {"inter-pupil": 8, "inter-ocular": 12, "box":
 NAN = float("nan")
 INF = float("inf")
 
-kinds = st.sampled_from(metrics.NORMALISERS)
+kinds = st.sampled_from(NORMALISERS)
 some_errors = arrays(float, st.integers(1, 40), elements=st.floats(0, 0.3, allow_subnormal=False))
 
 
@@ -44,10 +45,10 @@ def test_point_errors_by_hand() -> None:
     np.testing.assert_array_equal(metrics.point_errors(predicted, truth), [[5, 0, NAN, NAN, INF]])
 
 
-@pytest.mark.parametrize("kind", metrics.NORMALISERS)
+@pytest.mark.parametrize("kind", NORMALISERS)
 def test_normalisers_by_hand(kind: Normaliser) -> None:
     two = np.stack([FACE, 3 * FACE + 7])
-    np.testing.assert_allclose(metrics.normaliser(two, SCHEME, kind), [LENGTHS[kind], 3 * LENGTHS[kind]])
+    np.testing.assert_allclose(normaliser(two, SCHEME, kind), [LENGTHS[kind], 3 * LENGTHS[kind]])
 
 
 def test_normalisers_of_the_published_schemes() -> None:
@@ -61,8 +62,8 @@ def test_normalisers_of_the_published_schemes() -> None:
         points = rng.normal(size=(5, scheme.count, 2))
         pupil = np.linalg.norm(points[:, right].mean(1) - points[:, left].mean(1), axis=1)
         ocular = np.linalg.norm(points[:, corners[0]] - points[:, corners[1]], axis=1)
-        np.testing.assert_allclose(metrics.normaliser(points, scheme, "inter-pupil"), pupil)
-        np.testing.assert_allclose(metrics.normaliser(points, scheme, "inter-ocular"), ocular)
+        np.testing.assert_allclose(normaliser(points, scheme, "inter-pupil"), pupil)
+        np.testing.assert_allclose(normaliser(points, scheme, "inter-ocular"), ocular)
 
 
 def test_normaliser_is_nan_where_it_cannot_be_computed() -> None:
@@ -70,7 +71,7 @@ def test_normaliser_is_nan_where_it_cannot_be_computed() -> None:
     inner_missing[1], corner_missing[0] = NAN, NAN
     same_place = np.zeros_like(FACE)
     faces = np.stack([inner_missing, corner_missing, nothing, same_place])
-    isnan = {kind: np.isnan(metrics.normaliser(faces, SCHEME, kind)).tolist() for kind in metrics.NORMALISERS}
+    isnan = {kind: np.isnan(normaliser(faces, SCHEME, kind)).tolist() for kind in NORMALISERS}
     assert isnan == {
         "inter-pupil": [True, True, True, True],
         "inter-ocular": [False, True, True, True],
@@ -79,7 +80,7 @@ def test_normaliser_is_nan_where_it_cannot_be_computed() -> None:
     }
 
 
-@pytest.mark.parametrize("kind", metrics.NORMALISERS)
+@pytest.mark.parametrize("kind", NORMALISERS)
 def test_nme_by_hand(kind: Normaliser) -> None:
     predicted = FACE.copy()
     predicted[4] += (3, 4)  # 5 px
@@ -151,8 +152,8 @@ def test_summary_by_hand() -> None:
     [
         (lambda: metrics.point_errors(np.zeros((2, 3, 2)), np.zeros((2, 4, 2))), "(2, 4, 2)"),
         (lambda: metrics.point_errors(np.zeros((3, 2)), np.zeros((3, 2))), "faces, points, 2"),
-        (lambda: metrics.normaliser(np.zeros((2, 68, 2)), SCHEME, "box"), "(faces, 6, 2)"),
-        (lambda: metrics.normaliser(FACE[None], SCHEME, "iod"), "inter-ocular"),  # type: ignore[arg-type]
+        (lambda: normaliser(np.zeros((2, 68, 2)), SCHEME, "box"), "(faces, 6, 2)"),
+        (lambda: normaliser(FACE[None], SCHEME, "iod"), "inter-ocular"),  # type: ignore[arg-type]
         (lambda: metrics.failure_rate([NAN], 0.1), "no face"),
         (lambda: metrics.auc([], 0.1), "no face"),
         (lambda: metrics.auc([0.1], 0), "greater than 0"),

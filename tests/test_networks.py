@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from facemsm import warping
 from facemsm.errors import FacemsmError
 from facemsm.geometry import box_to_crop, canonical_matrix, compose, invert, matrix_to_theta, similarity, tight_box
 from facemsm.hourglass.network import HourglassConfig, ResidualUnit, StackedHourglass
 from facemsm.hourglass.training import HourglassTraining
+from facemsm.imaging import warping
 from facemsm.schemes import get_scheme
 from facemsm.stgan.networks import Discriminator, Generator, warp
 from synthetic_faces import SIDE, draw_face, mean_shape

@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from facemsm.batch.photos import OutputNames, Shard, common_folder, find_photos
+from facemsm.batch.pipeline import AHEAD, Photo, PhotoAligner, in_order
 from facemsm.errors import FacemsmError
-from facemsm.images import write_image
-from facemsm.pipeline import AHEAD, OutputNames, Photo, PhotoAligner, Shard, common_folder, find_photos, in_order
-from facemsm.results import PhotoSet, ResultsFile, read_results
+from facemsm.imaging.io import write_image
+from facemsm.results.jsonl import PhotoSet, ResultsFile, read_results
 from facemsm.typing import Image
 
 # ``facemsm align`` with a stand-in that takes a few milliseconds a photo; tests kill it.
@@ -286,7 +287,7 @@ def test_other_detectors_are_one_a_thread(tmp_path: Path, monkeypatch: pytest.Mo
             time.sleep(0.01)
             return np.zeros((0, 5), np.float32)
 
-    monkeypatch.setattr("facemsm.pipeline.get_detector", lambda *_, **__: Fragile())
+    monkeypatch.setattr("facemsm.batch.pipeline.get_detector", lambda *_, **__: Fragile())
     photos(tmp_path / "in", 8)
     work = PhotoAligner(detector="fragile")
     outcomes = list(in_order(work, [Photo(tmp_path / "in" / f"{i}.jpg") for i in range(8)], 3))

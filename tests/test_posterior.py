@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError
 from facemsm.schemes import SCHEME_68
-from facemsm.shapes.posterior import ShapePrior, head_turn, learn_prior, observation_covariance, posterior
+from facemsm.shapes.posterior import ShapePrior, learn_prior, observation_covariance, posterior, yaw_proxy
 from synthetic_faces import mean_shape
 
 NOISE = (-2.0, 8.0, 5.0)
@@ -154,12 +154,12 @@ def test_covariance_grows_with_doubt_and_spread() -> None:
     assert (found[1] > found[0, 1]).all()
     assert found[0, 0, 0] > 100  # an empty heatmap says nothing, however narrow it is
     profile = points * (0.3, 1) + (40, 0)
-    assert head_turn(profile, SCHEME_68)[0] > head_turn(points, SCHEME_68)[0]
+    assert yaw_proxy(profile, SCHEME_68)[0] > yaw_proxy(points, SCHEME_68)[0]
     assert (observation_covariance(profile, scores, spread, NOISE, SCHEME_68)[1] < found[1]).all()
 
 
 def test_a_turn_is_a_number_for_any_points() -> None:
-    assert head_turn(np.zeros((1, 68, 2)), SCHEME_68) == pytest.approx(3, abs=0.01)
+    assert yaw_proxy(np.zeros((1, 68, 2)), SCHEME_68) == pytest.approx(3, abs=0.01)
 
 
 def test_save_and_load(prior: ShapePrior, tmp_path: Path) -> None:
@@ -184,6 +184,6 @@ def test_points_of_another_scheme(prior: ShapePrior) -> None:
 
 
 def test_inference_loads_no_training_library() -> None:
-    code = "import facemsm.calibration, sys; print({'torch', 'scipy', 'sklearn', 'matplotlib'} & set(sys.modules))"
+    code = "import facemsm.confidence.model, sys; print({'torch', 'scipy', 'sklearn', 'matplotlib'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from facemsm.apps.align import SAMPLE
 from facemsm.apps.cli import main
-from facemsm.results import read_results
+from facemsm.assets import SAMPLE
+from facemsm.results.jsonl import read_results
 
 ray = pytest.importorskip("ray")
 pytest.importorskip("ray.data")
@@ -26,7 +26,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     trace = tmp_path_factory.mktemp("ray") / "died"
 
     def setup() -> None:
-        from facemsm import images, pipeline
+        from facemsm.batch import pipeline
+        from facemsm.imaging import io as images
 
         read = images.read_image
 
@@ -61,7 +62,7 @@ def test_a_worker_dies_and_nothing_is_lost(
         (folder / f"{i}.jpg").symlink_to(SAMPLE)
     (folder / "5 broken.jpg").write_text("no photo")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("facemsm.ray.BLOCK", 4)
+    monkeypatch.setattr("facemsm.batch.ray.BLOCK", 4)
 
     def align(*args: str) -> str:
         monkeypatch.setattr(sys, "argv", ["facemsm", "align", "in", *args])
@@ -82,7 +83,7 @@ def test_a_worker_dies_and_nothing_is_lost(
 
 
 def test_align_dataset(cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
-    from facemsm.ray import align_dataset
+    from facemsm.batch.ray import align_dataset
 
     monkeypatch.chdir(tmp_path)
     rows = [

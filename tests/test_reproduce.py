@@ -14,30 +14,28 @@ import pytest
 
 from facemsm.aligner import Aligner
 from facemsm.apps.cli import main
+from facemsm.assets import SAMPLE, SAMPLE_BOX
 from facemsm.data.augment import Augmentation
-from facemsm.data.sample import OCCLUDED, FaceSample
+from facemsm.data.sample import FaceSample
 from facemsm.errors import FacemsmError
-from facemsm.evaluation import metrics
 from facemsm.face import Face
-from facemsm.geometry import CANONICAL_MARGIN, apply_affine, box_to_crop, invert
-from facemsm.heatmaps import HeatmapCodec
+from facemsm.geometry import CANONICAL_MARGIN, apply_affine, box_to_crop, invert, normaliser
 from facemsm.hourglass.network import HourglassConfig
-from facemsm.images import read_image
+from facemsm.imaging.io import read_image
 from facemsm.reproduce import runs
-from facemsm.reproduce.experiment import MODEL, SHIPPED, Experiment, MissingError
-from facemsm.reproduce.figures import SAMPLE, SAMPLE_BOX
-from facemsm.reproduce.items import ITEMS
-from facemsm.reproduce.located import CONDITIONS, SIZE, Located, locate, paper_form
+from facemsm.reproduce.experiments import EXPERIMENTS
+from facemsm.reproduce.located import CONDITIONS, SIZE, CachedOutputs, locate, paper_form
 from facemsm.reproduce.paper import Figure, Paper, paper
 from facemsm.reproduce.render import beside, markdown, ours, table
 from facemsm.reproduce.runs import BoxExamples, Plan
 from facemsm.reproduce.tables import ALL_CONFIGURATIONS, claim
+from facemsm.reproduce.workspace import MODEL, SHIPPED, MissingError, Workspace
 from facemsm.resnet50.network import ResNet50Config
-from facemsm.schemes import get_scheme
+from facemsm.schemes import OCCLUDED, get_scheme
 from facemsm.typing import FloatArray, Image
 from synthetic_faces import write_faces
 
-GIVEN, SPOILT, DRAWN = CONDITIONS
+GIVEN, PERTURBED, DRAWN = CONDITIONS
 SCHEME = get_scheme("68")
 
 
@@ -59,7 +57,7 @@ def test_every_table_is_complete() -> None:
     }
     assert all(len(row.cells) == len(t.columns) for t in found.tables.values() for row in t.rows)
     assert found.text["frames a second"] == 14
-    assert set(ITEMS) >= set(found.tables)
+    assert set(EXPERIMENTS) >= set(found.tables)
 
 
 def _total(printed: Any) -> int:
@@ -118,7 +116,7 @@ def test_the_whole_method_is_one_row_in_every_table() -> None:
 def test_published_predictions_give_the_papers_figures(data_root: Path, tmp_path: Path) -> None:
     from facemsm.reproduce.tables import cofw
 
-    *_, block = cofw(Experiment(tmp_path, [str(data_root)]), [], "table5", "68")
+    *_, block = cofw(Workspace(tmp_path, [str(data_root)]), [], "table5", "68")
     for file, method in (("HPM_HelenLfpw_COFW68test", "HPM"), ("CFSS_CFOW68", "CFSS")):
         (measured,) = (row[1:4] for row in block["table"] if row[0] == file)
         (printed,) = (row.cells[:3] for row in paper().tables["table5"].rows if row.method == method)
@@ -179,7 +177,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def samples(drawn: Path) -> list[FaceSample]:
-    return Experiment(drawn / "report", [str(drawn)]).samples("aflw2000", "val")
+    return Workspace(drawn / "report", [str(drawn)]).samples("aflw2000", "val")
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)
@@ -191,7 +189,7 @@ def test_kept_outputs_are_the_points_that_were_found(samples: list[FaceSample], 
     np.testing.assert_allclose(located.points(), expected, atol=1e-2)
     np.testing.assert_array_equal(located.truth, [scene.points for scene in scenes])
     located.save(tmp_path / "x.npz")
-    again = Located.load(tmp_path / "x.npz")
+    again = CachedOutputs.load(tmp_path / "x.npz")
     np.testing.assert_array_equal(again.points(), located.points())
     assert again.names == located.names
     assert again.take([samples[3].name, "nobody"]).names == (samples[3].name,)
@@ -200,13 +198,11 @@ def test_kept_outputs_are_the_points_that_were_found(samples: list[FaceSample], 
 def test_conditions_move_photo_box_and_points_together(samples: list[FaceSample]) -> None:
     for sample in samples:
         given, drawn_on = (CONDITIONS[condition](sample, SCHEME) for condition in (GIVEN, DRAWN))
-        eye = [metrics.normaliser(scene.points[None], SCHEME, "inter-ocular")[0] for scene in (given, drawn_on)]
+        eye = [normaliser(scene.points[None], SCHEME, "inter-ocular")[0] for scene in (given, drawn_on)]
         grown = eye[1] / eye[0]
         np.testing.assert_allclose(np.diff(drawn_on.box[::2]), np.diff(given.box[::2]) * grown, rtol=1e-4)
-        turned = CONDITIONS[SPOILT](sample, SCHEME)
-        np.testing.assert_allclose(
-            metrics.normaliser(turned.points[None], SCHEME, "inter-ocular")[0], eye[0], rtol=1e-4
-        )
+        turned = CONDITIONS[PERTURBED](sample, SCHEME)
+        np.testing.assert_allclose(normaliser(turned.points[None], SCHEME, "inter-ocular")[0], eye[0], rtol=1e-4)
     covered = [CONDITIONS[DRAWN](sample, SCHEME).visibility == OCCLUDED for sample in samples]
     assert np.mean([one.any() for one in covered]) > 0.5
     assert np.mean(covered) < 0.6
@@ -219,15 +215,12 @@ def test_stage_3_is_the_papers() -> None:
 
 
 def test_examples_without_stage_1_are_crops_by_the_box(samples: list[FaceSample]) -> None:
-    maker = BoxExamples(SCHEME, (HeatmapCodec(),), None)
+    maker = BoxExamples(SCHEME, SIZE, None)
     for sample in samples[:3]:
         example = maker(sample, np.random.default_rng(0))
         matrix = box_to_crop(sample.box, SIZE, CANONICAL_MARGIN)
         np.testing.assert_allclose(apply_affine(invert(matrix), example["points"]), sample.points, atol=1e-2)
-        peak = example["columns_0"].argmax(1)
-        inside = example["labelled"] > 0
-        np.testing.assert_allclose(peak[inside] * 2 + 0.5, example["points"][inside, 0], atol=1.01)
-    turned = BoxExamples(SCHEME, (HeatmapCodec(),), Augmentation.paper())
+    turned = BoxExamples(SCHEME, SIZE, Augmentation.paper())
     first, second = (turned(samples[0], np.random.default_rng(seed)) for seed in (1, 2))
     assert np.abs(first["points"] - second["points"]).max() > 1
 
@@ -290,13 +283,13 @@ def test_one_command_trains_all_and_tables_follow(
     assert [path.stat().st_mtime_ns for path in done.values()] == stamps
     other = fails(monkeypatch, capsys, *train[:-2], "3", "--no-progress")
     assert "stgan: trained with other settings (schedule.steps was 2, is 3)" in other
-    plan = Experiment(report, [str(drawn)], training=[str(faces[1])]).plan("68")
+    plan = Workspace(report, [str(drawn)], training=[str(faces[1])]).plan("68")
     fewer = fails(monkeypatch, capsys, *train, "--exclude", plan.faces("stgan").training[0].name)
     assert "other settings (faces was" in fewer
     assert "no face is called 'nobody'" in fails(monkeypatch, capsys, *train, "--exclude", "nobody")
 
     items = ("table8", "stages", "table9", "fig7", "fig14", "fig15", "fig5")
-    monkeypatch.setattr("facemsm.reproduce.experiment.COUNT", 12)
+    monkeypatch.setattr("facemsm.reproduce.workspace.COUNT", 12)
     run(monkeypatch, *items, *where, "--no-photos")
     assert capsys.readouterr().out.count("made") == len(items)
     index = (report / "index.md").read_text(encoding="utf-8")
@@ -356,7 +349,7 @@ def test_a_setting_may_be_for_one_kind_of_run() -> None:
 
 
 def test_scores_are_eq_9s_whatever_the_weights_ship_with(tmp_path: Path) -> None:
-    exp, whole, photo = Experiment(tmp_path), Aligner.from_pretrained("68"), read_image(SAMPLE)
+    exp, whole, photo = Workspace(tmp_path), Aligner.from_pretrained("68"), read_image(SAMPLE)
     seen = whole.observe(photo, SAMPLE_BOX[None])
     ((face,),) = exp.stages("68", MODEL).align_batch([photo], [SAMPLE_BOX[None]])
     np.testing.assert_allclose(face.scores, seen.scores[0], atol=1e-6)
@@ -378,7 +371,7 @@ def test_what_is_missing_is_said_in_one_line(
     assert "wflw test" in fails(monkeypatch, capsys, "table6", *where)
     assert "300w: no folder" in fails(monkeypatch, capsys, "train", "--scheme", "68", *where)
     with pytest.raises(MissingError, match="--weights 68 finds 68 points"):
-        Experiment(tmp_path, [str(drawn)], ["68"]).network_key("98", "model")
+        Workspace(tmp_path, [str(drawn)], ["68"]).network_key("98", "model")
 
 
 def test_an_incomplete_set_is_named_in_the_title(

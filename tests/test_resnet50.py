@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from facemsm.data.augment import Augmentation
+from facemsm.data.sources import Source
 from facemsm.errors import FacemsmError
 from facemsm.resnet50.losses import LOSSES, smooth_distance, squared_distance
 from facemsm.resnet50.network import Bottleneck, ResNet50, ResNet50Config
 from facemsm.resnet50.training import ResNet50Module, ResNet50Training
 from facemsm.schemes import get_scheme
 from facemsm.training.config import Schedule
-from facemsm.training.faces import Faces, Source
+from facemsm.training.faces import Faces
 from facemsm.training.run import fit
 from synthetic_faces import write_faces
 

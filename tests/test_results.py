@@ -14,7 +14,9 @@ from hypothesis.extra import numpy as hnp
 from facemsm.data.ibug import read_pts
 from facemsm.errors import FacemsmError
 from facemsm.face import Face
-from facemsm.results import PhotoResult, ResultsFile, match_boxes, read_boxes, read_results, write_csv, write_pts
+from facemsm.results.boxes import match_boxes, read_boxes
+from facemsm.results.jsonl import PhotoResult, ResultsFile, read_results
+from facemsm.results.tables import write_csv, write_pts
 from facemsm.typing import FloatArray
 
 ROUNDED = 6e-4  # half a step of 0.001, and float32's own

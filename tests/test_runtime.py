@@ -110,7 +110,7 @@ def test_bundled_stage_2_reads_heatmaps_as_the_codec() -> None:
 
 def test_export_refuses_stages_that_do_not_fit(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    from facemsm.runtime.export import export_model, sample_crops
+    from facemsm.export.onnx import export_model, sample_crops
 
     (tmp_path / "hourglass").mkdir()
     with pytest.raises(FacemsmError, match=r"config\.json"):
@@ -128,7 +128,7 @@ def test_export_refuses_stages_that_do_not_fit(tmp_path: Path) -> None:
 
 def export(folder: Path, network: Any, settings: dict[str, Any]) -> Model:
     """A model of an untrained stage 1, this stage 2 and the bundled shapes."""
-    from facemsm.runtime.export import export_model, sample_crops
+    from facemsm.export.onnx import export_model, sample_crops
     from facemsm.stgan.networks import Generator
     from facemsm.training.run import save_weights
 
@@ -174,7 +174,7 @@ def test_export_computes_what_pytorch_does(tiny: tuple[Any, Model]) -> None:
     """Though stacks are joined, deconvolutions replaced and heatmaps read by other operators."""
     import torch
 
-    from facemsm.runtime.export import sample_crops
+    from facemsm.export.onnx import sample_crops
 
     network, model = tiny
     assert (model.name, model.codec.sigma, model.codec.refinement) == ("tiny", 1.25, "mass")
@@ -192,9 +192,9 @@ def test_export_computes_what_pytorch_does(tiny: tuple[Any, Model]) -> None:
 def test_other_shapes_of_hourglass(tmp_path: Path) -> None:
     """Sums written by deconvolutions of 4 × 4 or read by the stem itself, heatmaps in one part."""
     torch = pytest.importorskip("torch")
+    from facemsm.export.onnx import sample_crops
+    from facemsm.export.quantise import Measured, quantise_model
     from facemsm.hourglass.network import HourglassConfig, StackedHourglass
-    from facemsm.runtime.export import sample_crops
-    from facemsm.runtime.quantise import Measured, quantise_model
 
     torch.manual_seed(1)
     network = StackedHourglass(HourglassConfig(68, width=8, stem=4, depth=1, stacks=1)).eval()
@@ -207,9 +207,9 @@ def test_other_shapes_of_hourglass(tmp_path: Path) -> None:
 
 def test_a_network_of_coordinates_is_a_stage_2(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
+    from facemsm.export.onnx import sample_crops
+    from facemsm.export.quantise import Measured, quantise_model
     from facemsm.resnet50.network import ResNet50, ResNet50Config
-    from facemsm.runtime.export import sample_crops
-    from facemsm.runtime.quantise import Measured, quantise_model
 
     torch.manual_seed(0)
     network = ResNet50(ResNet50Config(68, width=4)).eval()
@@ -227,8 +227,8 @@ def test_a_network_of_coordinates_is_a_stage_2(tmp_path: Path) -> None:
 
 
 def test_integers_compute_nearly_the_same(tiny: tuple[Any, Model], tmp_path: Path) -> None:
-    from facemsm.runtime.export import sample_crops
-    from facemsm.runtime.quantise import Measured, quantise_model
+    from facemsm.export.onnx import sample_crops
+    from facemsm.export.quantise import Measured, quantise_model
 
     model, faces = tiny[1], sample_crops(12)
     quantise_model(model, tmp_path / "int8", faces=Measured(faces, faces))
@@ -247,8 +247,8 @@ def test_integers_compute_nearly_the_same(tiny: tuple[Any, Model], tmp_path: Pat
 
 
 def test_convolutions_are_of_integers(tiny: tuple[Any, Model]) -> None:
-    from facemsm.runtime.export import sample_crops
-    from facemsm.runtime.quantise import to_integers
+    from facemsm.export.onnx import sample_crops
+    from facemsm.export.quantise import to_integers
 
     graph = to_integers(tiny[1].path("hourglass.onnx"), sample_crops(2)).graph
     kinds = {node.op_type for node in graph.node}
@@ -268,8 +268,8 @@ def test_stage_1_of_integers(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     import onnx
 
-    from facemsm.runtime.export import ThetaFromBytes, _export, sample_crops
-    from facemsm.runtime.quantise import to_integers
+    from facemsm.export.onnx import ExportedStage1, _export, sample_crops
+    from facemsm.export.quantise import to_integers
     from facemsm.stgan.networks import Generator
     from facemsm.training.run import load_weights
 
@@ -279,7 +279,7 @@ def test_stage_1_of_integers(tmp_path: Path) -> None:
         theta = generator(torch.from_numpy(faces).permute(0, 3, 1, 2) / 255).numpy()
     assert np.ptp(theta, axis=0).min() > 0.2
     path = tmp_path / "stgan.onnx"
-    _export(ThetaFromBytes(generator), path, faces, {"theta": theta})
+    _export(ExportedStage1(generator), path, faces, {"theta": theta})
     off = []
     for covered in (1.0, 0.8):
         small = to_integers(path, faces, covered)
@@ -296,8 +296,8 @@ def test_heatmaps_of_integers_stay_bytes(tiny: tuple[Any, Model], tmp_path: Path
     """Which whoever asks for them reads as floats."""
     import onnx
 
-    from facemsm.runtime.export import sample_crops
-    from facemsm.runtime.quantise import Measured, quantise_model
+    from facemsm.export.onnx import sample_crops
+    from facemsm.export.quantise import Measured, quantise_model
 
     faces = sample_crops(4)
     quantise_model(tiny[1], tmp_path / "int8", faces=Measured(faces, faces))
@@ -323,8 +323,8 @@ assert (np.full(8, 1e-40, np.float32) * np.float32(0.5) > 0).all()
 
 
 def test_powers_of_two_in_a_model(tiny: tuple[Any, Model], tmp_path: Path) -> None:
-    from facemsm.runtime.export import sample_crops
-    from facemsm.runtime.quantise import quantise_model
+    from facemsm.export.onnx import sample_crops
+    from facemsm.export.quantise import quantise_model
 
     model, faces = tiny[1], sample_crops(4)
     reference = Network(model.path("hourglass.onnx"), ["heatmaps"])(faces)[0]
@@ -343,7 +343,7 @@ def test_powers_of_two_in_a_model(tiny: tuple[Any, Model], tmp_path: Path) -> No
 )
 def test_weights_become_powers_of_two(weights: FloatArray, terms: int) -> None:
     pytest.importorskip("onnx")
-    from facemsm.runtime.quantise import EXPONENTS, power_of_two
+    from facemsm.export.quantise import EXPONENTS, power_of_two
 
     for before, after in zip(weights, power_of_two(weights, terms), strict=True):
         assert np.isfinite(after).all()

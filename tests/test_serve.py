@@ -36,13 +36,14 @@ from fastapi.testclient import TestClient
 
 from facemsm.aligner import Aligner
 from facemsm.apps.cli import main
+from facemsm.assets import SAMPLE
 from facemsm.data.ibug import read_pts
 from facemsm.errors import FacemsmError
-from facemsm.images import read_image
-from facemsm.results import read_results
+from facemsm.imaging.io import read_image
+from facemsm.results.jsonl import read_results
 from facemsm.schemes import get_scheme
 from facemsm.serve.answers import AlignAnswer, Problem
-from facemsm.serve.app import SAMPLE, STATIC, FewFaces, create_app, load_aligner
+from facemsm.serve.app import STATIC, FewFaces, create_app, load_aligner
 from facemsm.serve.guard import HEADERS
 from facemsm.serve.limits import Limits
 from facemsm.serve.photo import TooManyPixelsError, decode_photo

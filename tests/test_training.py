@@ -24,17 +24,19 @@ from facemsm.data.augment import Augmentation
 from facemsm.data.coco import write_coco
 from facemsm.data.completion import to_68
 from facemsm.data.sample import BoxSource, FaceSample
+from facemsm.data.sources import Source
 from facemsm.errors import FacemsmError
-from facemsm.hourglass.network import HourglassConfig, StackedHourglass
+from facemsm.heatmaps import HeatmapCodec
+from facemsm.hourglass.network import HEATMAP_SIZE, INPUT_SIZE, HourglassConfig, StackedHourglass
 from facemsm.hourglass.training import HourglassModule, HourglassTraining
 from facemsm.resnet50.network import ResNet50, ResNet50Config
 from facemsm.schemes import SCHEME_68, SCHEME_98, LandmarkScheme, get_scheme, relation
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.stgan.training import STGANModule, STGANTraining
 from facemsm.training.config import Schedule, as_json, from_mapping, override
-from facemsm.training.faces import Faces, Source, load_faces
-from facemsm.training.run import StageModule, WholeCheckpoints, fit, load_weights, running_mean, save_weights
-from facemsm.training.stream import ExampleStream, From, loader
+from facemsm.training.faces import Faces, load_faces
+from facemsm.training.run import AtomicCheckpointIO, StageModule, fit, load_weights, running_mean, save_weights
+from facemsm.training.stream import ExampleStream, ResumableSampler, loader
 from facemsm.training.transfer import start_from
 from synthetic_faces import write_faces
 
@@ -93,7 +95,7 @@ def at_step(module: StageModule, step: int, act: Callable[[], object]) -> StageM
 
 
 def checkpoint(folder: Path) -> dict[str, Any]:
-    return WholeCheckpoints().load_checkpoint(folder / CHECKPOINT)
+    return AtomicCheckpointIO().load_checkpoint(folder / CHECKPOINT)
 
 
 def history(folder: Path) -> list[dict[str, str]]:
@@ -354,10 +356,10 @@ def test_a_source_that_leaves_makes_later_epochs_shorter() -> None:
 
 
 def test_processes_share_every_batch() -> None:
-    numbers = [list(From(0, 24, batch=3, rank=rank, world=2)) for rank in (0, 1)]
+    numbers = [list(ResumableSampler(0, 24, batch=3, rank=rank, world=2)) for rank in (0, 1)]
     assert numbers[0] == [0, 1, 2, 6, 7, 8, 12, 13, 14, 18, 19, 20]
     assert sorted(numbers[0] + numbers[1]) == list(range(24))
-    resumed = From(12, 24, batch=3, rank=1, world=2)
+    resumed = ResumableSampler(12, 24, batch=3, rank=1, world=2)
     assert list(resumed) == numbers[1][6:]
     assert len(resumed) == len(numbers[1])  # of the whole run, as the trainer counts
 
@@ -785,7 +787,7 @@ def test_a_full_disk_leaves_the_file_that_was_there(file: str, tmp_path: Path, m
 
     def write() -> None:
         if file == CHECKPOINT:
-            WholeCheckpoints().save_checkpoint({"state_dict": network.state_dict()}, path)
+            AtomicCheckpointIO().save_checkpoint({"state_dict": network.state_dict()}, path)
         else:
             save_weights(network, path)
 
@@ -801,7 +803,7 @@ def test_a_full_disk_leaves_the_file_that_was_there(file: str, tmp_path: Path, m
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_killed_process_leaves_the_checkpoint_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / CHECKPOINT
-    WholeCheckpoints().save_checkpoint({"step": 1}, path)
+    AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
     child = os.fork()
     if child == 0:  # dies in the middle of the second write, as by kill -9: nothing is cleaned up
         original = Path.write_bytes
@@ -812,10 +814,10 @@ def test_a_killed_process_leaves_the_checkpoint_that_was_there(tmp_path: Path, m
             return 0
 
         monkeypatch.setattr(Path, "write_bytes", write_half)
-        WholeCheckpoints().save_checkpoint({"step": 2}, path)
+        AtomicCheckpointIO().save_checkpoint({"step": 2}, path)
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    assert WholeCheckpoints().load_checkpoint(path) == {"step": 1}
+    assert AtomicCheckpointIO().load_checkpoint(path) == {"step": 1}
     assert len(list(tmp_path.iterdir())) == 2  # it did die while writing
 
 
@@ -876,7 +878,9 @@ def test_every_stack_is_supervised(drawn: Path) -> None:
     for i in range(2):  # with the other stack's points masked by a target that it predicts itself
         module.zero_grad()
         heatmaps = module.network((batch["image"].permute(0, 3, 1, 2) / 255).contiguous())[i]
-        target = batch[f"rows_{i}"][..., :, None] * batch[f"columns_{i}"][..., None, :]
+        size = heatmaps.shape[-1]
+        codec = HeatmapCodec(INPUT_SIZE, size, 1.5 * size / HEATMAP_SIZE)
+        target = torch.from_numpy(codec.encode(batch["points"].numpy()) * batch["peak"].numpy()[..., None, None])
         error = ((heatmaps - target).square() * (1 + 10 * target)).mean((2, 3)) * batch["labelled"]
         parts.append(error.sum() / batch["labelled"].sum())
     assert whole.item() == pytest.approx(sum(part.item() for part in parts), rel=1e-4)

@@ -17,17 +17,17 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
 
-from facemsm.apps.align import SAMPLE
 from facemsm.apps.cli import main
+from facemsm.assets import SAMPLE
 from facemsm.errors import FacemsmError
 from facemsm.face import Face
 from facemsm.geometry import apply_affine, similarity, tight_box
-from facemsm.images import read_image
-from facemsm.results import read_results
+from facemsm.imaging.io import read_image
+from facemsm.results.jsonl import read_results
 from facemsm.schemes import get_scheme
-from facemsm.tracking import PATIENCE, Smoother, Tracker
 from facemsm.typing import FloatArray, Image
-from facemsm.video import VideoReader, VideoWriter, add_sound
+from facemsm.video.io import VideoReader, VideoWriter, add_sound
+from facemsm.video.tracking import PATIENCE, Smoother, Tracker
 from synthetic_faces import mean_shape
 
 Array = NDArray[np.float64]
@@ -440,7 +440,7 @@ def test_camera_until_its_seconds_are_over(run: Run, monkeypatch: pytest.MonkeyP
     real = cv2.VideoCapture
     monkeypatch.setattr(cv2, "VideoCapture", lambda source: real(str(clip)) if source == 3 else real(source))
     clock = iter(np.arange(1000) * 0.02)
-    monkeypatch.setattr("facemsm.video.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("facemsm.video.io.time.monotonic", lambda: next(clock))
     code, out, err = run("--camera", "3", "--seconds", "0.3")
     assert (code, err) == (0, "")
     assert f"video:     {Path('facemsm-out/camera-3.mp4')}\n" in out

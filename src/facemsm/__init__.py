@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from facemsm.aligner import Aligner
     from facemsm.errors import FacemsmError
     from facemsm.face import Face
-    from facemsm.records import to_coco, to_dataframe
+    from facemsm.results.coco import to_coco
+    from facemsm.results.tables import to_dataframe
     from facemsm.schemes import LandmarkScheme, get_scheme
 
 __all__ = ["Aligner", "Face", "FacemsmError", "LandmarkScheme", "get_scheme", "to_coco", "to_dataframe"]
@@ -24,8 +25,8 @@ _HOME = {
     "FacemsmError": "facemsm.errors",
     "LandmarkScheme": "facemsm.schemes",
     "get_scheme": "facemsm.schemes",
-    "to_coco": "facemsm.records",
-    "to_dataframe": "facemsm.records",
+    "to_coco": "facemsm.results.coco",
+    "to_dataframe": "facemsm.results.tables",
 }
 
 

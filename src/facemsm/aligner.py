@@ -12,22 +12,24 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from facemsm.calibration import detail
+from facemsm.confidence.model import detail
 from facemsm.detectors import FaceDetector, get_detector
 from facemsm.errors import FacemsmError
-from facemsm.face import Face, check_boxes
+from facemsm.face import Face
 from facemsm.geometry import (
     CANONICAL_MARGIN,
     CROP_ENLARGEMENT,
     Matrix,
     apply_affine,
     box_to_crop,
+    check_boxes,
     compose,
     invert,
     similarity,
     theta_to_matrix,
 )
-from facemsm.images import check_image, read_image
+from facemsm.imaging.io import check_image, read_image
+from facemsm.imaging.warping import warp
 from facemsm.runtime.model import DICTIONARY, HOURGLASS, PRIOR, STGAN, Model, load_model
 from facemsm.runtime.session import LANDMARKS, Network
 from facemsm.schemes import LandmarkScheme
@@ -35,20 +37,19 @@ from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.shapes.posterior import ShapePrior
 from facemsm.shapes.reconstruction import Reconstruction, reconstruct
 from facemsm.typing import FloatArray, Image, PathLike
-from facemsm.warping import warp
 
 BATCH = 32
 """Faces that a thread works on at once; bounds the memory."""
 
-NO_TURN = CANONICAL_MARGIN / CROP_ENLARGEMENT * np.eye(2, 3)
+IDENTITY_THETA = CANONICAL_MARGIN / CROP_ENLARGEMENT * np.eye(2, 3)
 """θ without stage 1: the box as it is, its larger side where the face's would be."""
 
-DOUBTFUL, GAIN = 0.65, 0.2
+RETRY_BELOW, RETRY_MIN_GAIN = 0.65, 0.2
 """A face with a mean score (Eq. 9) below the first is looked at again, turned. A turn is believed if its mean score is
 above that and higher by the second. Chosen on faces held out in training, bare and behind painted occluders, such that
 of seven times 175 upright ones none was turned, with something to spare."""
 
-TURNS = np.deg2rad([72, -72, 144, -144])
+RETRY_ROTATIONS = np.deg2rad([72, -72, 144, -144])
 """Stage 1 was trained on faces turned by up to 40° either way; with these it sees them from all around."""
 
 
@@ -62,7 +63,7 @@ class _Job:
     to_crop: Matrix
 
 
-class Seen(NamedTuple):
+class StageOutputs(NamedTuple):
     """What stages 1 and 2 make of N faces.
 
     Attributes:
@@ -261,16 +262,16 @@ class Aligner:
             for box, score, to_crop in zip(checked, scores, box_to_crop(checked, size), strict=True)
         ]
 
-    def observe(self, image: PathLike | Image, boxes: ArrayLike) -> Seen:
+    def observe(self, image: PathLike | Image, boxes: ArrayLike) -> StageOutputs:
         """Stages 1 and 2 alone, for up to ``BATCH`` boxes in a photo; arguments and errors as for :meth:`align`."""
         return self._observe(self._jobs(image, boxes, "image"))
 
-    def _observe(self, jobs: Sequence[_Job]) -> Seen:
+    def _observe(self, jobs: Sequence[_Job]) -> StageOutputs:
         """Algorithm 2 to line 4, for up to BATCH faces; doubtful ones from all sides."""
         seen = self._look(jobs)
-        doubtful = np.flatnonzero(seen.scores.mean(1) < DOUBTFUL).tolist() if self._look_again else []
-        least = np.maximum(DOUBTFUL, seen.scores[doubtful].mean(1) + GAIN)
-        for angle in TURNS if doubtful else ():
+        doubtful = np.flatnonzero(seen.scores.mean(1) < RETRY_BELOW).tolist() if self._look_again else []
+        least = np.maximum(RETRY_BELOW, seen.scores[doubtful].mean(1) + RETRY_MIN_GAIN)
+        for angle in RETRY_ROTATIONS if doubtful else ():
             turn = similarity(angle, centre=2 * [(self.model.codec.input_size - 1) / 2])
             again = self._look([replace(jobs[i], to_crop=compose(turn, jobs[i].to_crop)) for i in doubtful])
             again = again._replace(theta=compose(similarity(-angle), again.theta))  # to the crop as it was
@@ -283,16 +284,16 @@ class Aligner:
                     kept[rows] = new[better]
         return seen
 
-    def _look(self, jobs: Sequence[_Job]) -> Seen:
+    def _look(self, jobs: Sequence[_Job]) -> StageOutputs:
         """Stages 1 and 2, once."""
         codec = self.model.codec
         size = codec.input_size
         to_crop = np.stack([job.to_crop for job in jobs])
         # Stage 1: where in the crop the canonical face is.
-        theta = np.tile(NO_TURN, (len(jobs), 1, 1))
+        theta = np.tile(IDENTITY_THETA, (len(jobs), 1, 1))
         if self._generator:
             crops = np.stack([warp(job.image, job.to_crop, size) for job in jobs])
-            theta = _trusted(self._generator(crops)[0].astype(np.float64))
+            theta = sanitize_theta(self._generator(crops)[0].astype(np.float64))
         # The canonical face is cut from the photo itself: sampling the crop once more would blur it.
         to_canonical = compose(invert(theta_to_matrix(theta, size)), to_crop)
         canonical = np.stack([warp(job.image, matrix, size) for job, matrix in zip(jobs, to_canonical, strict=True)])
@@ -300,7 +301,7 @@ class Aligner:
         points, intensity, spread, *heatmaps = self._hourglass(canonical)
         scores = np.clip(intensity / codec.ideal_score, 0, 1).astype(np.float32)
         kept = heatmaps[0] if heatmaps else None
-        return Seen(theta, invert(to_canonical), canonical, points, scores, spread, kept)
+        return StageOutputs(theta, invert(to_canonical), canonical, points, scores, spread, kept)
 
     def _align_jobs(self, jobs: Sequence[_Job]) -> list[Face]:
         """Algorithm 2 for up to BATCH faces."""
@@ -342,8 +343,8 @@ class Aligner:
         ]
 
 
-def _trusted(theta: Matrix) -> Matrix:
+def sanitize_theta(theta: Matrix) -> Matrix:
     """θ as the generator gave it, or no turn where it would show next to nothing, mirror the face or is no number."""
     scale = np.linalg.det(theta[..., :2])
     good = np.isfinite(theta).all((1, 2)) & (scale > 0.04) & (scale < 4.0)
-    return np.where(good[:, None, None], theta, NO_TURN)
+    return np.where(good[:, None, None], theta, IDENTITY_THETA)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from facemsm.errors import FacemsmError
+from facemsm.schemes import OCCLUDED, VISIBLE
 from facemsm.typing import BoolArray, FloatArray, Image
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Face:
     rebuilt: BoolArray | None = None
 
     def draw(self, image: Image, scheme: LandmarkScheme | None = None) -> Image:
-        """A copy of its photo (H, W, 3) uint8 RGB with the landmarks, by :func:`facemsm.drawing.draw_faces`.
+        """A copy of its photo (H, W, 3) uint8 RGB with the landmarks, by :func:`facemsm.imaging.drawing.draw_faces`.
 
         Args:
             image: the photo.
@@ -63,22 +63,44 @@ class Face:
         Raises:
             FacemsmError: no built-in scheme has as many points.
         """
-        from facemsm.drawing import draw_faces
+        from facemsm.imaging.drawing import draw_faces
         from facemsm.schemes import get_scheme
 
         return draw_faces(image, [self], scheme or get_scheme(str(len(self.points))))
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """One row a landmark, as :func:`facemsm.to_dataframe` makes it of several faces."""
-        from facemsm.records import to_dataframe
+        """One row per landmark, with ``x``, ``y`` (photo pixels), ``score`` and ``occluded``.
 
-        return to_dataframe([self]).drop(columns="face").set_index("landmark")
+        Raises:
+            FacemsmError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise FacemsmError("tables need pandas: pip install pandas") from error
+        columns = {"x": self.points[:, 0], "y": self.points[:, 1], "score": self.scores, "occluded": self.occluded}
+        return pandas.DataFrame(columns).rename_axis("landmark")
 
     def to_coco(self, image_id: int = 1, annotation_id: int = 1) -> dict[str, Any]:
-        """A COCO keypoint annotation; :func:`facemsm.to_coco` makes whole documents."""
-        from facemsm.records import annotation
+        """A COCO keypoint annotation: visibility 1 where a point is occluded, 2 elsewhere; ``score`` is their mean.
 
-        return annotation(self, image_id, annotation_id)
+        :func:`facemsm.to_coco` makes whole documents.
+        """
+        visibility = np.where(self.occluded, OCCLUDED, VISIBLE)
+        x_min, y_min, x_max, y_max = self.box.astype(np.float64)
+        box = np.round([x_min, y_min, x_max - x_min, y_max - y_min], 3)
+        keypoints = np.column_stack([self.points.astype(np.float64), visibility])
+        return {
+            "id": annotation_id,
+            "image_id": image_id,
+            "category_id": 1,
+            "iscrowd": 0,
+            "bbox": box.tolist(),
+            "area": round(float(box[2] * box[3]), 3),
+            "num_keypoints": len(visibility),
+            "keypoints": keypoints.round(3).ravel().tolist(),
+            "score": round(float(self.scores.mean()), 3),
+        }
 
     def __repr__(self) -> str:
         x, y = np.round((self.box[:2] + self.box[2:]) / 2)
@@ -89,42 +111,6 @@ class Face:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: a sketch of the points. A face does not hold its photo."""
-        from facemsm.records import sketch
+        from facemsm.imaging.drawing import sketch
 
         return sketch(self)
-
-
-def check_boxes(boxes: ArrayLike, image_shape: tuple[int, ...], where: str = "image") -> FloatArray:
-    """Boxes from outside as (N, 4) float32; an empty list gives (0, 4). A box may reach past the photo.
-
-    Args:
-        boxes: ``[[x_min, y_min, x_max, y_max], ...]`` in photo pixels.
-        image_shape: (H, W, ...) of the photo.
-        where: begins the message of an error, usually the photo's path.
-
-    Raises:
-        FacemsmError: not N rows of four numbers, or a box that is not finite, has no area, or lies outside the photo.
-    """
-    try:
-        array = np.asarray(boxes, np.float64)
-    except (TypeError, ValueError):
-        array = np.empty(())
-    if array.size == 0 and array.ndim in (1, 2):
-        return np.zeros((0, 4), np.float32)
-    if array.ndim != 2 or array.shape[1] != 4:
-        raise FacemsmError(f"{where}: boxes must be a list of [x_min, y_min, x_max, y_max], one for each face")
-    height, width = image_shape[:2]
-    low, high = array[:, :2], array[:, 2:]
-    for wrong, reason in (
-        (~np.isfinite(array).all(axis=1), "is not finite; give four numbers"),
-        ((high <= low).any(axis=1), "has no area; the order is x_min, y_min, x_max, y_max"),
-        (
-            ((high <= -0.5) | (low >= (width - 0.5, height - 0.5))).any(axis=1),
-            f"lies outside the {width}x{height} photo",
-        ),
-    ):
-        if wrong.any():
-            i = int(wrong.argmax())
-            box = ", ".join(f"{value:g}" for value in array[i])
-            raise FacemsmError(f"{where}: box {i + 1} of {len(array)}, [{box}], {reason}")
-    return array.astype(np.float32)

@@ -10,12 +10,14 @@ upright, centred face; what stage 2 sees). θ (Eq. 1, Eq. 2) takes canonical to 
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from facemsm.errors import FacemsmError
 from facemsm.schemes import LandmarkScheme
-from facemsm.typing import FloatArray
+from facemsm.typing import Array, FloatArray
 
 Matrix = NDArray[np.float64]
 
@@ -156,6 +158,88 @@ def perturb_box(box: NDArray[np.floating], shift: ArrayLike = (0, 0), scale: flo
     return np.concatenate((centre - scale * extent / 2, centre + scale * extent / 2)).astype(np.float32)
 
 
+def check_boxes(boxes: ArrayLike, image_shape: tuple[int, ...], where: str = "image") -> FloatArray:
+    """Boxes from outside as (N, 4) float32; an empty list gives (0, 4). A box may reach past the photo.
+
+    Args:
+        boxes: ``[[x_min, y_min, x_max, y_max], ...]`` in photo pixels.
+        image_shape: (H, W, ...) of the photo.
+        where: begins the message of an error, usually the photo's path.
+
+    Raises:
+        FacemsmError: not N rows of four numbers, or a box that is not finite, has no area, or lies outside the photo.
+    """
+    try:
+        array = np.asarray(boxes, np.float64)
+    except (TypeError, ValueError):
+        array = np.empty(())
+    if array.size == 0 and array.ndim in (1, 2):
+        return np.zeros((0, 4), np.float32)
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise FacemsmError(f"{where}: boxes must be a list of [x_min, y_min, x_max, y_max], one for each face")
+    height, width = image_shape[:2]
+    low, high = array[:, :2], array[:, 2:]
+    for wrong, reason in (
+        (~np.isfinite(array).all(axis=1), "is not finite; give four numbers"),
+        ((high <= low).any(axis=1), "has no area; the order is x_min, y_min, x_max, y_max"),
+        (
+            ((high <= -0.5) | (low >= (width - 0.5, height - 0.5))).any(axis=1),
+            f"lies outside the {width}x{height} photo",
+        ),
+    ):
+        if wrong.any():
+            i = int(wrong.argmax())
+            box = ", ".join(f"{value:g}" for value in array[i])
+            raise FacemsmError(f"{where}: box {i + 1} of {len(array)}, [{box}], {reason}")
+    return array.astype(np.float32)
+
+
+Normaliser = Literal["inter-pupil", "inter-ocular", "box", "face-size"]
+
+
+NORMALISERS: tuple[Normaliser, ...] = get_args(Normaliser)
+
+
+def normaliser(truth: ArrayLike, scheme: LandmarkScheme, kind: Normaliser) -> Array:
+    """The length d_i of Eq. 12 that errors are divided by.
+
+    - ``inter-pupil``: between the eye centres (the mean of an eye's points, or the pupil where the scheme has one).
+    - ``inter-ocular``: between the outer eye corners.
+    - ``box``: sqrt(w h) of the tight box of the labelled points.
+    - ``face-size``: (w + h) / 2 of the same box.
+
+    Args:
+        truth: (N, L, 2) pixels, NaN where unlabelled.
+        scheme: the landmark scheme of ``truth``.
+        kind: one of the above.
+
+    Returns:
+        (N,) pixels, NaN where it cannot be computed: an eye point is unlabelled, or the length is 0.
+
+    Raises:
+        FacemsmError: unknown kind, or ``truth`` is not of the scheme's shape.
+    """
+    g = np.asarray(truth, float)
+    if g.ndim != 3 or g.shape[1:] != (scheme.count, 2):
+        raise FacemsmError(f"truth is {g.shape}: scheme {scheme.name!r} needs (faces, {scheme.count}, 2)")
+    if kind in ("inter-pupil", "inter-ocular"):
+        right, left = (scheme.right_eye, scheme.left_eye) if kind == "inter-pupil" else scheme.outer_eye_corners
+        length = np.linalg.norm(g[:, list(right)].mean(axis=1) - g[:, list(left)].mean(axis=1), axis=-1)
+    elif kind in ("box", "face-size"):
+        size = _extent(g)
+        length = np.sqrt(size.prod(axis=-1)) if kind == "box" else size.mean(axis=-1)
+    else:
+        raise FacemsmError(f"unknown normaliser {kind!r}: use one of {', '.join(NORMALISERS)}")
+    return np.where(length > 0, length, np.nan)
+
+
+def face_scale(points: NDArray[np.floating], scheme: LandmarkScheme) -> Array:
+    """(N,) px, what errors are compared with: the inter-ocular distance, and the root of the tight box's area where an
+    eye corner is unlabelled, as in profiles. Points are (N, L, 2), NaN where unlabelled."""
+    eyes = normaliser(points, scheme, "inter-ocular")
+    return np.where(np.isfinite(eyes), eyes, normaliser(points, scheme, "box"))
+
+
 # --- The canonical face ----------------------------------------------------------------------------------------------
 
 UPRIGHT = np.array([[-0.5, 0.0], [0.5, 0.0], [0.0, 1.1]])
@@ -169,10 +253,14 @@ def upright_anchors(points: NDArray[np.floating], scheme: LandmarkScheme) -> Mat
 
 
 def box_scale(points: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Root of the area of the tight box of (..., L, 2) points, NaN where unlabelled: ``box`` of Eq. 12's normalisers."""
+    """sqrt(w h) of the tight boxes of points (..., L, 2), NaN where unlabelled."""
+    return np.asarray(np.sqrt(_extent(points).prod(axis=-1)))
+
+
+def _extent(points: NDArray[np.floating]) -> Array:
+    """Width and height (..., 2) of the labelled points' tight boxes."""
     # fmin and fmax pass over NaN without NumPy's warning for a face that has nothing else
-    size = np.fmax.reduce(points, axis=-2) - np.fmin.reduce(points, axis=-2)
-    return np.asarray(np.sqrt(size.prod(axis=-1)))
+    return np.asarray(np.fmax.reduce(points, axis=-2) - np.fmin.reduce(points, axis=-2))
 
 
 def canonical_matrix(points: NDArray[np.floating], scheme: LandmarkScheme, size: int) -> Matrix:

@@ -35,6 +35,9 @@ from facemsm.typing import FloatArray, IntArray, PathLike
 
 Edge = tuple[int, int]
 
+VISIBLE, OCCLUDED, UNLABELLED = 2, 1, 0
+"""Visibility of a landmark, as in COCO keypoints."""
+
 
 @dataclass(frozen=True)
 class LandmarkScheme:

@@ -12,5 +12,6 @@ Image = NDArray[np.uint8]
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
+Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 PathLike = str | os.PathLike[str]

@@ -16,7 +16,7 @@ from facemsm.data.check import check_dataset
 from facemsm.data.contact_sheet import contact_sheet, draw_sample
 from facemsm.data.sample import FaceSample
 from facemsm.errors import FacemsmError
-from facemsm.images import read_image
+from facemsm.imaging.io import read_image
 from facemsm.schemes import LandmarkScheme, get_scheme
 
 

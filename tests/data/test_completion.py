@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from facemsm.data.completion import MISSING, SHARED_68, SHARED_98, Completion, to_68
-from facemsm.data.sample import OCCLUDED, UNLABELLED, VISIBLE, FaceSample
+from facemsm.data.sample import FaceSample
 from facemsm.errors import FacemsmError
 from facemsm.geometry import apply_affine, similarity
-from facemsm.schemes import get_scheme
+from facemsm.schemes import OCCLUDED, UNLABELLED, VISIBLE, get_scheme
 
 
 def faces(count: int, seed: int = 0) -> NDArray[np.float64]:

@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 from facemsm.aligner import Aligner
 from facemsm.apps.cli import app
+from facemsm.assets import SAMPLE, SAMPLE_BOX
 from facemsm.data.catalogue import load_dataset
-from facemsm.data.labelling import Doubt, label
-from facemsm.data.sample import VISIBLE, FaceSample
-from facemsm.runtime.export import SAMPLE, SAMPLE_BOX
+from facemsm.data.sample import FaceSample
+from facemsm.evaluation.pseudo_labels import Doubt, label
+from facemsm.schemes import VISIBLE
 
 
 @pytest.fixture(scope="module")

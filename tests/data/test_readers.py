@@ -15,8 +15,7 @@ import official_files as official
 from facemsm.data.catalogue import CATALOGUE, load_dataset
 from facemsm.data.ibug import PARTS_300W, PARTS_PRIVATE, read_pts
 from facemsm.data.matlab import load_mat5
-from facemsm.data.reading import AbsentError
-from facemsm.errors import FacemsmError
+from facemsm.errors import AbsentError, FacemsmError
 
 coordinates = st.floats(-500, 5000, width=32, allow_subnormal=False)
 

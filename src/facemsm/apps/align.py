@@ -16,24 +16,16 @@ from typing import Annotated, Any
 
 import typer
 
+from facemsm.assets import SAMPLE
+from facemsm.batch.photos import OutputNames, Shard, common_folder, find_photos, inside
+from facemsm.batch.pipeline import Outcome, Photo, PhotoAligner, in_order
 from facemsm.detectors import DEFAULT, NAMES
 from facemsm.errors import FacemsmError
-from facemsm.pipeline import (
-    Outcome,
-    OutputNames,
-    Photo,
-    PhotoAligner,
-    Shard,
-    common_folder,
-    find_photos,
-    in_order,
-    inside,
-)
-from facemsm.results import ResultsFile, match_boxes, read_boxes, read_results, write_csv, write_pts
+from facemsm.results.boxes import match_boxes, read_boxes
+from facemsm.results.jsonl import ResultsFile, read_results
+from facemsm.results.tables import write_csv, write_pts
 
 app = typer.Typer(add_completion=False)
-
-SAMPLE = Path(__file__).with_name("sample.jpg")
 
 
 class Format(str, Enum):
@@ -149,7 +141,7 @@ def align(
         tally["failed"] += 1
 
     if ray:
-        from facemsm.ray import align_photos
+        from facemsm.batch.ray import align_photos
 
     part = Shard.parse(shard) if shard else None
     sources = paths or [SAMPLE]

@@ -20,22 +20,23 @@ import cv2
 import numpy as np
 import typer
 
+from facemsm.assets import SAMPLE
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import FacemsmError
 from facemsm.evaluation.metrics import nme
+from facemsm.files import atomic_write
 from facemsm.geometry import box_to_crop
-from facemsm.images import read_image, replacing, write_image
+from facemsm.imaging.io import read_image, write_image
+from facemsm.imaging.warping import warp
 from facemsm.provenance import commit, machine
 from facemsm.runtime.model import HOURGLASS, STGAN
 from facemsm.typing import FloatArray, Image
-from facemsm.warping import warp
 
 if TYPE_CHECKING:
     from facemsm.aligner import Aligner
 
 app = typer.Typer(add_completion=False)
 
-SAMPLE = Path(__file__).with_name("sample.jpg")
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 ROUNDS = 5
 BENCH = "pip install 'facemsm[bench]'"
@@ -117,7 +118,7 @@ def _samples(aligner: Aligner, data: str | None, count: int) -> list[FaceSample]
         nowhere = np.full((aligner.scheme.count, 2), np.nan, np.float32)
         return [FaceSample(SAMPLE.name, SAMPLE, box, "detector", nowhere, None, {})] * min(count, 32)
     from facemsm.data.catalogue import find_dataset, load_dataset
-    from facemsm.training.faces import Source
+    from facemsm.data.sources import Source
 
     source = Source.parse(data)
     boxes: BoxSource = "provided" if find_dataset(source.name).provided_boxes else "gt"
@@ -138,8 +139,8 @@ def _milliseconds(run: Callable[[], object], repeat: int = 15) -> float:
 def _stages(aligner: Aligner, sample: FaceSample, photo: Image) -> dict[str, float]:
     """Milliseconds of one face's steps on one thread."""
     from facemsm.aligner import Aligner
-    from facemsm.drawing import draw_faces
-    from facemsm.results import PhotoResult, ResultsFile
+    from facemsm.imaging.drawing import draw_faces
+    from facemsm.results.jsonl import PhotoResult, ResultsFile
     from facemsm.runtime.session import LANDMARKS, Network
 
     model, size = aligner.model, aligner.model.codec.input_size
@@ -386,7 +387,7 @@ def _write(report: dict[str, Any], output: Path) -> None:
     for suffix, content in ((".json", json.dumps(report, indent=1) + "\n"), (".md", text)):
         path = output / f"benchmark{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text(content, encoding="utf-8")
         print(f"written: {path}")
     rows = [row for row in report["methods"] if row["inter-ocular NME, %"] is not None]

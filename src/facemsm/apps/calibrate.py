@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from facemsm.typing import Array
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from facemsm.aligner import Aligner
-    from facemsm.calibration import Array, Calibration, Method, Observations
+    from facemsm.confidence.fitting import Observations
+    from facemsm.confidence.model import Calibration, Method
     from facemsm.data.sample import FaceSample
     from facemsm.schemes import LandmarkScheme
     from facemsm.shapes.dictionary import ShapeDictionary
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 
 TIMES = (8, 3, 3, 1)
-"""How often a held-out face is looked at in each of ``facemsm.calibration.LOOKS``; all but once with a spoilt box."""
+"""How often a held-out face is looked at in each of ``LOOKS``; all but once with a perturbed box."""
 
 FAIR = 2
 """Of ``LOOKS``, those whose points are fair to ask for: the others teach what not to trust."""
@@ -66,13 +69,14 @@ def calibrate(
     import numpy as np
 
     from facemsm.aligner import Aligner
-    from facemsm.calibration import FOLDS, fit_noise
+    from facemsm.confidence.fitting import FOLDS, fit_noise
+    from facemsm.data.sources import Source
     from facemsm.errors import FacemsmError
     from facemsm.geometry import apply_affine, canonical_matrix
     from facemsm.runtime.model import DICTIONARY, PRIOR, write_calibration
     from facemsm.shapes.dictionary import ShapeDictionary
     from facemsm.shapes.posterior import learn_prior
-    from facemsm.training.faces import Source, load_faces
+    from facemsm.training.faces import load_faces
 
     aligner = Aligner.from_pretrained(model, stages=(1, 2))
     scheme, size = aligner.scheme, aligner.model.codec.input_size
@@ -113,10 +117,11 @@ def _observe(aligner: Aligner, faces: Sequence[FaceSample]) -> Observations:
     """
     import numpy as np
 
-    from facemsm.calibration import FOLDS, Observations, detail
-    from facemsm.data.sample import UNLABELLED
-    from facemsm.evaluation.evaluate import Perturbation, in_poor_photo, mostly_covered, painted
+    from facemsm.confidence.fitting import FOLDS, Observations
+    from facemsm.confidence.model import detail
+    from facemsm.evaluation.conditions import Perturbation, in_poor_photo, mostly_covered, painted
     from facemsm.geometry import compose, invert, similarity
+    from facemsm.schemes import UNLABELLED
 
     ways: tuple[Callable[[FaceSample, int], FaceSample], ...] = (  # in the order of LOOKS
         lambda face, _: face,
@@ -150,8 +155,9 @@ def _observe(aligner: Aligner, faces: Sequence[FaceSample]) -> Observations:
 def _fit(seen: Observations, prior: ShapePrior, scheme: LandmarkScheme, noise: Noise) -> Calibration:
     import numpy as np
 
-    from facemsm.calibration import CORRECT, FEATURES, LOOKS, OF_ERRORS, Calibration, describe, fit_logistic
-    from facemsm.data.sample import OCCLUDED, UNLABELLED
+    from facemsm.confidence.fitting import LOOKS, fit_logistic
+    from facemsm.confidence.model import CORRECT, FEATURES, OF_ERRORS, Calibration, describe
+    from facemsm.schemes import OCCLUDED, UNLABELLED
     from facemsm.shapes.posterior import observation_covariance, posterior
 
     covariance = observation_covariance(seen.points, seen.scores, seen.spread, noise, scheme)
@@ -168,9 +174,8 @@ def _fit(seen: Observations, prior: ShapePrior, scheme: LandmarkScheme, noise: N
 
 def _errors(seen: Observations, points: NDArray[np.floating], scheme: LandmarkScheme) -> Array:
     """(M, L) errors of canonical points, as a share of the face."""
-    from facemsm.calibration import face_scale
     from facemsm.evaluation.metrics import point_errors
-    from facemsm.geometry import apply_affine
+    from facemsm.geometry import apply_affine, face_scale
 
     return point_errors(apply_affine(seen.to_photo, points), seen.truth) / face_scale(seen.truth, scheme)[:, None]
 
@@ -185,9 +190,10 @@ def _report(
     """Print what each fit makes of the faces that it left out; the better stage 3, and a threshold of flags."""
     import numpy as np
 
-    from facemsm.calibration import CORRECT, LOOKS
-    from facemsm.data.sample import OCCLUDED, UNLABELLED
+    from facemsm.confidence.fitting import LOOKS
+    from facemsm.confidence.model import CORRECT
     from facemsm.evaluation import occlusion
+    from facemsm.schemes import OCCLUDED, UNLABELLED
     from facemsm.shapes.reconstruction import Reconstruction, reconstruct
 
     rebuilt, _ = reconstruct(seen.points, seen.scores, dictionary, Reconstruction())

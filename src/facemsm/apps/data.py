@@ -20,7 +20,7 @@ from facemsm.data.coco import write_coco
 from facemsm.data.contact_sheet import contact_sheet
 from facemsm.data.reading import NoPhoto
 from facemsm.errors import FacemsmError
-from facemsm.images import write_image
+from facemsm.imaging.io import write_image
 
 app = typer.Typer(
     name="data", add_completion=False, help="Look at annotated faces and convert them.", no_args_is_help=True

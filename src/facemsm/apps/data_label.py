@@ -43,16 +43,16 @@ def label(
     from rich.progress import track
 
     from facemsm.aligner import Aligner
+    from facemsm.batch.photos import find_photos
     from facemsm.data.catalogue import load_dataset
     from facemsm.data.coco import write_coco
-    from facemsm.data.labelling import Doubt
-    from facemsm.data.labelling import label as label_faces
-    from facemsm.data.reading import attempt
+    from facemsm.data.reading import try_read
     from facemsm.data.sample import FaceSample
+    from facemsm.data.sources import Source
     from facemsm.errors import FacemsmError
-    from facemsm.images import read_image
-    from facemsm.pipeline import find_photos
-    from facemsm.training.faces import Source
+    from facemsm.evaluation.pseudo_labels import Doubt
+    from facemsm.evaluation.pseudo_labels import label as label_faces
+    from facemsm.imaging.io import read_image
 
     if not photos and not data:
         raise FacemsmError("nothing to label: name photos, or a data set with --data NAME=ROOT:SPLIT")
@@ -77,7 +77,7 @@ def label(
     doubt = Doubt(spread, score, change)
     kept, broken = [], 0
     for sample in shown(samples, "faces"):
-        face = attempt(next, label_faces(aligner, [sample], views, doubt))
+        face = try_read(next, label_faces(aligner, [sample], views, doubt))
         if isinstance(face, FacemsmError):
             console.print(str(face), highlight=False, soft_wrap=True)
             broken += 1

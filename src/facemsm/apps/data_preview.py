@@ -58,7 +58,7 @@ def preview(
     from facemsm.data.augment import Augmentation, augment_crop, jitter_matrix, take_crop
     from facemsm.data.catalogue import dataset_scheme, find_dataset, load_dataset
     from facemsm.geometry import box_to_crop, compose
-    from facemsm.images import write_image
+    from facemsm.imaging.io import write_image
 
     landmarks = dataset_scheme(name, scheme)
     samples = load_dataset(name, root, split or next(iter(find_dataset(name).splits)), boxes.value, scheme)
@@ -89,8 +89,8 @@ def draw_crop(crop: Crop, scheme: LandmarkScheme, zoom: int = 2) -> Image:
     import cv2
     import numpy as np
 
-    from facemsm.data.sample import OCCLUDED
     from facemsm.geometry import apply_affine, canonical_matrix, invert
+    from facemsm.schemes import OCCLUDED
 
     size = len(crop.image)
     canvas = np.asarray(cv2.resize(crop.image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC), np.uint8)

@@ -18,18 +18,18 @@ from rich.progress import track
 
 from facemsm.apps.align import STAGE3_HELP, Stage3, parse_stages
 from facemsm.data.catalogue import CATALOGUE, dataset_scheme, find_dataset, load_dataset
-from facemsm.data.sample import OCCLUDED, UNLABELLED, BoxSource, FaceSample
+from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.detectors import get_detector
 from facemsm.errors import FacemsmError
 from facemsm.evaluation import metrics
-from facemsm.evaluation.evaluate import EVALUATED, Perturbation, painted, run_aligner
-from facemsm.evaluation.metrics import Normaliser
+from facemsm.evaluation.conditions import EVALUATED, Perturbation, painted
+from facemsm.evaluation.evaluate import run_aligner
 from facemsm.evaluation.predictions import Predictions, check_ending, load_predictions, save_predictions
 from facemsm.evaluation.report import NORMALISERS, THRESHOLDS, Evaluation, draw_plots, markdown, measure
-from facemsm.geometry import CROP_ENLARGEMENT
-from facemsm.images import replacing
+from facemsm.files import atomic_write
+from facemsm.geometry import CROP_ENLARGEMENT, Normaliser
 from facemsm.provenance import commit, machine
-from facemsm.schemes import LandmarkScheme
+from facemsm.schemes import OCCLUDED, UNLABELLED, LandmarkScheme
 
 if TYPE_CHECKING:
     from facemsm.aligner import Aligner
@@ -175,10 +175,10 @@ def _only_split(dataset: str) -> str:
 
 
 def _normaliser(name: str) -> Normaliser:
-    for known in metrics.NORMALISERS:
+    for known in NORMALISERS:
         if name == known:
             return known
-    raise FacemsmError(f"unknown normaliser {name!r}: use one of {', '.join(metrics.NORMALISERS)}")
+    raise FacemsmError(f"unknown normaliser {name!r}: use one of {', '.join(NORMALISERS)}")
 
 
 def compare(painted: Evaluation, clean: Evaluation, kinds: Sequence[Normaliser]) -> list[dict[str, Any]]:
@@ -252,7 +252,7 @@ def _write(evaluation: Evaluation, report: dict[str, Any], stem: Path) -> None:
     print(text)
     written = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".json", ".md")]
     for path, content in zip(written, (json.dumps(report, indent=1, allow_nan=False) + "\n", text), strict=True):
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(content, encoding="utf-8")
     if find_spec("matplotlib"):
         written += draw_plots(evaluation, list(report["errors"]), stem)

@@ -21,8 +21,8 @@ def export(
     data: Annotated[str, typer.Option(help="What it was trained on, for the record.")] = "",
 ) -> None:
     """Turn trained stages into ONNX, compare with PyTorch, and write the model folder if they agree."""
+    from facemsm.export.onnx import export_model, sample_crops
     from facemsm.provenance import commit
-    from facemsm.runtime.export import export_model, sample_crops
 
     provenance = {"preset": preset, "commit": commit(), "data": data}
     export_model(

@@ -33,8 +33,8 @@ def quantise(
     faces: Annotated[int, typer.Option(min=1, help="How many faces to measure on, evenly chosen.")] = 128,
 ) -> None:
     """Write a copy of a model with 8-bit weights, or with weights that are sums of powers of two."""
+    from facemsm.export.quantise import faces_to_measure, quantise_model
     from facemsm.runtime.model import load_model
-    from facemsm.runtime.quantise import faces_to_measure, quantise_model
 
     source = load_model(model)
     seen = faces_to_measure(source, data or [], faces) if scheme is Scheme.int8 else None

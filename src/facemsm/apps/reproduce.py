@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from facemsm.errors import FacemsmError
-from facemsm.reproduce.experiment import Experiment, MissingError
-from facemsm.reproduce.items import ITEMS, make, note_missing, steps, train, write_index
+from facemsm.reproduce.experiments import EXPERIMENTS, make, note_missing, steps, train, write_index
+from facemsm.reproduce.workspace import MissingError, Workspace
 
 app = typer.Typer(add_completion=False)
 
@@ -82,8 +82,8 @@ def reproduce(
 
     What has been computed is kept and not computed again; an interrupted command goes on when it is given again.
     """
-    if wrong := [name for name in what if name not in (*ITEMS, "train", "all")]:
-        raise FacemsmError(f"nothing is called {wrong[0]!r}: use {', '.join(ITEMS)}, train or all")
+    if wrong := [name for name in what if name not in (*EXPERIMENTS, "train", "all")]:
+        raise FacemsmError(f"nothing is called {wrong[0]!r}: use {', '.join(EXPERIMENTS)}, train or all")
     if preset not in ("paper", "lite"):
         raise FacemsmError(f"no preset {preset!r}: use paper or lite")
     if photos and not photos.is_dir():
@@ -93,7 +93,7 @@ def reproduce(
             raise FacemsmError(f"--data {text}: no such folder")
     if unknown := [name for name in scheme or () if name not in ("68", "98")]:
         raise FacemsmError(f"--scheme {unknown[0]}: use 68 or 98")
-    exp = Experiment(
+    exp = Workspace(
         output,
         data or (),
         weights or (),
@@ -107,7 +107,7 @@ def reproduce(
         photos,
     )
     everything = "all" in what
-    names = [name for name in ITEMS if everything or name in what]
+    names = [name for name in EXPERIMENTS if everything or name in what]
     schemes: list[str] = []
     unknown_names = set(exclude or ())
     missing: dict[str, str] = {}

@@ -144,9 +144,10 @@ def _faces(
     exclude: list[str] | None,
     complete: str | None = None,
 ) -> tuple[LandmarkScheme, Faces]:
+    from facemsm.data.sources import Source
     from facemsm.errors import FacemsmError
     from facemsm.schemes import get_scheme
-    from facemsm.training.faces import Source, load_faces
+    from facemsm.training.faces import load_faces
 
     if boxes not in ("provided", "gt"):
         raise FacemsmError(f"--boxes {boxes}: use provided or gt")

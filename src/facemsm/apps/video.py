@@ -18,9 +18,9 @@ import typer
 from facemsm.apps.align import STAGE3_HELP, Format, Stage3, _plural, _sigterm_as_interrupt, parse_stages
 from facemsm.detectors import DEFAULT, NAMES
 from facemsm.errors import FacemsmError
-from facemsm.results import ResultsFile
-from facemsm.tracking import Tracker
-from facemsm.video import Frame, VideoReader, VideoWriter, frame_line, write_video_csv
+from facemsm.results.jsonl import ResultsFile
+from facemsm.video.io import Frame, VideoReader, VideoWriter, frame_line, write_video_csv
+from facemsm.video.tracking import Tracker
 
 app = typer.Typer(add_completion=False)
 
@@ -75,7 +75,7 @@ def video(
     """
     from facemsm.aligner import Aligner
     from facemsm.detectors import get_detector
-    from facemsm.drawing import draw_faces
+    from facemsm.imaging.drawing import draw_faces
 
     if (source is None) == (camera is None):
         raise FacemsmError("name either a video file or --camera 0")

@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facemsm.data.occluders import OCCLUDERS, occlude
-from facemsm.data.sample import OCCLUDED, UNLABELLED, VISIBLE
 from facemsm.errors import FacemsmError
 from facemsm.geometry import Matrix, apply_affine, compose, similarity
-from facemsm.schemes import LandmarkScheme
+from facemsm.imaging.warping import warp
+from facemsm.schemes import OCCLUDED, UNLABELLED, VISIBLE, LandmarkScheme
 from facemsm.typing import FloatArray, Image, IntArray
-from facemsm.warping import warp
 
 Range = tuple[float, float]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from facemsm.data.catalogue import find_dataset, read_items
-from facemsm.data.reading import AbsentError, NoPhoto, Skipped, attempt, guarded
+from facemsm.data.reading import NoPhoto, Skipped, collect_errors, try_read
 from facemsm.data.sample import BoxSource, FaceSample
-from facemsm.errors import FacemsmError
+from facemsm.errors import AbsentError, FacemsmError
 from facemsm.typing import PathLike
 
 Progress = Callable[[Sequence[FaceSample]], Iterable[FaceSample]]
@@ -81,7 +81,7 @@ def check_dataset(
     for split in splits or dataset.splits:
         check.published[split] = dataset.splits.get(split)
         for source in sources:
-            items = list(guarded(read_items(name, root, split, source, scheme)))
+            items = list(collect_errors(read_items(name, root, split, source, scheme)))
             found = [item for item in items if isinstance(item, FaceSample)]
             (check.faces if source == "gt" else check.boxes)[split] = len(found)
             if source == "gt":
@@ -109,7 +109,7 @@ def _check_photos(check: Check, samples: Sequence[FaceSample], progress: Progres
             check.samples.append(sample)
             continue
         if sample.image not in sizes:
-            photo = attempt(sample.load)
+            photo = try_read(sample.load)
             if isinstance(photo, FacemsmError):
                 check.problems.append(str(photo))
             sizes[sample.image] = photo if isinstance(photo, FacemsmError) else (photo.shape[1], photo.shape[0])

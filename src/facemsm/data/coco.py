@@ -24,18 +24,18 @@ import numpy as np
 from facemsm.data.reading import (
     Item,
     Skipped,
-    attempt,
     check_box,
     check_points,
     find_photo,
-    once,
-    read_text,
+    reject_duplicate,
     tight_box,
+    try_read,
 )
-from facemsm.data.sample import UNLABELLED, VISIBLE, BoxSource, FaceSample
+from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import FacemsmError
-from facemsm.images import replacing, write_image
-from facemsm.schemes import LandmarkScheme
+from facemsm.files import atomic_write, read_text
+from facemsm.imaging.io import write_image
+from facemsm.schemes import UNLABELLED, VISIBLE, LandmarkScheme
 from facemsm.typing import Image
 
 _GAP = re.compile(r"[\s,:]*")  # between the values of a text that is known to be JSON
@@ -69,7 +69,7 @@ def read_coco(path: Path, box_source: BoxSource, count: int) -> Iterator[Item]:
     photos: dict[int | str, str] = {}
     for i, entry in enumerate(_list(content, "images", path)):
         where = _Element(path, lines, "images", i)
-        fault = attempt(_add_photo, entry, where, photos)
+        fault = try_read(_add_photo, entry, where, photos)
         if fault:
             yield fault
     annotations = _list(content, "annotations", path)
@@ -79,8 +79,8 @@ def read_coco(path: Path, box_source: BoxSource, count: int) -> Iterator[Item]:
     seen: dict[tuple[str, bytes], object] = {}
     for i, entry in enumerate(annotations):
         where = _Element(path, lines, "annotations", i)
-        face = attempt(_face, entry, where, path.parent, photos, shown, ids, box_source, count)
-        yield once(face, where, seen)
+        face = try_read(_face, entry, where, path.parent, photos, shown, ids, box_source, count)
+        yield reject_duplicate(face, where, seen)
 
 
 def write_coco(
@@ -121,7 +121,7 @@ def write_coco(
         "skeleton": [[a + 1, b + 1] for a, b in scheme.edges],  # COCO counts keypoints from 1 here
     }
     content = {"images": list(images.values()), "annotations": annotations, "categories": [category]}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content), encoding="utf-8")
 
 
@@ -241,7 +241,7 @@ def _place_photo(sample: FaceSample, photo: Image, folder: Path, photo_root: Pat
         raise FacemsmError(
             f"{sample.image}: lies outside {photo_root} and cannot be copied; leave the photos where they are"
         )
-    with replacing(folder / "images" / name) as temporary:
+    with atomic_write(folder / "images" / name) as temporary:
         shutil.copyfile(sample.image, temporary)
     return name.as_posix()
 

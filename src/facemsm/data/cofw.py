@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from facemsm.data.matlab import open_mat73
-from facemsm.data.reading import AbsentError, Item, attempt, check_box, check_points, tight_box
-from facemsm.data.sample import OCCLUDED, VISIBLE, BoxSource, FaceSample
-from facemsm.errors import FacemsmError
+from facemsm.data.reading import Item, check_box, check_points, tight_box, try_read
+from facemsm.data.sample import BoxSource, FaceSample
+from facemsm.errors import AbsentError, FacemsmError
+from facemsm.schemes import OCCLUDED, VISIBLE
 from facemsm.typing import Image
 
 _VARIABLES = {"train": ("IsTr", "phisTr", "bboxesTr"), "test": ("IsT", "phisT", "bboxesT")}
@@ -66,7 +67,7 @@ def read_cofw(root: Path, split: str, box_source: BoxSource, count: int = 29) ->
         if array.shape != (rows, total):
             raise FacemsmError(f"{path}: {name} is {array.shape[::-1]}, expected {total} photos x {rows} numbers")
     for i in range(total):
-        yield attempt(_face, path, split, i, phis[:, i].reshape(3, count), boxes[:, i], box_source)
+        yield try_read(_face, path, split, i, phis[:, i].reshape(3, count), boxes[:, i], box_source)
 
 
 def cofw_file(root: Path, split: str) -> Path:

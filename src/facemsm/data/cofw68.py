@@ -16,10 +16,11 @@ import numpy as np
 
 from facemsm.data.cofw import PackedPhoto, cofw_file
 from facemsm.data.matlab import load_mat5_numbers
-from facemsm.data.reading import AbsentError, Item, NoPhoto, attempt, check_box, check_points, tight_box
-from facemsm.data.sample import OCCLUDED, VISIBLE, BoxSource, FaceSample
-from facemsm.errors import FacemsmError
-from facemsm.images import IMAGE_SUFFIXES
+from facemsm.data.reading import Item, NoPhoto, check_box, check_points, tight_box, try_read
+from facemsm.data.sample import BoxSource, FaceSample
+from facemsm.errors import AbsentError, FacemsmError
+from facemsm.imaging.io import IMAGE_SUFFIXES
+from facemsm.schemes import OCCLUDED, VISIBLE
 from facemsm.typing import FloatArray, Image
 
 
@@ -42,7 +43,7 @@ def read_cofw68(root: Path, split: str, box_source: BoxSource, count: int = 68) 
     boxes = _boxes(folder / "cofw68_test_bboxes.mat", max(numbered)) if box_source == "provided" else None
     photo = _photos(root, split)
     for n in sorted(numbered):
-        yield attempt(_face, numbered[n], n, photo, boxes, count)
+        yield try_read(_face, numbered[n], n, photo, boxes, count)
 
 
 def _boxes(path: Path, least: int) -> FloatArray:

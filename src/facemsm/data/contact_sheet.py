@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facemsm.data.sample import OCCLUDED, FaceSample
-from facemsm.schemes import LandmarkScheme
+from facemsm.data.sample import FaceSample
+from facemsm.schemes import OCCLUDED, LandmarkScheme
 from facemsm.typing import BoolArray, FloatArray, Image
 
 _VISIBLE_COLOUR, _OCCLUDED_COLOUR, _BOX_COLOUR = (60, 255, 60), (255, 60, 60), (255, 220, 0)

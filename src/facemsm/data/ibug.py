@@ -23,20 +23,11 @@ from typing import Any
 import numpy as np
 
 from facemsm.data.matlab import load_mat5
-from facemsm.data.reading import (
-    AbsentError,
-    Item,
-    Skipped,
-    attempt,
-    check_box,
-    number,
-    read_rows,
-    read_text,
-    tight_box,
-)
+from facemsm.data.reading import Item, Skipped, check_box, number, tight_box, try_read
 from facemsm.data.sample import BoxSource, FaceSample
-from facemsm.errors import FacemsmError
-from facemsm.images import IMAGE_SUFFIXES
+from facemsm.errors import AbsentError, FacemsmError
+from facemsm.files import read_rows, read_text
+from facemsm.imaging.io import IMAGE_SUFFIXES
 from facemsm.typing import FloatArray
 
 PARTS_300W: Mapping[str, tuple[str, ...]] = {
@@ -149,7 +140,7 @@ def read_pts_folder(
         elif path.suffix.lower() in IMAGE_SUFFIXES:
             photos.setdefault(path.stem, []).append(path)
     for path in annotations:
-        yield attempt(_face, path, photos.get(path.stem, []), prefix + path.stem, boxes, box_source, count)
+        yield try_read(_face, path, photos.get(path.stem, []), prefix + path.stem, boxes, box_source, count)
     for stem in photos.keys() - {path.stem for path in annotations}:
         yield Skipped(prefix + stem, "photo without .pts file")
 
@@ -179,7 +170,7 @@ def _parts(root: Path, parts: tuple[str, ...], box_source: BoxSource, count: int
     if not present:
         raise AbsentError(f"{root}: has none of the folders {', '.join(parts)}; give the folder that holds them")
     for part in present:
-        found = attempt(read_boxes, root / f"bounding_boxes_{part.replace('/', '_')}", box_source)
+        found = try_read(read_boxes, root / f"bounding_boxes_{part.replace('/', '_')}", box_source)
         if isinstance(found, FacemsmError):
             if box_source == "provided" or not isinstance(found, AbsentError):
                 yield found
@@ -223,7 +214,7 @@ def _boxes_csv(path: Path) -> Iterator[_Entry | FacemsmError]:
     if header != _BOX_COLUMNS:
         raise FacemsmError(f"{path}:1: columns are {','.join(header)[:80]!r}, expected {','.join(_BOX_COLUMNS)}")
     for row in rows:
-        yield row if isinstance(row, FacemsmError) else attempt(_csv_entry, row[1], f"{path}:{row[0]}")
+        yield row if isinstance(row, FacemsmError) else try_read(_csv_entry, row[1], f"{path}:{row[0]}")
 
 
 def _csv_entry(row: Mapping[str, str], where: str) -> _Entry:
@@ -234,7 +225,7 @@ def _csv_entry(row: Mapping[str, str], where: str) -> _Entry:
 def _boxes_mat(path: Path, field: str) -> Iterator[_Entry | FacemsmError]:
     """``bounding_boxes``: 1xN cell of structs imgName, bb_detector, bb_ground_truth; boxes are 1-based."""
     for i, cell in enumerate(load_mat5(path, "bounding_boxes"), 1):
-        yield attempt(_mat_entry, cell, field, f"{path}: bounding_boxes{{{i}}}")
+        yield try_read(_mat_entry, cell, field, f"{path}: bounding_boxes{{{i}}}")
 
 
 def _mat_entry(cell: Any, field: str, where: str) -> _Entry:

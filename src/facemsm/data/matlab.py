@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from facemsm.data.reading import AbsentError
-from facemsm.errors import FacemsmError
+from facemsm.errors import AbsentError, FacemsmError
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _MATRIX, _COMPRESSED = 14, 15

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from facemsm.data.ibug import read_pts
-from facemsm.data.reading import AbsentError, Item, NoPhoto, Skipped, attempt, check_points, tight_box
+from facemsm.data.reading import Item, NoPhoto, Skipped, check_points, tight_box, try_read
 from facemsm.data.sample import BoxSource, FaceSample
-from facemsm.errors import FacemsmError
-from facemsm.images import IMAGE_SUFFIXES
+from facemsm.errors import AbsentError, FacemsmError
+from facemsm.imaging.io import IMAGE_SUFFIXES
 
 PROFILE_POINTS = 39
 """Menpo annotates profile faces with these many points; they are no 68-point faces and are skipped."""
@@ -27,7 +27,7 @@ def read_menpo(root: Path, split: str, box_source: BoxSource, count: int = 68) -
     if not paths:
         raise AbsentError(f"{root}: no .pts files in this folder")
     for path in paths:
-        yield attempt(_face, path, path.relative_to(root).with_suffix("").as_posix(), count)
+        yield try_read(_face, path, path.relative_to(root).with_suffix("").as_posix(), count)
 
 
 def read_shapes(root: Path, split: str, box_source: BoxSource, count: int = 68) -> Iterator[Item]:  # noqa: ARG001
@@ -53,7 +53,7 @@ def read_shapes(root: Path, split: str, box_source: BoxSource, count: int = 68) 
         raise FacemsmError(f"{path}: 'points' is {shapes.dtype} {shapes.shape}, expected floats, (N, {count}, 2)")
     missing = NoPhoto(f"{path}: holds shapes only, no photos")
     for i, shape in enumerate(shapes):
-        yield attempt(_shape, shape, f"{path}: points[{i}]", f"{split}/{i}", missing, count)
+        yield try_read(_shape, shape, f"{path}: points[{i}]", f"{split}/{i}", missing, count)
 
 
 def _face(path: Path, name: str, count: int) -> FaceSample | Skipped:

@@ -6,8 +6,6 @@ Reading strictly raises the first error; checking collects them all. Neither nee
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -26,10 +24,6 @@ _LARGEST = 1e6  # pixels; no photo is as large, and float32 still holds it to a 
 Floats = NDArray[np.floating[Any]]
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class AbsentError(FacemsmError):
-    """A whole file or folder of a data set is not there: an incomplete copy rather than a broken one."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +48,7 @@ class NoPhoto:
 Item = FaceSample | Skipped | FacemsmError
 
 
-def attempt(read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | FacemsmError:
+def try_read(read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | FacemsmError:
     """``read(...)``, or its error as a value, so that one broken face does not end the stream."""
     try:
         return read(*args, **kwargs)
@@ -62,7 +56,7 @@ def attempt(read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Face
         return error
 
 
-def guarded(items: Iterable[Item]) -> Iterator[Item]:
+def collect_errors(items: Iterable[Item]) -> Iterator[Item]:
     """The stream with an error raised by the reader itself as its last item, and one error for each name used twice."""
     seen: set[str] = set()
     try:
@@ -84,7 +78,7 @@ def faces(items: Iterable[Item]) -> list[FaceSample]:
         FacemsmError: the first error in the stream.
     """
     found = []
-    for item in guarded(items):
+    for item in collect_errors(items):
         if isinstance(item, FacemsmError):
             raise item
         if isinstance(item, FaceSample):
@@ -92,7 +86,7 @@ def faces(items: Iterable[Item]) -> list[FaceSample]:
     return found
 
 
-def once(item: T, where: object, first: dict[tuple[str, bytes], object]) -> T | FacemsmError:
+def reject_duplicate(item: T, where: object, first: dict[tuple[str, bytes], object]) -> T | FacemsmError:
     """``item``, or the error that it is a face seen before: the same points in the same photo.
 
     Args:
@@ -105,23 +99,6 @@ def once(item: T, where: object, first: dict[tuple[str, bytes], object]) -> T | 
         if before != where:
             return FacemsmError(f"{where}: the same photo and points as at {before}, expected each face once")
     return item
-
-
-def read_text(path: Path) -> str:
-    """The text of a file, UTF-8 with or without a byte-order mark.
-
-    Raises:
-        AbsentError: there is no such file.
-        FacemsmError: it cannot be read or is not text.
-    """
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise AbsentError(f"{path}: no such file") from error
-    except OSError as error:
-        raise FacemsmError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise FacemsmError(f"{path}: is not a text file (byte {error.start} is not UTF-8)") from error
 
 
 def find_photo(name: str, where: object, *folders: Path) -> Path:
@@ -137,47 +114,6 @@ def find_photo(name: str, where: object, *folders: Path) -> Path:
     except (OSError, ValueError):  # a name no file can have: too long, or with a NUL
         pass
     raise FacemsmError(f"{where}: there is no photo {name[:200]!r} in {' or '.join(map(str, folders))}")
-
-
-Row = tuple[int, dict[str, str]]
-"""Line number and fields by column of a row of a CSV file."""
-
-
-def read_table(path: Path) -> tuple[list[str], list[Row]]:
-    """The header of a CSV file and its rows; every row has every column.
-
-    Raises:
-        FacemsmError: as :func:`read_rows`, or a row is broken.
-    """
-    header, rows = read_rows(path)
-    sound = [row for row in rows if not isinstance(row, FacemsmError)]
-    if len(sound) < len(rows):
-        raise next(row for row in rows if isinstance(row, FacemsmError))
-    return header, sound
-
-
-def read_rows(path: Path) -> tuple[list[str], list[Row | FacemsmError]]:
-    """As :func:`read_table`, with the error in the place of a row that has another number of fields or is not CSV.
-
-    Raises:
-        FacemsmError: unreadable, no header, or a column named twice.
-    """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-    header: list[str] = []
-    rows: list[Row | FacemsmError] = []
-    try:
-        header = [column.strip() for column in next(reader, [])]
-        for row in filter(None, reader):
-            n, fields = reader.line_num, (field.strip() for field in row)
-            if len(row) == len(header):
-                rows.append((n, dict(zip(header, fields, strict=True))))
-            else:
-                rows.append(FacemsmError(f"{path}:{n}: {len(row)} fields, expected {len(header)} as in line 1"))
-    except csv.Error as error:
-        rows.append(FacemsmError(f"{path}:{reader.line_num}: not valid CSV: {error}"))
-    if not header or len(set(header)) < len(header):
-        raise FacemsmError(f"{path}:1: expected a header line of distinct column names, such as image,x0,y0")
-    return header, rows
 
 
 def number(token: str, where: object) -> float:

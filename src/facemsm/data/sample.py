@@ -10,13 +10,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from facemsm.images import read_image
+from facemsm.imaging.io import read_image
 from facemsm.typing import FloatArray, Image
 
 BoxSource = Literal["gt", "provided", "detector"]
-
-VISIBLE, OCCLUDED, UNLABELLED = 2, 1, 0
-"""Values of ``FaceSample.visibility``, as in COCO keypoints."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,20 +18,20 @@ from pathlib import Path
 import numpy as np
 
 from facemsm.data.reading import (
-    AbsentError,
     Item,
     Skipped,
-    attempt,
     check_box,
     check_points,
     find_photo,
     number,
-    once,
-    read_rows,
+    reject_duplicate,
     tight_box,
+    try_read,
 )
-from facemsm.data.sample import UNLABELLED, BoxSource, FaceSample
-from facemsm.errors import FacemsmError
+from facemsm.data.sample import BoxSource, FaceSample
+from facemsm.errors import AbsentError, FacemsmError
+from facemsm.files import read_rows
+from facemsm.schemes import UNLABELLED
 
 _BOX = ("x_min", "y_min", "x_max", "y_max")
 
@@ -68,8 +68,8 @@ def read_csv(path: Path, split: str, box_source: BoxSource, count: int) -> Itera
         where = f"{path}:{n}"
         name = row["image"] if shown[row["image"]] == 1 else f"{row['image']}#{n}"
         attributes = {column: row[column] for column in extra}
-        face = attempt(_face, row, where, name, path.parent, box_source, axes, flags if flagged else [], attributes)
-        yield once(face, where, seen)
+        face = try_read(_face, row, where, name, path.parent, box_source, axes, flags if flagged else [], attributes)
+        yield reject_duplicate(face, where, seen)
 
 
 def _face(

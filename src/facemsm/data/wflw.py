@@ -14,17 +14,17 @@ import numpy as np
 
 from facemsm.data.reading import (
     Item,
-    attempt,
     check_box,
     check_points,
     find_photo,
     number,
-    once,
-    read_text,
+    reject_duplicate,
     tight_box,
+    try_read,
 )
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import FacemsmError
+from facemsm.files import read_text
 
 ATTRIBUTES = ("pose", "expression", "illumination", "makeup", "occlusion", "blur")
 """Flags of each face in the lists' order; each names the subset of the test split in which it is set."""
@@ -44,7 +44,9 @@ def read_wflw(root: Path, split: str, box_source: BoxSource, count: int = 98) ->
     for n, line in enumerate(read_text(path).splitlines(), 1):
         if line.strip():
             where = f"{path}:{n}"
-            item = once(attempt(_face, line.split(), where, n, root / "WFLW_images", box_source, count), where, seen)
+            item = reject_duplicate(
+                try_read(_face, line.split(), where, n, root / "WFLW_images", box_source, count), where, seen
+            )
             if split not in ATTRIBUTES or isinstance(item, FacemsmError) or item.attributes[split]:
                 yield item
 

@@ -18,17 +18,15 @@ Example::
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from facemsm.errors import FacemsmError
+from facemsm.geometry import Normaliser, normaliser
 from facemsm.schemes import LandmarkScheme
-
-Array = NDArray[np.float64]
-Normaliser = Literal["inter-pupil", "inter-ocular", "box", "face-size"]
-NORMALISERS: tuple[Normaliser, ...] = get_args(Normaliser)
+from facemsm.typing import Array
 
 
 def point_errors(predicted: ArrayLike, truth: ArrayLike) -> Array:
@@ -49,40 +47,6 @@ def point_errors(predicted: ArrayLike, truth: ArrayLike) -> Array:
         raise FacemsmError(f"predicted is {p.shape} and truth is {g.shape}: both must be the same (faces, points, 2)")
     p = np.where(np.isfinite(p), p, np.inf)
     return np.asarray(np.linalg.norm(p - g, axis=-1))
-
-
-def normaliser(truth: ArrayLike, scheme: LandmarkScheme, kind: Normaliser) -> Array:
-    """The length d_i of Eq. 12 that errors are divided by.
-
-    - ``inter-pupil``: between the eye centres (the mean of an eye's points, or the pupil where the scheme has one).
-    - ``inter-ocular``: between the outer eye corners.
-    - ``box``: sqrt(w h) of the tight box of the labelled points.
-    - ``face-size``: (w + h) / 2 of the same box.
-
-    Args:
-        truth: (N, L, 2) pixels, NaN where unlabelled.
-        scheme: the landmark scheme of ``truth``.
-        kind: one of the above.
-
-    Returns:
-        (N,) pixels, NaN where it cannot be computed: an eye point is unlabelled, or the length is 0.
-
-    Raises:
-        FacemsmError: unknown kind, or ``truth`` is not of the scheme's shape.
-    """
-    g = np.asarray(truth, float)
-    if g.ndim != 3 or g.shape[1:] != (scheme.count, 2):
-        raise FacemsmError(f"truth is {g.shape}: scheme {scheme.name!r} needs (faces, {scheme.count}, 2)")
-    if kind in ("inter-pupil", "inter-ocular"):
-        right, left = (scheme.right_eye, scheme.left_eye) if kind == "inter-pupil" else scheme.outer_eye_corners
-        length = np.linalg.norm(g[:, list(right)].mean(axis=1) - g[:, list(left)].mean(axis=1), axis=-1)
-    elif kind in ("box", "face-size"):
-        # fmin and fmax pass over NaN without numpy's warning for a face that has nothing else
-        size = np.fmax.reduce(g, axis=1) - np.fmin.reduce(g, axis=1)
-        length = np.sqrt(size.prod(axis=-1)) if kind == "box" else size.mean(axis=-1)
-    else:
-        raise FacemsmError(f"unknown normaliser {kind!r}: use one of {', '.join(NORMALISERS)}")
-    return np.where(length > 0, length, np.nan)
 
 
 def normalised_errors(predicted: ArrayLike, truth: ArrayLike, scheme: LandmarkScheme, kind: Normaliser) -> Array:

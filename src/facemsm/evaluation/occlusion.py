@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from facemsm.errors import FacemsmError
-from facemsm.typing import BoolArray
+from facemsm.typing import Array, BoolArray
 
-Array = NDArray[np.float64]
 Bins = Literal["equal-width", "equal-mass"]
 
 

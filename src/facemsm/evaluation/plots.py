@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from facemsm.errors import FacemsmError
-from facemsm.evaluation.metrics import Normaliser, ced, summarise
+from facemsm.evaluation.metrics import ced, summarise
 from facemsm.evaluation.occlusion import Reliability, average_precision, precision_recall_curve, recall_at_precision
+from facemsm.geometry import Normaliser
 from facemsm.typing import PathLike
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError
 from facemsm.evaluation.cofw68_results import read_cofw68_results
-from facemsm.images import replacing
+from facemsm.files import atomic_write
 from facemsm.typing import BoolArray, FloatArray
 
 
@@ -92,7 +92,7 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
         arrays["preliminary"] = predictions.preliminary
     if predictions.occlusion is not None:
         arrays["occlusion"] = predictions.occlusion
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub takes names for allow_pickle
 
 

@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facemsm.calibration import face_scale
-from facemsm.data.sample import OCCLUDED, UNLABELLED, FaceSample
+from facemsm.data.sample import FaceSample
 from facemsm.errors import FacemsmError
 from facemsm.evaluation import metrics, occlusion, plots
-from facemsm.evaluation.metrics import Array, Normaliser
 from facemsm.evaluation.predictions import Predictions
-from facemsm.schemes import LandmarkScheme
-from facemsm.typing import BoolArray, FloatArray
+from facemsm.geometry import Normaliser, face_scale, normaliser
+from facemsm.schemes import OCCLUDED, UNLABELLED, LandmarkScheme
+from facemsm.typing import Array, BoolArray, FloatArray
 
 NORMALISERS: tuple[Normaliser, ...] = ("inter-pupil", "inter-ocular", "box")
 """What is reported unless asked otherwise."""
@@ -100,7 +99,7 @@ class Evaluation:
 
     def usable(self, kind: Normaliser) -> bool:
         """Whether any face has this normaliser."""
-        return bool(np.isfinite(metrics.normaliser(self.truth, self.scheme, kind)).any())
+        return bool(np.isfinite(normaliser(self.truth, self.scheme, kind)).any())
 
     def occlusion_scores(self) -> tuple[Array, BoolArray] | None:
         """Occlusion score and truth of the :attr:`judged` points; None if there are none occluded.
@@ -120,7 +119,7 @@ class Evaluation:
 
         The normaliser of a face is inter-ocular, or box if an eye corner is unlabelled, as in profiles.
         """
-        eyes = np.isfinite(metrics.normaliser(self.truth, self.scheme, "inter-ocular"))
+        eyes = np.isfinite(normaliser(self.truth, self.scheme, "inter-ocular"))
         kind = "inter-ocular" if eyes.all() else "inter-ocular, box without it" if eyes.any() else "box"
         errors = metrics.point_errors(self.predictions.points, self.truth)
         errors /= face_scale(self.truth, self.scheme)[:, None]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,14 +12,12 @@ from torch import Tensor
 from facemsm.data.augment import Augmentation
 from facemsm.errors import FacemsmError
 from facemsm.heatmaps import HeatmapCodec, Refinement
-from facemsm.hourglass.examples import HourglassExamples
 from facemsm.hourglass.losses import LOSSES, by_face, centres, distance, gaussians
 from facemsm.hourglass.network import HEATMAP_SIZE, INPUT_SIZE, HourglassConfig, StackedHourglass
 from facemsm.schemes import LandmarkScheme
 from facemsm.training.config import Schedule
 from facemsm.training.faces import Faces
-from facemsm.training.run import PICTURED, StageModule
-from facemsm.typing import Image
+from facemsm.training.landmarks import CanonicalExamples, LandmarkModule, canonical_errors, images_to_tensor
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ class HourglassTraining:
         raise FacemsmError(f"no preset {name!r}: use paper or lite")
 
 
-class HourglassModule(StageModule):
+class HourglassModule(LandmarkModule):
     """Stage 2 in training."""
 
     def __init__(self, config: HourglassTraining, scheme: LandmarkScheme, faces: Faces) -> None:
@@ -95,14 +92,14 @@ class HourglassModule(StageModule):
         super().__init__(
             config.schedule,
             faces,
-            HourglassExamples(scheme, INPUT_SIZE, config.augmentation, config.occluded_peak, known),
-            HourglassExamples(scheme, INPUT_SIZE, None, conventions=known),
+            CanonicalExamples(scheme, INPUT_SIZE, config.augmentation, config.occluded_peak, known),
+            CanonicalExamples(scheme, INPUT_SIZE, None, conventions=known),
         )
         self.config, self.codec, self.scheme = config, final, scheme
         self.network = StackedHourglass(config.network)
         self.shifts: Tensor
         self.register_buffer("shifts", torch.zeros(len(known), 2))
-        faces_of = {name: 0.0 for name in known}
+        faces_of = dict.fromkeys(known, 0.0)
         for source, count in zip(faces.sources, np.bincount(faces.source, minlength=len(faces.sources)), strict=True):
             faces_of[source.name] += source.share * count
         self._share = torch.tensor([n / sum(faces_of.values()) for n in faces_of.values()])
@@ -116,7 +113,8 @@ class HourglassModule(StageModule):
     def _consensus(self, batch: dict[str, Any]) -> Tensor:
         """The labels (N, L, 2) in canonical px without their data sets' shifts."""
         points: Tensor = batch["points"]
-        return points - (batch["shift"] @ self.shifts[batch["convention"], :, None]).transpose(1, 2)
+        shifts: Tensor = batch["shift"] @ self.shifts[batch["convention"], :, None]  # (N, 2, 1)
+        return points - shifts.transpose(1, 2)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:  # noqa: ARG002
         """Sum of the losses of all stacks (intermediate supervision)."""
@@ -166,31 +164,3 @@ class HourglassModule(StageModule):
             plain = {f"{kind}, own convention": values for kind, values in own.items()} | plain
         self.collect(plain)
         return torch.from_numpy(predicted)
-
-    def picture(self, batch: dict[str, Any], predicted: Tensor) -> Image:
-        """Canonical faces at twice their size: true points green, predicted ones red."""
-        zoom, shift = 2, 4  # OpenCV draws at 1/16 pixel
-        tiles = []
-        for image, *both in list(zip(batch["image"], batch["points"], predicted, strict=True))[:PICTURED]:
-            tile = cv2.resize(image.cpu().numpy(), None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR)
-            for points, colour, size in zip(both, ((0, 255, 0), (255, 0, 0)), (5, 3), strict=True):
-                known = points[~points.isnan().any(1)].cpu().numpy()
-                centres = np.round((zoom * (known + 0.5) - 0.5) * 2**shift).astype(np.int32)
-                cv2.polylines(tile, list(centres[:, None]), True, colour, size, cv2.LINE_AA, shift)  # dots
-            tiles.append(tile)
-        return np.concatenate(tiles, axis=1)
-
-
-def images_to_tensor(images: Tensor) -> Tensor:
-    """(N, S, S, 3) uint8 to (N, 3, S, S) float32 in [0, 1], in channels-last order, which CPUs convolve faster."""
-    return images.permute(0, 3, 1, 2).float() / 255
-
-
-def canonical_errors(
-    predicted: np.ndarray[Any, Any], truth: np.ndarray[Any, Any], scheme: LandmarkScheme
-) -> dict[str, Tensor]:
-    """Per-face errors in per cent: ``box`` and ``inter-ocular``; NaN where a face has no such normaliser."""
-    from facemsm.evaluation.metrics import nme
-
-    kinds: tuple[Any, ...] = ("box", "inter-ocular")
-    return {kind: torch.from_numpy(100 * nme(predicted, truth, scheme, kind)) for kind in kinds}

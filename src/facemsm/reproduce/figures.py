@@ -13,10 +13,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from facemsm.assets import SAMPLE, SAMPLE_BOX
 from facemsm.data.contact_sheet import contact_sheet
-from facemsm.data.sample import OCCLUDED, VISIBLE, FaceSample
+from facemsm.data.sample import FaceSample
 from facemsm.evaluation import metrics
-from facemsm.evaluation.metrics import Array
 from facemsm.evaluation.plots import _figure, _legend, _styles
 from facemsm.face import Face
 from facemsm.geometry import (
@@ -28,17 +28,17 @@ from facemsm.geometry import (
     invert,
     theta_to_matrix,
 )
-from facemsm.images import IMAGE_SUFFIXES, read_image, write_image
+from facemsm.imaging.io import IMAGE_SUFFIXES, read_image, write_image
+from facemsm.imaging.warping import warp
 from facemsm.provenance import machine
-from facemsm.reproduce.experiment import MODEL, Experiment
-from facemsm.reproduce.located import CONDITIONS, SIZE, Located, Stages, paper_form
+from facemsm.reproduce.located import CONDITIONS, SIZE, CachedOutputs, Stages, paper_form
 from facemsm.reproduce.paper import paper
 from facemsm.reproduce.render import Block, ours, picture, table, text
 from facemsm.reproduce.tables import (
     DRAWN,
     GIVEN,
+    PERTURBED,
     REBUILT,
-    SPOILT,
     Sets,
     _ced,
     _interval,
@@ -47,17 +47,14 @@ from facemsm.reproduce.tables import (
     outputs_of,
     published_predictions,
 )
-from facemsm.schemes import LandmarkScheme, get_scheme
+from facemsm.reproduce.workspace import MODEL, Workspace
+from facemsm.schemes import OCCLUDED, VISIBLE, LandmarkScheme, get_scheme
 from facemsm.shapes.reconstruction import reconstruct
-from facemsm.typing import FloatArray, Image
-from facemsm.warping import warp
+from facemsm.typing import Array, FloatArray, Image
 
 SIZES, NEIGHBOURS = (100, 200, 300, 500, 1000), (10, 20, 50, 100, 200)
 """N and k of Fig. 7, whose own values the text does not give."""
 
-SAMPLE = Path(__file__).parents[1] / "apps" / "sample.jpg"
-SAMPLE_BOX = np.array([180, 87, 273, 179], np.float32)
-"""The bundled photo and the face in it, to measure times on."""
 
 NO_PHOTOS = "Left out: its pictures would show photos of the data set (--no-photos)."
 COLUMNS = 8
@@ -66,7 +63,7 @@ COLUMNS = 8
 # --- Curves ----------------------------------------------------------------------------------------------------------
 
 
-def ced_of_model(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]:
+def ced_of_model(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
     """Fig. 9 and 11: cumulative errors of the model and, on COFW, of published predictions."""
     landmarks, curves = get_scheme(scheme), {}
     for dataset, split in there:
@@ -81,7 +78,7 @@ def ced_of_model(exp: Experiment, there: Sets, name: str, scheme: str) -> list[B
     return [picture(file, "CED; of the paper's other curves no figures are published")]
 
 
-def ced_of_configurations(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]:
+def ced_of_configurations(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
     """Fig. 13: cumulative errors of HG, ST-GAN + HG and the whole method."""
     blocks = []
     for dataset, split in there:
@@ -100,7 +97,7 @@ def ced_of_configurations(exp: Experiment, there: Sets, name: str, scheme: str) 
     return blocks
 
 
-def neighbours(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]:
+def neighbours(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
     """Fig. 7: stage 3 by the size N of the dictionary and the number k of exemplars, on kept outputs of stage 2."""
     landmarks, blocks = get_scheme(scheme), []
     dictionaries = {size: exp.dictionary(scheme, "ST-GAN + HG", size) for size in SIZES}
@@ -136,7 +133,7 @@ def neighbours(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Blo
     return blocks
 
 
-def score_distribution(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]:
+def score_distribution(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
     """Fig. 15: scores of each landmark; the paper's claim is that those of the contour are lower."""
     landmarks, blocks, claims, rows = get_scheme(scheme), [], [], []
     contour = np.isin(np.arange(landmarks.count), landmarks.contour)
@@ -170,7 +167,7 @@ def score_distribution(exp: Experiment, there: Sets, name: str, scheme: str) -> 
 # --- What the stages do ----------------------------------------------------------------------------------------------
 
 
-def heatmaps(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]:
+def heatmaps(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
     """Fig. 5: faces and their heatmaps; the paper's claim is that those of hidden points are weaker."""
     rows, claims = [], []
     for dataset, split in there:
@@ -206,11 +203,11 @@ def heatmaps(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block
     return [*blocks, _grid(exp, name, [top, below], caption)]
 
 
-def normalised(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]:
+def normalised(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
     """Fig. 14: faces cropped by their boxes and by stage 1, and how far both are from the canonical frame."""
     landmarks, rows, claims = get_scheme(scheme), [], []
     for dataset, split in there:
-        for condition in (GIVEN, SPOILT):
+        for condition in (GIVEN, PERTURBED):
             located = exp.located(scheme, MODEL, dataset, split, condition)
             by_box = invert(box_to_crop(located.boxes, SIZE, CANONICAL_MARGIN))
             before, after = (_misplaced(located, frame, landmarks) for frame in (by_box, located.to_photo))
@@ -226,7 +223,7 @@ def normalised(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Blo
     blocks = [table(head, rows), {"claims": claims}]
     stages = exp.stages(scheme, MODEL)
     samples, source = _pictured(exp, stages, *there[0])
-    condition = GIVEN if exp.photos else SPOILT  # the bundled photo has one box only
+    condition = GIVEN if exp.photos else PERTURBED  # the bundled photo has one box only
     scenes = [CONDITIONS[condition](sample, stages.scheme) for sample in samples]
     faces = [one for (one,) in stages.align_batch([s.image for s in scenes], [s.box[None] for s in scenes])]
     frames = [[box_to_crop(face.box, SIZE) for face in faces], [invert(_to_photo(face)) for face in faces]]
@@ -235,7 +232,7 @@ def normalised(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Blo
     return [*blocks, _grid(exp, name, both, caption)]
 
 
-def _pictured(exp: Experiment, stages: Stages, dataset: str, split: str) -> tuple[list[FaceSample], str]:
+def _pictured(exp: Workspace, stages: Stages, dataset: str, split: str) -> tuple[list[FaceSample], str]:
     """Faces of a set to show, and what they are; without photos of it the bundled photo, under one name a condition."""
     if exp.photos:
         samples = exp.samples(dataset, split)
@@ -246,7 +243,7 @@ def _pictured(exp: Experiment, stages: Stages, dataset: str, split: str) -> tupl
     return [FaceSample(name, SAMPLE, SAMPLE_BOX, "detector", face.preliminary) for name in names], "The bundled photo"
 
 
-def _misplaced(located: Located, to_photo: Array, scheme: LandmarkScheme) -> tuple[Array, Array]:
+def _misplaced(located: CachedOutputs, to_photo: Array, scheme: LandmarkScheme) -> tuple[Array, Array]:
     """Of each face how far the corners of its canonical image are off, in pixels of 128, and by what angle it is."""
     truth = canonical_matrix(located.truth.astype(np.float64), scheme, SIZE)
     error = compose(truth, to_photo)
@@ -258,7 +255,7 @@ def _misplaced(located: Located, to_photo: Array, scheme: LandmarkScheme) -> tup
 # --- Pictures --------------------------------------------------------------------------------------------------------
 
 
-def examples(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]:
+def examples(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
     """Figs. 8, 10 and 12: faces of a set, or of a folder of photos, with the points found."""
     if not exp.photos and not exp.own_photos:
         return [text(NO_PHOTOS)]
@@ -283,7 +280,7 @@ def examples(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block
     return [picture(file, f"{source}: points found (green), points that stage 3 rebuilt (red), boxes (yellow)")]
 
 
-def _own_faces(exp: Experiment, scheme: str) -> list[FaceSample]:
+def _own_faces(exp: Workspace, scheme: str) -> list[FaceSample]:
     """Every face the detector finds in a folder of photos, aligned."""
     from facemsm.detectors import get_detector
 
@@ -324,13 +321,13 @@ def _glow(maps: FloatArray) -> Image:
     return np.asarray(cv2.cvtColor(colour, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def _grid(exp: Experiment, name: str, rows: Sequence[Sequence[Image]], caption: str) -> Block:
+def _grid(exp: Workspace, name: str, rows: Sequence[Sequence[Image]], caption: str) -> Block:
     file = f"plots/{name}.jpg"
     write_image(exp.report / file, np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
     return picture(file, caption)
 
 
-def _plot(exp: Experiment, file: str) -> Any:
+def _plot(exp: Workspace, file: str) -> Any:
     path: Path = exp.report / file
     path.parent.mkdir(parents=True, exist_ok=True)
     return _figure(path)
@@ -339,7 +336,7 @@ def _plot(exp: Experiment, file: str) -> Any:
 # --- Speed -----------------------------------------------------------------------------------------------------------
 
 
-def speed(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]:  # noqa: ARG001
+def speed(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:  # noqa: ARG001
     """Time of one face on one thread of this machine, photo in memory, beside the paper's."""
     busy = _load()
     photo, box = read_image(SAMPLE), SAMPLE_BOX

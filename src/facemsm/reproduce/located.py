@@ -14,25 +14,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facemsm.data.occluders import OCCLUDERS, occlude
-from facemsm.data.sample import OCCLUDED, UNLABELLED, VISIBLE, FaceSample
+from facemsm.data.sample import FaceSample
 from facemsm.errors import FacemsmError
 from facemsm.evaluation import metrics
-from facemsm.evaluation.evaluate import Perturbation
-from facemsm.evaluation.metrics import Array, Normaliser
+from facemsm.evaluation.conditions import Perturbation
 from facemsm.face import Face
-from facemsm.geometry import apply_affine, box_to_crop, compose, invert, theta_to_matrix, tight_box
-from facemsm.images import replacing
-from facemsm.schemes import LandmarkScheme
+from facemsm.files import atomic_write
+from facemsm.geometry import (
+    Normaliser,
+    apply_affine,
+    box_to_crop,
+    compose,
+    invert,
+    normaliser,
+    theta_to_matrix,
+    tight_box,
+)
+from facemsm.imaging.warping import warp
+from facemsm.schemes import OCCLUDED, UNLABELLED, VISIBLE, LandmarkScheme
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.shapes.reconstruction import Reconstruction, reconstruct
-from facemsm.typing import BoolArray, FloatArray, Image
-from facemsm.warping import warp
+from facemsm.typing import Array, BoolArray, FloatArray, Image
 
 SIZE = 128
 """Side of crops and canonical images in pixels."""
 
 BATCH = 16
-SPOILT = Perturbation(shift=0.15, scale=0.25, rotation=30.0)
+PERTURBED = Perturbation(shift=0.15, scale=0.25, rotation=30.0)
 OCCLUDED_SIZE, OCCLUDED_MARGIN = 256, 2.2
 """Side in pixels of the photo that an occluder is drawn on, and in sides of the face's tight box."""
 
@@ -66,9 +74,9 @@ def _as_given(sample: FaceSample, scheme: LandmarkScheme) -> Scene:
     return Scene(sample.load(), sample.box, sample.points, unknown if sample.visibility is None else sample.visibility)
 
 
-def _spoilt(sample: FaceSample, scheme: LandmarkScheme) -> Scene:
+def _perturbed(sample: FaceSample, scheme: LandmarkScheme) -> Scene:
     scene = _as_given(sample, scheme)
-    image, box, to_turned = SPOILT.apply(scene.image, scene.box, sample.name)
+    image, box, to_turned = PERTURBED.apply(scene.image, scene.box, sample.name)
     return replace(scene, image=image, box=box, points=apply_affine(to_turned, scene.points).astype(np.float32))
 
 
@@ -92,7 +100,7 @@ def _occluded(sample: FaceSample, scheme: LandmarkScheme) -> Scene:
 
 CONDITIONS: Mapping[str, Callable[[FaceSample, LandmarkScheme], Scene]] = {
     "as given": _as_given,
-    "spoilt boxes": _spoilt,
+    "spoilt boxes": _perturbed,
     "drawn occluders": _occluded,
 }
 """Ways a face is shown. Spoilt: as ``facemsm evaluate --perturb 0.15,0.25,30``."""
@@ -109,7 +117,7 @@ def paper_form(**settings: Any) -> Reconstruction:
 
 
 @dataclass(frozen=True, eq=False)
-class Located:
+class CachedOutputs:
     """Outputs of stages 1 and 2 for N faces, row by row.
 
     Attributes:
@@ -130,12 +138,12 @@ class Located:
     scores: FloatArray
     to_photo: NDArray[np.float64]
 
-    def take(self, names: Iterable[str]) -> Located:
+    def take(self, names: Iterable[str]) -> CachedOutputs:
         """The faces of these names, in their order; names that are not there are left out."""
         row = {name: i for i, name in enumerate(self.names)}
         rows = [row[name] for name in names if name in row]
         arrays = {field.name: getattr(self, field.name)[rows] for field in fields(self) if field.name != "names"}
-        return Located(tuple(self.names[i] for i in rows), **arrays)
+        return CachedOutputs(tuple(self.names[i] for i in rows), **arrays)
 
     def points(self, dictionary: ShapeDictionary | None = None, settings: Reconstruction | None = None) -> FloatArray:
         """(N, L, 2) photo pixels: stage 2's points, or stage 3's if there is a dictionary."""
@@ -155,17 +163,17 @@ class Located:
 
     def normaliser(self, scheme: LandmarkScheme) -> Normaliser:
         """Inter-ocular if every face has it, else box: profiles show one eye only."""
-        every = np.isfinite(metrics.normaliser(self.truth, scheme, "inter-ocular")).all()
+        every = np.isfinite(normaliser(self.truth, scheme, "inter-ocular")).all()
         return "inter-ocular" if every else "box"
 
     def save(self, path: Path) -> None:
         """Write an ``.npz`` file, whole or not at all."""
         arrays = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub takes names for allow_pickle
 
     @classmethod
-    def load(cls, path: Path) -> Located:
+    def load(cls, path: Path) -> CachedOutputs:
         """Read what :meth:`save` wrote.
 
         Raises:
@@ -179,7 +187,7 @@ class Located:
             raise FacemsmError(f"{path}: damaged; remove it and run again") from error
 
 
-def locate(stages: Stages, samples: Iterable[FaceSample], condition: str) -> Located:
+def locate(stages: Stages, samples: Iterable[FaceSample], condition: str) -> CachedOutputs:
     """Run stages 1 and 2 on every face.
 
     Raises:
@@ -199,7 +207,7 @@ def locate(stages: Stages, samples: Iterable[FaceSample], condition: str) -> Loc
     boxes = np.stack([scene.box for scene in scenes])
     to_canonical = compose(invert(theta_to_matrix(theta, SIZE)), box_to_crop(boxes, SIZE))
     preliminary = np.stack([face.preliminary for face in faces])
-    return Located(
+    return CachedOutputs(
         tuple(names),
         truth=np.stack([scene.points for scene in scenes]),
         visibility=np.stack([scene.visibility for scene in scenes]),

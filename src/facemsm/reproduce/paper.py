@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from facemsm.evaluation.metrics import Normaliser
+from facemsm.geometry import Normaliser
 
 FILE = Path(__file__).with_name("paper.toml")
 

@@ -20,24 +20,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from facemsm.aligner import NO_TURN, _trusted
+from facemsm.aligner import IDENTITY_THETA, sanitize_theta
 from facemsm.data.sample import FaceSample
+from facemsm.data.sources import Source
 from facemsm.errors import FacemsmError
 from facemsm.face import Face
-from facemsm.geometry import (
-    CANONICAL_MARGIN,
-    Matrix,
-    apply_affine,
-    box_to_crop,
-    compose,
-    invert,
-    theta_to_matrix,
-)
+from facemsm.files import atomic_write
+from facemsm.geometry import CANONICAL_MARGIN, Matrix, apply_affine, box_to_crop, compose, invert, theta_to_matrix
 from facemsm.heatmaps import HeatmapCodec
-from facemsm.hourglass.examples import HourglassExamples
 from facemsm.hourglass.network import HourglassConfig, StackedHourglass
-from facemsm.hourglass.training import HourglassModule, HourglassTraining, images_to_tensor
-from facemsm.images import replacing
+from facemsm.hourglass.training import HourglassModule, HourglassTraining
+from facemsm.imaging.warping import warp
 from facemsm.reproduce.located import SIZE
 from facemsm.resnet50.network import ResNet50, ResNet50Config
 from facemsm.resnet50.training import ResNet50Module, ResNet50Training
@@ -45,10 +38,10 @@ from facemsm.schemes import LandmarkScheme
 from facemsm.stgan.networks import Discriminator, Generator
 from facemsm.stgan.training import STGANModule, STGANTraining
 from facemsm.training.config import from_mapping, override
-from facemsm.training.faces import Faces, Source, load_faces
+from facemsm.training.faces import Faces, load_faces
+from facemsm.training.landmarks import CanonicalExamples, images_to_tensor
 from facemsm.training.run import StageModule, fit, load_weights
 from facemsm.typing import FloatArray, Image
-from facemsm.warping import warp
 
 RUNS = ("stgan", "hourglass", "hourglass-box", "resnet50", "resnet50-box")
 DONE = "done.json"
@@ -132,7 +125,7 @@ def _network(name: str, settings: Mapping[str, Any]) -> nn.Module:
     return ResNet50(from_mapping(ResNet50Config, settings["network"]))
 
 
-class BoxExamples(HourglassExamples):
+class BoxExamples(CanonicalExamples):
     """Examples without stage 1: the crop is the box, put where the canonical face would be."""
 
     def frame(self, face: FaceSample) -> Matrix:
@@ -189,7 +182,7 @@ def train(plan: Plan, name: str, folder: Path, *, progress: bool = True) -> None
         "seconds of the last part": round(time.monotonic() - start),
         "weights": hashlib.sha256(best.read_bytes()).hexdigest(),
     }
-    with replacing(folder / DONE) as temporary:
+    with atomic_write(folder / DONE) as temporary:
         temporary.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
 
 
@@ -274,9 +267,9 @@ class TrainedStages:
         """As :meth:`facemsm.aligner.Aligner.align_batch`, stages 1 and 2, one box a photo."""
         box = np.concatenate(boxes)
         to_crop = box_to_crop(box, SIZE)
-        theta = np.tile(NO_TURN, (len(box), 1, 1))
+        theta = np.tile(IDENTITY_THETA, (len(box), 1, 1))
         if self._generator is not None:
-            theta = _trusted(self._run(self._generator, _cut(images, to_crop)).numpy().astype(np.float64))
+            theta = sanitize_theta(self._run(self._generator, _cut(images, to_crop)).numpy().astype(np.float64))
         to_canonical = compose(invert(theta_to_matrix(theta, SIZE)), to_crop)
         canonical = _cut(images, to_canonical)
         output = self._run(self._network, canonical).numpy()

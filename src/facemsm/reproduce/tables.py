@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 
 from facemsm.evaluation import metrics, plots
-from facemsm.evaluation.metrics import Array, Normaliser
 from facemsm.evaluation.predictions import load_predictions
-from facemsm.reproduce.experiment import CONFIGURATIONS, MODEL, SHIPPED, UNTURNED, Experiment, MissingError
-from facemsm.reproduce.located import CONDITIONS, Located, paper_form
+from facemsm.geometry import Normaliser
+from facemsm.reproduce.located import CONDITIONS, CachedOutputs, paper_form
 from facemsm.reproduce.paper import Column, paper
 from facemsm.reproduce.render import Block, beside, ours, picture, plain, table, text
+from facemsm.reproduce.workspace import CONFIGURATIONS, MODEL, SHIPPED, WITHOUT_STAGE1, MissingError, Workspace
 from facemsm.schemes import LandmarkScheme, get_scheme
-from facemsm.typing import FloatArray
+from facemsm.typing import Array, FloatArray
 
 Sets = Sequence[tuple[str, str]]
 
 REBUILT = " + SR"
 ALL_CONFIGURATIONS = (*CONFIGURATIONS, f"HG{REBUILT}", f"ST-GAN + HG{REBUILT}")
 FULL = ALL_CONFIGURATIONS[-1]
-GIVEN, SPOILT, DRAWN = CONDITIONS
+GIVEN, PERTURBED, DRAWN = CONDITIONS
 
 CHOSEN = "0.4 / 0.6"
 """The paper's thresholds, as Table IX names them."""
@@ -46,7 +46,7 @@ _BRACKETS = (
 # --- Tables III to VI ------------------------------------------------------------------------------------------------
 
 
-def compare(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]:
+def compare(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
     """Our figure of every column beside the figure of every method."""
     printed, landmarks = paper().tables[name], get_scheme(scheme)
     head = ["method", "year", "source", *(column.name for column in printed.columns)]
@@ -76,7 +76,7 @@ def compare(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]
     return [table(head, rows, 3), text(" ".join(notes))]
 
 
-def cofw(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]:
+def cofw(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
     """Table V, with what published predictions give when they are measured here."""
     blocks = compare(exp, there, name, scheme)
     columns, rows = paper().tables[name].columns, []
@@ -89,10 +89,10 @@ def cofw(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]:
     return blocks
 
 
-def published_predictions(exp: Experiment) -> dict[str, tuple[Located, FloatArray]]:
+def published_predictions(exp: Workspace) -> dict[str, tuple[CachedOutputs, FloatArray]]:
     """Result files of the COFW-68 benchmark: name -> truth, and points of all 507 faces."""
     samples, scheme = exp.every("cofw68", "test"), get_scheme("68")
-    truth = Located(
+    truth = CachedOutputs(
         tuple(sample.name for sample in samples),
         np.stack([sample.points for sample in samples]),
         np.stack([np.zeros(scheme.count, np.int8) if s.visibility is None else s.visibility for s in samples]),
@@ -105,12 +105,12 @@ def published_predictions(exp: Experiment) -> dict[str, tuple[Located, FloatArra
     return {file.stem: (truth, load_predictions(file, scheme.count).for_faces(truth.names).points) for file in files}
 
 
-def _whole(exp: Experiment, column: Column) -> bool:
+def _whole(exp: Workspace, column: Column) -> bool:
     """Whether there are faces of every part of a column's set."""
     return all(exp.has(column.set, part) for part in column.parts)
 
 
-def _rows(exp: Experiment, located: Located, column: Column) -> list[int]:
+def _rows(exp: Workspace, located: CachedOutputs, column: Column) -> list[int]:
     """Rows of the faces of a column's split."""
     try:
         subset = {sample.name for sample in exp.every(column.set, column.split)}
@@ -120,7 +120,7 @@ def _rows(exp: Experiment, located: Located, column: Column) -> list[int]:
 
 
 def _measured(
-    exp: Experiment, located: Located, points: FloatArray, column: Column, scheme: LandmarkScheme
+    exp: Workspace, located: CachedOutputs, points: FloatArray, column: Column, scheme: LandmarkScheme
 ) -> dict[str, Any] | None:
     """A column's figure of ours, None without faces of each of its parts."""
     rows = _rows(exp, located, column)
@@ -157,7 +157,7 @@ def _interval(values: Array) -> tuple[float, float]:
 # --- Tables VII and VIII ---------------------------------------------------------------------------------------------
 
 
-def ablation(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]:
+def ablation(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
     """The six configurations on every set there: given boxes, spoilt boxes, drawn occluders; and the paper's claims."""
     printed, landmarks = paper().tables[name], get_scheme(scheme)
     values: dict[str, list[float | None]] = {}
@@ -176,19 +176,19 @@ def ablation(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block
     ]
 
 
-def stages(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]:
+def stages(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
     """The same comparison for the weights shown in Tables III to VI, which need no training."""
     note = (
         "HG is here the same stage 2 on crops by the boxes. It was trained on canonical faces only, so that it needs "
         "stage 1 more than a network trained on such crops does. The claims say (weights) where they are about these. "
         f"SR: stage 3 in the paper's form, {_settings()}. {_SPOILT}"
     )
-    networks = {"HG": UNTURNED, "ST-GAN + HG": MODEL}
+    networks = {"HG": WITHOUT_STAGE1, "ST-GAN + HG": MODEL}
     return [text(note), *_compared(exp, there, name, scheme, networks, " (weights)")]
 
 
 def _compared(
-    exp: Experiment, there: Sets, name: str, scheme: str, networks: Mapping[str, str] | None, which: str = ""
+    exp: Workspace, there: Sets, name: str, scheme: str, networks: Mapping[str, str] | None, which: str = ""
 ) -> list[Block]:
     """Configurations side by side on every set and condition, and what follows for the paper's claims."""
     landmarks, threshold = get_scheme(scheme), 10 if scheme == "98" else 8
@@ -238,13 +238,13 @@ def _compared(
 
 
 def outputs_of(
-    exp: Experiment,
+    exp: Workspace,
     scheme: str,
     dataset: str,
     split: str,
     condition: str,
     networks: Mapping[str, str] | None = None,
-) -> dict[str, tuple[Located, FloatArray]]:
+) -> dict[str, tuple[CachedOutputs, FloatArray]]:
     """Outputs and points of each configuration of these networks, or of those trained for the ablation."""
     dictionary = exp.dictionary(scheme, MODEL if networks else "ST-GAN + HG")
     used = networks or {config: config for config in exp.configurations(scheme)}
@@ -257,7 +257,9 @@ def outputs_of(
     return found
 
 
-def _nme(located: Located, points: FloatArray, scheme: LandmarkScheme, kind: Normaliser, which: str = "all") -> Array:
+def _nme(
+    located: CachedOutputs, points: FloatArray, scheme: LandmarkScheme, kind: Normaliser, which: str = "all"
+) -> Array:
     """(N,) errors of all, of the ``hidden`` or of the ``seen`` points; NaN for a face that has none."""
     counted = {"all": None, "hidden": located.hidden, "seen": ~located.hidden}[which]
     return metrics.nme(points, located.truth, scheme, kind, counted)
@@ -343,7 +345,7 @@ def claim(words: str, on: str, differences: Array, of: str = "") -> Block:
     }
 
 
-def _training(exp: Experiment, scheme: str) -> str:
+def _training(exp: Workspace, scheme: str) -> str:
     """What the runs were trained on and for how long."""
     trained = exp.configurations(scheme)
     runs = dict.fromkeys(run for config in trained for run in CONFIGURATIONS[config])
@@ -366,7 +368,7 @@ def _settings() -> str:
     return f"k = {form.k}, λ = {form.ridge:g}, thresholds {form.contour_threshold:g} and {form.feature_threshold:g}"
 
 
-def _ced(exp: Experiment, curves: Mapping[str, Array], file: str, kind: Normaliser, threshold: float) -> None:
+def _ced(exp: Workspace, curves: Mapping[str, Array], file: str, kind: Normaliser, threshold: float) -> None:
     path: Path = exp.report / file
     path.parent.mkdir(parents=True, exist_ok=True)
     plots.plot_ced(curves, path, normaliser=kind, threshold=threshold)
@@ -375,7 +377,7 @@ def _ced(exp: Experiment, curves: Mapping[str, Array], file: str, kind: Normalis
 # --- Table IX --------------------------------------------------------------------------------------------------------
 
 
-def thresholds(exp: Experiment, there: Sets, name: str, scheme: str) -> list[Block]:
+def thresholds(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
     """Stage 3 at each pair of thresholds, on kept outputs of stage 2."""
     printed, landmarks, dictionary = paper().tables[name], get_scheme(scheme), exp.dictionary(scheme)
     columns: list[list[dict[str, Any]]] = []

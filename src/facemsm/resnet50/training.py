@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
 from facemsm.data.augment import Augmentation
 from facemsm.errors import FacemsmError
-from facemsm.hourglass.examples import HourglassExamples
-from facemsm.hourglass.training import HourglassModule, canonical_errors, images_to_tensor
 from facemsm.resnet50.losses import LOSSES
 from facemsm.resnet50.network import INPUT_SIZE, ResNet50, ResNet50Config
 from facemsm.schemes import LandmarkScheme
 from facemsm.training.config import Schedule
 from facemsm.training.faces import Faces
-from facemsm.training.run import StageModule
-from facemsm.typing import Image
+from facemsm.training.landmarks import CanonicalExamples, LandmarkModule, canonical_errors, images_to_tensor
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class ResNet50Training:
         raise FacemsmError(f"no preset {name!r}: use paper or lite")
 
 
-class ResNet50Module(StageModule):
+class ResNet50Module(LandmarkModule):
     """The baseline in training."""
 
     def __init__(self, config: ResNet50Training, scheme: LandmarkScheme, faces: Faces) -> None:
@@ -72,8 +69,8 @@ class ResNet50Module(StageModule):
         super().__init__(
             config.schedule,
             faces,
-            HourglassExamples(scheme, INPUT_SIZE, config.augmentation),
-            HourglassExamples(scheme, INPUT_SIZE, None),
+            CanonicalExamples(scheme, INPUT_SIZE, config.augmentation),
+            CanonicalExamples(scheme, INPUT_SIZE, None),
         )
         self.config, self.scheme = config, scheme
         self.network = ResNet50(config.network)
@@ -89,7 +86,3 @@ class ResNet50Module(StageModule):
         predicted: Tensor = self.network(images_to_tensor(batch["image"])).cpu()
         self.collect(canonical_errors(predicted.numpy(), batch["points"].cpu().numpy(), self.scheme))
         return predicted
-
-    def picture(self, batch: dict[str, Any], predicted: Tensor) -> Image:
-        """Canonical faces with true points green and predicted ones red."""
-        return HourglassModule.picture(cast(HourglassModule, self), batch, predicted)

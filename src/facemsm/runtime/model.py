@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from facemsm.calibration import Calibration
+from facemsm.confidence.model import Calibration
 from facemsm.errors import FacemsmError
+from facemsm.files import atomic_write
 from facemsm.heatmaps import HeatmapCodec
-from facemsm.images import replacing
 from facemsm.schemes import LandmarkScheme, scheme_from_dict
 from facemsm.typing import PathLike
 
@@ -127,7 +127,7 @@ def write_calibration(folder: Path, calibration: Calibration) -> None:
     fields = json.loads(manifest.read_text(encoding="utf-8"))
     fields["calibration"] = calibration.to_dict()
     fields["files"][PRIOR] = _sha256(folder / PRIOR)
-    with replacing(manifest) as partial:
+    with atomic_write(manifest) as partial:
         partial.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
 
 

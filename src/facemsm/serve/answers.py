@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from facemsm.aligner import Aligner
-from facemsm.drawing import score_colours
 from facemsm.face import Face
 from facemsm.geometry import box_to_crop
+from facemsm.imaging.drawing import score_colours
+from facemsm.imaging.warping import warp
 from facemsm.schemes import LandmarkScheme
 from facemsm.serve.limits import Limits
 from facemsm.typing import Image
-from facemsm.warping import warp
 
 Extra = Literal["crop", "canonical", "heatmaps"]
 

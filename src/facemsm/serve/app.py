@@ -18,6 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from starlette.formparsers import MultiPartParser
 
 from facemsm.aligner import Aligner
+from facemsm.assets import SAMPLE
 from facemsm.detectors import FaceDetector, get_detector
 from facemsm.errors import FacemsmError
 from facemsm.serve.answers import AlignAnswer, Extra, ModelAnswer, Problem, face_answer, model_answer
@@ -27,7 +28,6 @@ from facemsm.serve.photo import TooManyPixelsError, UnknownKindError, decode_pho
 from facemsm.typing import FloatArray, Image, PathLike
 
 STATIC = Path(__file__).with_name("static")
-SAMPLE = Path(__file__).parents[1] / "apps" / "sample.jpg"
 
 Coordinate = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 Box = tuple[Coordinate, Coordinate, Coordinate, Coordinate]

@@ -18,11 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError
-from facemsm.images import replacing
+from facemsm.files import atomic_write
 from facemsm.schemes import LandmarkScheme
-from facemsm.typing import BoolArray, FloatArray, PathLike
+from facemsm.typing import Array, BoolArray, FloatArray, PathLike
 
-Array = NDArray[np.float64]
 Noise = tuple[float, float, float]
 
 POSE = (10.0, 0.15)
@@ -65,7 +64,7 @@ class ShapePrior:
         from safetensors.numpy import save
 
         content = save({"mean": self.mean, "modes": np.ascontiguousarray(self.modes), "residual": self.residual})
-        with replacing(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_bytes(content)
 
     @classmethod
@@ -110,7 +109,7 @@ class Posterior(NamedTuple):
     surprise: Array
 
 
-def head_turn(points: NDArray[np.floating], scheme: LandmarkScheme) -> Array:
+def yaw_proxy(points: NDArray[np.floating], scheme: LandmarkScheme) -> Array:
     """(M,) how far heads are turned, by how near their eyes seem: log of the tight box's side over the inter-ocular
     distance of points (M, L, 2), finite. About 0.5 for a face from the front, 3 at most."""
     right, left = (points[:, corner].mean(axis=1, dtype=np.float64) for corner in map(list, scheme.outer_eye_corners))
@@ -140,7 +139,7 @@ def observation_covariance(
         (M, L, 3) xx, xy, yy in px².
     """
     a, b, c = noise
-    turn = np.clip(head_turn(points, scheme) - _FRONTAL, 0, 0.5)
+    turn = np.clip(yaw_proxy(points, scheme) - _FRONTAL, 0, 0.5)
     gain = np.exp(a + b * (1 - scores.astype(np.float64)) - c * turn[:, None])[..., None]
     covariance = gain * (spread + np.array([_FLOOR, 0, _FLOOR]))
     return np.asarray(np.where((scores > 0)[..., None], covariance, (_EMPTY, 0, _EMPTY)))

@@ -11,13 +11,13 @@ from torch import Tensor
 from facemsm.data.augment import Augmentation
 from facemsm.errors import FacemsmError
 from facemsm.geometry import CANONICAL_MARGIN, CROP_ENLARGEMENT
-from facemsm.hourglass.training import images_to_tensor
 from facemsm.schemes import LandmarkScheme
 from facemsm.stgan.examples import CropExamples
 from facemsm.stgan.losses import adversarial_loss, corner_error, discriminator_loss, theta_loss
 from facemsm.stgan.networks import Discriminator, Generator, warp
 from facemsm.training.config import Schedule
 from facemsm.training.faces import Faces
+from facemsm.training.landmarks import images_to_tensor
 from facemsm.training.run import PICTURED, StageModule
 from facemsm.typing import Image
 

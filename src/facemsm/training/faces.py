@@ -13,43 +13,9 @@ import numpy as np
 from facemsm.data.catalogue import find_dataset, load_dataset
 from facemsm.data.completion import Completion, to_68
 from facemsm.data.sample import BoxSource, FaceSample
+from facemsm.data.sources import Source
 from facemsm.errors import FacemsmError
 from facemsm.typing import IntArray
-
-
-@dataclass(frozen=True)
-class Source:
-    """One split of one data set, as training uses it.
-
-    Attributes:
-        name, root, split: as in :func:`facemsm.data.catalogue.load_dataset`.
-        share: fraction of its faces seen in each epoch, drawn anew every time.
-        until: fraction of the run after which the source is left out, for labels good enough to begin with only.
-    """
-
-    name: str
-    root: str
-    split: str
-    share: float = 1.0
-    until: float = 1.0
-
-    @classmethod
-    def parse(cls, text: str) -> Source:
-        """Read ``NAME=ROOT:SPLIT[@SHARE[@UNTIL]]``, e.g. ``ytf=data/ytf:train@0.25@0.6``.
-
-        Raises:
-            FacemsmError: the text is of another form.
-        """
-        name, equals, rest = text.partition("=")
-        place, *numbers = rest.split("@")
-        root, colon, split = place.rpartition(":")
-        try:
-            share, until = ([float(n) for n in numbers] + [1.0, 1.0])[:2]
-        except ValueError:
-            share = until = -1.0
-        if not (equals and colon and root and split and 0 < share <= 1 and 0 < until <= 1 and len(numbers) <= 2):
-            raise FacemsmError(f"data {text!r}: expected NAME=ROOT:SPLIT[@SHARE[@UNTIL]], fractions above 0 up to 1")
-        return cls(name, root, split, share, until)
 
 
 @dataclass(frozen=True)

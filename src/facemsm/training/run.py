@@ -35,11 +35,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from facemsm.errors import FacemsmError
-from facemsm.images import replacing
+from facemsm.files import atomic_write
 from facemsm.schemes import LandmarkScheme
 from facemsm.training.config import Schedule, as_json
 from facemsm.training.faces import Faces
-from facemsm.training.stream import ExampleStream, FixedExamples, From, MakeExample, loader, stop_workers
+from facemsm.training.stream import ExampleStream, FixedExamples, MakeExample, ResumableSampler, loader, stop_workers
 from facemsm.typing import Image
 
 PICTURED = 8
@@ -69,7 +69,7 @@ class StageModule(lightning.LightningModule):
         stream = ExampleStream(self.faces, self._training, total=total, seed=schedule.seed)
         share = schedule.batch_size // world
         start = self.batches_done * schedule.batch_size
-        sampler = From(start, total, batch=share, rank=self.trainer.global_rank, world=world)
+        sampler = ResumableSampler(start, total, batch=share, rank=self.trainer.global_rank, world=world)
         return loader(stream, batch=share, workers=schedule.workers, sampler=sampler)
 
     def val_dataloader(self) -> Any:
@@ -165,7 +165,7 @@ class StageModule(lightning.LightningModule):
         """
 
 
-class Record(Callback):
+class ValidationLog(Callback):
     """Counts batches, writes down each validation and keeps the best weights.
 
     Comes first: weight averaging, which follows it, puts the weights that were validated away again.
@@ -236,7 +236,7 @@ class Record(Callback):
         self.best = state_dict["best"]
 
 
-class Bar(TQDMProgressBar):
+class ProgressBar(TQDMProgressBar):
     """Lightning's progress bar with the losses of the last step, and without what means nothing here."""
 
     def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> dict[str, Any]:  # noqa: ARG002
@@ -250,7 +250,7 @@ class Bar(TQDMProgressBar):
         self.train_progress_bar.set_description("training")
 
 
-class Keep(Callback):
+class CheckpointCallback(Callback):
     """Saves ``last.ckpt`` after each validation, and when Ctrl-C or SIGTERM asks the run to stop.
 
     Comes last: what it saves includes what the other callbacks did after the batch.
@@ -302,7 +302,7 @@ class Keep(Callback):
         raise FacemsmError(f"{self.path.parent}: {done}; the same command with --resume goes on")
 
 
-class WholeCheckpoints(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """A checkpoint appears whole or not at all: an interrupted writer or a full disk leaves the one before."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
@@ -313,7 +313,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         """
         content = io.BytesIO()
         torch.save(checkpoint, content)
-        with replacing(Path(path)) as partial:
+        with atomic_write(Path(path)) as partial:
             partial.write_bytes(content.getbuffer())
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
@@ -366,7 +366,7 @@ def fit(module: StageModule, config: Any, folder: Path, *, resume: bool = False,
     if schedule.threads:
         torch.set_num_threads(schedule.threads)
     averaging: list[Callback] = [WeightAveraging(avg_fn=running_mean(schedule.ema))] if schedule.ema else []
-    bar: list[Callback] = [Bar()] if progress else []
+    bar: list[Callback] = [ProgressBar()] if progress else []
     with _quiet(), _one_line(folder), _no_denormals():
         folder.mkdir(parents=True, exist_ok=True)
         rank_zero_only(_tidy)(folder)
@@ -378,8 +378,8 @@ def fit(module: StageModule, config: Any, folder: Path, *, resume: bool = False,
             val_check_interval=min(schedule.validate_every, module.total_steps),
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
-            callbacks=[Record(folder), *averaging, *bar, Keep(last)],
-            plugins=[WholeCheckpoints()],
+            callbacks=[ValidationLog(folder), *averaging, *bar, CheckpointCallback(last)],
+            plugins=[AtomicCheckpointIO()],
             enable_checkpointing=False,
             logger=TensorBoardLogger(folder, name="", version="tensorboard"),
             precision=schedule.precision,
@@ -435,7 +435,7 @@ def running_mean(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 
 def _steps_saved(last: Path, module: StageModule) -> int:
     """Steps that a checkpoint has seen, which must be of the module's networks."""
-    checkpoint = WholeCheckpoints().load_checkpoint(last)
+    checkpoint = AtomicCheckpointIO().load_checkpoint(last)
     saved, wanted = checkpoint.get("state_dict", {}), module.state_dict()
     if {name: t.shape for name, t in saved.items()} != {name: t.shape for name, t in wanted.items()}:
         raise FacemsmError(f"{last}: holds another network; resume with the settings in {last.parent / 'config.json'}")
@@ -446,7 +446,7 @@ def _forget_after(history: Path, step: int) -> None:
     """Drop validations whose checkpoint was not written, as by a full disk: the resumed run does them again."""
     if history.is_file():
         head, *rows = history.read_bytes().splitlines(keepends=True)
-        with replacing(history) as partial:
+        with atomic_write(history) as partial:
             partial.write_bytes(b"".join([head, *(row for row in rows if int(row.split(b",")[0]) <= step)]))
 
 
@@ -514,7 +514,7 @@ def save_weights(
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     told = {"scheme": scheme.name} if scheme else {}
     content = save(tensors, told | ({"conventions": json.dumps(conventions)} if conventions else {}))
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(content)
 
 

@@ -78,7 +78,7 @@ class FixedExamples(Dataset[Example]):
         return self.make(self.samples[n], np.random.default_rng((0, 2, n)))
 
 
-class From(Sampler[int]):
+class ResumableSampler(Sampler[int]):
     """Counts from ``start`` to ``total``, this process's share of every batch.
 
     Its length is the whole run's wherever it starts: a resumed trainer adds the batches done before.

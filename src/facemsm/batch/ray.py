@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from facemsm.batch.pipeline import Outcome, Photo, PhotoAligner
 from facemsm.errors import FacemsmError
-from facemsm.pipeline import Outcome, Photo, PhotoAligner
 
 try:
     import pyarrow
@@ -36,10 +36,10 @@ def align_dataset(photos: Dataset, *, workers: int | None = None, **options: Any
         photos: rows with ``image``, a path that all nodes can read, and optionally ``boxes``, the ``4 N`` numbers of N
             boxes, or None for the detector.
         workers: one CPU each; all of the cluster's if None.
-        options: as for :class:`facemsm.pipeline.PhotoAligner`, except ``threads``.
+        options: as for :class:`facemsm.batch.pipeline.PhotoAligner`, except ``threads``.
 
     Returns:
-        A row for each photo, with the fields of :class:`facemsm.pipeline.Outcome`; ``line`` is JSON.
+        A row for each photo, with the fields of :class:`facemsm.batch.pipeline.Outcome`; ``line`` is JSON.
     """
     folder = os.getcwd()  # noqa: PTH109  (relative paths are meant from here, wherever a worker starts)
     return photos.map(
@@ -57,7 +57,7 @@ def align_photos(
 
     Args:
         photos: their paths are held in the memory of this process.
-        options: as for :class:`facemsm.pipeline.PhotoAligner`.
+        options: as for :class:`facemsm.batch.pipeline.PhotoAligner`.
         address: of a Ray cluster, or "local" for one that lives as long as the iterator. If this process is connected
             to a cluster already, that one is used.
         workers: as for :func:`align_dataset`; for "local" also the cluster's CPUs.

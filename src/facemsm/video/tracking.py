@@ -11,16 +11,14 @@ from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from facemsm.detectors import FaceDetector
 from facemsm.detectors.boxes import overlaps
 from facemsm.errors import FacemsmError
 from facemsm.face import Face
 from facemsm.geometry import apply_affine, fit_similarity, tight_box
-from facemsm.typing import FloatArray, Image
-
-Array = NDArray[np.float64]
+from facemsm.typing import Array, FloatArray, Image
 
 NOISE = 0.0015
 """Standard deviation of a point with score 1 about the truth, in face sizes (root of the tight box's area)."""

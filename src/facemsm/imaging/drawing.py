@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facemsm.face import Face
-from facemsm.schemes import LandmarkScheme
-from facemsm.typing import FloatArray, Image
+from facemsm.errors import FacemsmError
+from facemsm.schemes import LandmarkScheme, get_scheme
+from facemsm.typing import BoolArray, FloatArray, Image
 
 _SHIFT = 4  # OpenCV draws at 1/16 pixel
 _WHITE = (255, 255, 255)
 _LARGEST = 1e6  # coordinates beyond this overflow OpenCV's fixed point; no photo is as large
 
 
-def draw_faces(image: Image, faces: Sequence[Face], scheme: LandmarkScheme, *, boxes: bool = False) -> Image:
+class Drawable(Protocol):
+    """What is drawn of a :class:`facemsm.Face`."""
+
+    @property
+    def points(self) -> FloatArray:
+        """(L, 2) photo pixels."""
+
+    @property
+    def scores(self) -> FloatArray:
+        """(L,) in [0, 1]."""
+
+    @property
+    def occluded(self) -> BoolArray:
+        """(L,)."""
+
+    @property
+    def box(self) -> FloatArray:
+        """(4,) photo pixels."""
+
+
+def draw_faces(image: Image, faces: Sequence[Drawable], scheme: LandmarkScheme, *, boxes: bool = False) -> Image:
     """Draw faces into a copy of the photo.
 
     Discs are points that were seen, rings hidden ones (``Face.occluded``). Their colour is the score, from violet
@@ -47,7 +69,7 @@ def score_colours(scores: FloatArray) -> NDArray[np.uint8]:
     return rgb
 
 
-def _draw_face(canvas: Image, face: Face, scheme: LandmarkScheme, boxes: bool) -> None:
+def _draw_face(canvas: Image, face: Drawable, scheme: LandmarkScheme, boxes: bool) -> None:
     points = np.clip(face.points, -_LARGEST, _LARGEST)
     size = float(np.sqrt(np.prod(np.ptp(points, axis=0) + 1)))
     radius = max(0.9, 0.011 * size)
@@ -118,3 +140,32 @@ def _fixed(points: NDArray[np.floating]) -> NDArray[np.int32]:
     """Pixels as OpenCV's fixed point."""
     fixed: NDArray[np.int32] = np.round(points * 2**_SHIFT).astype(np.int32)
     return fixed
+
+
+def sketch(face: Drawable) -> str:
+    """HTML with the points as SVG: discs are seen, rings hidden, colours are scores. Hover for number and score."""
+    low = face.points.min(axis=0)
+    points = (face.points - low) * (200 / max(1e-6, float(np.ptp(face.points, axis=0).max()))) + 10
+    width, height = points.max(axis=0) + 10
+    try:
+        edges = get_scheme(str(len(points))).edges
+    except FacemsmError:  # a scheme of one's own: its lines are not known here
+        edges = ()
+    ends = points[np.array(edges, np.int64).reshape(-1, 2)].tolist()
+    lines = [f'<path d="M{x0:.1f} {y0:.1f}L{x1:.1f} {y1:.1f}"/>' for (x0, y0), (x1, y1) in ends]
+    marks = [
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" stroke="{colour}" fill="{"none" if hidden else colour}">'
+        f"<title>{i}: {score:.2f}{', hidden' if hidden else ''}</title></circle>"
+        for i, ((x, y), colour, score, hidden) in enumerate(
+            zip(points.tolist(), map(_hex, score_colours(face.scores)), face.scores, face.occluded, strict=True)
+        )
+    ]
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" style="background:#222">'
+        f'<g stroke="#777">{"".join(lines)}</g><g pointer-events="all">{"".join(marks)}</g></svg>'
+        f"<div><code>{escape(repr(face))}</code></div>"
+    )
+
+
+def _hex(colour: Any) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)

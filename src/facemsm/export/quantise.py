@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from facemsm.errors import FacemsmError
+from facemsm.imaging.warping import jittered_crop
 from facemsm.runtime.model import HOURGLASS, MANIFEST, STGAN, Model
 from facemsm.typing import FloatArray, Image
-from facemsm.warping import jittered_crop
 
 Quantisation = Literal["int8", "power-of-two"]
 
@@ -115,7 +115,7 @@ def faces_to_measure(model: Model, data: Sequence[str], count: int) -> Measured:
     """
     from facemsm.aligner import Aligner
     from facemsm.data.catalogue import load_dataset
-    from facemsm.training.faces import Source
+    from facemsm.data.sources import Source
 
     if not data:
         raise FacemsmError("int8 needs faces to measure ranges on: name some with --data NAME=ROOT:SPLIT")

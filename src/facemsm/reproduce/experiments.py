@@ -10,13 +10,23 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from facemsm.images import read_image, replacing
+from facemsm.assets import SAMPLE, SAMPLE_BOX
+from facemsm.files import atomic_write
+from facemsm.imaging.io import read_image
 from facemsm.provenance import commit, machine
 from facemsm.reproduce import figures, paper, render, tables
-from facemsm.reproduce.experiment import CONFIGURATIONS, MODEL, UNTURNED, Experiment, MissingError, checksum, listing
 from facemsm.reproduce.located import CONDITIONS
 from facemsm.reproduce.render import Block
 from facemsm.reproduce.tables import Sets
+from facemsm.reproduce.workspace import (
+    CONFIGURATIONS,
+    MODEL,
+    WITHOUT_STAGE1,
+    MissingError,
+    Workspace,
+    checksum,
+    listing,
+)
 
 GIVEN, SPOILT_BOXES, DRAWN = CONDITIONS
 
@@ -40,7 +50,7 @@ class Item:
     """
 
     title: str
-    make: Callable[[Experiment, Sets, str, str], list[Block]]
+    make: Callable[[Workspace, Sets, str, str], list[Block]]
     scheme: str
     sets: tuple[tuple[str, str], ...]
     networks: tuple[str, ...] = (MODEL,)
@@ -58,7 +68,7 @@ def _table(name: str, make: Any, scheme: str, sets: Any, **more: Any) -> Item:
     return Item(paper.paper().tables[name].title, make, scheme, sets, **more)
 
 
-ITEMS: dict[str, Item] = {
+EXPERIMENTS: dict[str, Item] = {
     "table3": _table("table3", tables.compare, "68", (("300w", "full"),)),
     "table4": _table("table4", tables.compare, "68", (("300w-private", "full"),)),
     "table5": _table("table5", tables.cofw, "68", _COFW, alone=True),
@@ -70,7 +80,7 @@ ITEMS: dict[str, Item] = {
         tables.stages,
         "68",
         _SETS_68,
-        networks=(MODEL, UNTURNED),
+        networks=(MODEL, WITHOUT_STAGE1),
         conditions=_EVERY,
     ),
     "table9": _table("table9", tables.thresholds, "68", _SETS_68),
@@ -106,7 +116,7 @@ class Step:
 # --- Making ----------------------------------------------------------------------------------------------------------
 
 
-def make(exp: Experiment, name: str) -> bool:
+def make(exp: Workspace, name: str) -> bool:
     """Make one table or figure, unless its result is there already.
 
     Returns:
@@ -115,7 +125,7 @@ def make(exp: Experiment, name: str) -> bool:
     Raises:
         MissingError: data or weights are missing.
     """
-    item, path = ITEMS[name], exp.report / "results" / f"{name}.json"
+    item, path = EXPERIMENTS[name], exp.report / "results" / f"{name}.json"
     there = sets_there(exp, item)
     key = _key(exp, name, there)
     if path.is_file():
@@ -150,7 +160,7 @@ def make(exp: Experiment, name: str) -> bool:
     return True
 
 
-def sets_there(exp: Experiment, item: Item) -> Sets:
+def sets_there(exp: Workspace, item: Item) -> Sets:
     """Those of an item's sets that can be used.
 
     Raises:
@@ -168,14 +178,14 @@ def sets_there(exp: Experiment, item: Item) -> Sets:
     return there
 
 
-def _used(exp: Experiment, item: Item) -> Sequence[str]:
+def _used(exp: Workspace, item: Item) -> Sequence[str]:
     """The networks of an item; of an ablation those configurations that are trained, if any is."""
     return exp.configurations(item.scheme) if item.networks == _ALL else item.networks
 
 
-def _key(exp: Experiment, name: str, there: Sets) -> str:
+def _key(exp: Workspace, name: str, there: Sets) -> str:
     """Of all that a result depends on."""
-    item = ITEMS[name]
+    item = EXPERIMENTS[name]
     outputs = [
         exp.output_path(item.scheme, network, *one, condition).name
         for one in there
@@ -191,7 +201,7 @@ def _key(exp: Experiment, name: str, there: Sets) -> str:
     return checksum([_FORMAT, name, outputs, networks, own, subsets, shapes, exp.photos, timed, printed])
 
 
-def _networks(exp: Experiment, item: Item, there: Sets) -> list[dict[str, Any]]:
+def _networks(exp: Workspace, item: Item, there: Sets) -> list[dict[str, Any]]:
     """What names the networks that an item uses."""
     return [exp.network_key(item.scheme, one) for one in _used(exp, item)] if there or not item.alone else []
 
@@ -207,11 +217,11 @@ def _files(section: render.Section) -> list[str]:
 
 
 def _write(path: Path, content: Any) -> None:
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def note_missing(exp: Experiment, name: str, why: str) -> None:
+def note_missing(exp: Workspace, name: str, why: str) -> None:
     """Remember why a table could not be made, unless an earlier run made it; without this machine's folders."""
     for place, called in [(text.partition("=")[2] or text, "DATA") for text in exp.data] + [
         (str(exp.report), "REPORT")
@@ -233,10 +243,10 @@ otherwise.
 """
 
 
-def write_index(exp: Experiment) -> Path:
+def write_index(exp: Workspace) -> Path:
     """``index.md``: all results there, the claims first."""
     results = {}
-    for name in ITEMS:
+    for name in EXPERIMENTS:
         path = exp.report / "results" / f"{name}.json"
         if path.is_file():
             results[name] = json.loads(path.read_text(encoding="utf-8"))
@@ -257,7 +267,7 @@ def write_index(exp: Experiment) -> Path:
         parts.append("## Not made\n")
         parts.append("\n".join(f"- {name}: {why}" for name, why in missing.items()) + "\n")
     index = exp.report / "index.md"
-    with replacing(index) as temporary:
+    with atomic_write(index) as temporary:
         temporary.write_text("\n".join(parts), encoding="utf-8")
     return index
 
@@ -285,7 +295,7 @@ def _verdicts(found: Sequence[dict[str, Any]]) -> str:
 # --- The plan --------------------------------------------------------------------------------------------------------
 
 
-def steps(exp: Experiment, names: Sequence[str], schemes: Sequence[str]) -> Iterator[Step]:
+def steps(exp: Workspace, names: Sequence[str], schemes: Sequence[str]) -> Iterator[Step]:
     """All that these tables need, in order, with times measured on this machine.
 
     Args:
@@ -295,13 +305,13 @@ def steps(exp: Experiment, names: Sequence[str], schemes: Sequence[str]) -> Iter
     """
     for scheme in schemes:
         yield from _training_steps(exp, scheme)
-    for one in dict.fromkeys(one for name in names for one in ITEMS[name].sets):
+    for one in dict.fromkeys(one for name in names for one in EXPERIMENTS[name].sets):
         if why := _missing(exp, one):
             yield Step(" ".join(one), why, "data missing")
     planned: set[tuple[str, ...]] = set()
     per_face: dict[tuple[str, str], float | None] = {}
     for name in names:
-        item = ITEMS[name]
+        item = EXPERIMENTS[name]
         for network in item.networks:
             for one in (one for one in item.sets if exp.has(*one)):
                 new = [c for c in item.conditions if (item.scheme, network, *one, c) not in planned]
@@ -319,7 +329,7 @@ def steps(exp: Experiment, names: Sequence[str], schemes: Sequence[str]) -> Iter
             yield Step(name, needs, "after training" if untrained else "data missing")
 
 
-def _missing(exp: Experiment, one: tuple[str, str]) -> str:
+def _missing(exp: Workspace, one: tuple[str, str]) -> str:
     """Why a set cannot be used; nothing if it can."""
     try:
         exp.samples(*one)
@@ -329,7 +339,7 @@ def _missing(exp: Experiment, one: tuple[str, str]) -> str:
 
 
 def _output_step(
-    exp: Experiment,
+    exp: Workspace,
     scheme: str,
     network: str,
     one: tuple[str, str],
@@ -354,7 +364,7 @@ def _output_step(
     return Step(label, exp.used(*one), state, None if seconds is None else seconds * count)
 
 
-def _training_steps(exp: Experiment, scheme: str) -> Iterator[Step]:
+def _training_steps(exp: Workspace, scheme: str) -> Iterator[Step]:
     from facemsm.reproduce import runs
 
     try:
@@ -379,7 +389,7 @@ def _training_steps(exp: Experiment, scheme: str) -> Iterator[Step]:
         )
 
 
-def _seconds_per_face(exp: Experiment, scheme: str, network: str, trained: bool) -> float:
+def _seconds_per_face(exp: Workspace, scheme: str, network: str, trained: bool) -> float:
     """Measured on the bundled sample photo, untrained where there are no weights yet."""
     if trained:
         stages = exp.stages(scheme, network)
@@ -389,7 +399,7 @@ def _seconds_per_face(exp: Experiment, scheme: str, network: str, trained: bool)
         plan = exp.plan(scheme)
         names = CONFIGURATIONS.get(network, CONFIGURATIONS["ST-GAN + HG"])
         stages = TrainedStages(plan.scheme, {name: asdict(plan.config(name)) for name in names}, None)
-    photo, boxes = read_image(figures.SAMPLE), [figures.SAMPLE_BOX[None]] * 4
+    photo, boxes = read_image(SAMPLE), [SAMPLE_BOX[None]] * 4
     seconds = 0.0
     for _ in range(2):  # the first one warms up
         start = time.perf_counter()
@@ -398,7 +408,7 @@ def _seconds_per_face(exp: Experiment, scheme: str, network: str, trained: bool)
     return seconds
 
 
-def train(exp: Experiment, schemes: Sequence[str], *, progress: bool) -> None:
+def train(exp: Workspace, schemes: Sequence[str], *, progress: bool) -> None:
     """Train every network of the ablation for these schemes; finished ones stay, half-finished ones go on.
 
     Raises:

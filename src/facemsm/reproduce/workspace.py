@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from facemsm.data.catalogue import find_dataset, load_dataset
-from facemsm.data.reading import AbsentError, NoPhoto
+from facemsm.data.reading import NoPhoto
 from facemsm.data.sample import BoxSource, FaceSample
-from facemsm.errors import FacemsmError
-from facemsm.reproduce.located import SPOILT, Located, Stages, locate
+from facemsm.errors import AbsentError, FacemsmError
+from facemsm.reproduce.located import PERTURBED, CachedOutputs, Stages, locate
 from facemsm.runtime.model import DICTIONARY, bundled_models, load_model
 from facemsm.schemes import LandmarkScheme, get_scheme
 from facemsm.shapes.dictionary import ShapeDictionary, build_dictionary
@@ -38,7 +38,7 @@ none are bundled the runs ``stgan`` and ``hourglass``."""
 SHIPPED = "as shipped"
 """The same weights with everything that comes with them: calibrated scores and their own form of stage 3."""
 
-UNTURNED = "model without stage 1"
+WITHOUT_STAGE1 = "model without stage 1"
 """The same weights on crops by the boxes, which their stage 2 was not trained on."""
 
 CONFIGURATIONS: Mapping[str, tuple[str, ...]] = {
@@ -63,7 +63,7 @@ class MissingError(FacemsmError):
 
 
 @dataclass
-class Experiment:
+class Workspace:
     """One report and all it is made from.
 
     Attributes:
@@ -91,7 +91,7 @@ class Experiment:
     own_photos: Path | None = None
     _faces: dict[tuple[str, str], list[FaceSample]] = field(default_factory=dict, repr=False)
     _shapes: dict[str, str] = field(default_factory=dict, repr=False)
-    _located: dict[Path, Located] = field(default_factory=dict, repr=False)
+    _located: dict[Path, CachedOutputs] = field(default_factory=dict, repr=False)
 
     # --- Faces -------------------------------------------------------------------------------------------------------
 
@@ -172,8 +172,8 @@ class Experiment:
         Raises:
             MissingError: there are no faces to train on.
         """
+        from facemsm.data.sources import Source
         from facemsm.reproduce.runs import Plan
-        from facemsm.training.faces import Source
 
         sources = [Source.parse(text) for text in self.training]
         sources = [s for s in sources if find_dataset(s.name).scheme in (scheme, None)]
@@ -230,7 +230,7 @@ class Experiment:
         Raises:
             MissingError: they are not there.
         """
-        if network in (MODEL, SHIPPED, UNTURNED):
+        if network in (MODEL, SHIPPED, WITHOUT_STAGE1):
             model = self._model(scheme)
             if model is not None:
                 loaded = load_model(model)
@@ -262,19 +262,19 @@ class Experiment:
             MissingError: it is not there.
         """
         names = CONFIGURATIONS.get(network, CONFIGURATIONS["ST-GAN + HG"])
-        if network in (MODEL, SHIPPED, UNTURNED):
+        if network in (MODEL, SHIPPED, WITHOUT_STAGE1):
             model = self._model(scheme)
             if model is not None:
                 from facemsm.aligner import Aligner
 
                 if network == SHIPPED:
-                    return Whole(Aligner.from_pretrained(model))
+                    return FullPipeline(Aligner.from_pretrained(model))
                 # Without its calibration, which would put probabilities in place of Eq. 9's scores.
                 bare = replace(load_model(model), calibration=None)
-                stages = (2,) if network == UNTURNED else (1, 2)
+                stages = (2,) if network == WITHOUT_STAGE1 else (1, 2)
                 kept = ("heatmaps", "canonical") if keep else ()
                 return Aligner(bare, stages=stages, keep=kept, look_again=False)
-            names = names[1:] if network == UNTURNED else names
+            names = names[1:] if network == WITHOUT_STAGE1 else names
         settings = self._run_settings(scheme, names)
         from facemsm.reproduce.runs import TrainedStages
 
@@ -293,7 +293,7 @@ class Experiment:
             "format": _OUTPUT_FORMAT,
             "network": self.network_key(scheme, network),
             "faces": listing(samples),
-            "condition": [condition, asdict(SPOILT)],
+            "condition": [condition, asdict(PERTURBED)],
         }
         slug = f"{scheme}-{network}-{name}-{split}-{condition}".replace(" + ", "+").replace(" ", "_").replace("/", "-")
         return self.report / "outputs" / f"{slug}-{checksum(key)[:12]}.npz"
@@ -304,7 +304,7 @@ class Experiment:
         calibration = None if model is None else load_model(model).calibration
         return "" if calibration is None or calibration.method == "exemplars" else calibration.method
 
-    def located(self, scheme: str, network: str, name: str, split: str, condition: str = "as given") -> Located:
+    def located(self, scheme: str, network: str, name: str, split: str, condition: str = "as given") -> CachedOutputs:
         """Outputs of stages 1 and 2 for a split, computed if they are not there yet.
 
         Raises:
@@ -326,7 +326,7 @@ class Experiment:
                     disable=not console.is_terminal,
                 )
                 locate(self.stages(scheme, network), bar, condition).save(path)
-            self._located[path] = Located.load(path)
+            self._located[path] = CachedOutputs.load(path)
         return self._located[path]
 
     def dictionary(self, scheme: str, network: str = MODEL, count: int = COUNT) -> ShapeDictionary:
@@ -335,7 +335,7 @@ class Experiment:
         Raises:
             MissingError: there are no shapes to build it from.
         """
-        if network in (MODEL, UNTURNED) and count == COUNT:
+        if network in (MODEL, WITHOUT_STAGE1) and count == COUNT:
             model = self._model(scheme)
             if model is not None:
                 return ShapeDictionary.load(load_model(model).path(DICTIONARY))
@@ -384,7 +384,7 @@ class Experiment:
 
 
 @dataclass(frozen=True)
-class Whole:
+class FullPipeline:
     """All stages as :class:`facemsm.reproduce.located.Stages`: what is kept of them are their last points."""
 
     aligner: Aligner

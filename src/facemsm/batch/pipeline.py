@@ -6,24 +6,22 @@ lie within each other, whose photos are remembered.
 
 from __future__ import annotations
 
-import glob
-import os
 import threading
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Literal, TypeVar
 
+from facemsm.batch.photos import OutputNames
 from facemsm.detectors import FaceDetector, get_detector
-from facemsm.drawing import draw_faces
 from facemsm.errors import FacemsmError
-from facemsm.face import check_boxes
-from facemsm.images import IMAGE_SUFFIXES, read_image, write_image
-from facemsm.results import PhotoResult, checksum, to_line
+from facemsm.geometry import check_boxes
+from facemsm.imaging.drawing import draw_faces
+from facemsm.imaging.io import read_image, write_image
+from facemsm.results.jsonl import PhotoResult, to_line
 from facemsm.typing import FloatArray, Image, PathLike
 
 Item = TypeVar("Item")
@@ -31,88 +29,6 @@ Result = TypeVar("Result")
 
 AHEAD = 4
 """Photos in work or done for each thread while an earlier one is waited for."""
-
-
-def find_photos(paths: Sequence[Path], skip: Path, report: Callable[[str], None]) -> Iterator[Path]:
-    """The photos that the paths name, each once, and to ``report`` one line for each path that names none.
-
-    A path that exists and is no folder is taken as a photo whatever its suffix. Folders are searched with their
-    subfolders, in order of their names; hidden files and the folder ``skip`` (earlier pictures) are left out.
-    """
-    if not _may_overlap(paths):
-        yield from _all_photos(paths, skip, report)
-        return
-    seen = set()
-    for photo in _all_photos(paths, skip, report):
-        if photo not in seen:
-            seen.add(photo)
-            yield photo
-
-
-def common_folder(paths: Sequence[Path]) -> Path:
-    """The folder that holds all that the paths name: folders, photos, patterns. ``Path()`` on two drives of Windows."""
-    folders = []
-    for path in paths:
-        folder = path
-        while not os.path.isdir(folder) and (folder == path or _is_pattern(folder)):  # noqa: PTH112
-            folder = folder.parent
-        folders.append(os.path.abspath(folder))  # noqa: PTH100  (links keep their names)
-    try:
-        return Path(os.path.commonpath(folders))
-    except ValueError:
-        return Path()
-
-
-def inside(photo: Path, folder: Path) -> PurePath:
-    """The photo's path within the folder, or its whole path without the anchor if it is elsewhere."""
-    absolute = Path(os.path.abspath(photo))  # noqa: PTH100
-    if absolute.is_relative_to(folder):
-        return absolute.relative_to(folder)
-    return PurePath(absolute.drive.rstrip(":"), *absolute.parts[1:])
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """Part ``index`` (from 1) of ``count`` parts of any set of photos. A photo's path alone decides which it is in."""
-
-    index: int
-    count: int
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """Read ``3/16``.
-
-        Raises:
-            FacemsmError: it is something else.
-        """
-        index, _, count = text.partition("/")
-        if index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
-            return cls(int(index), int(count))
-        raise FacemsmError(f"--shard {text!r}: expected K/N with K from 1 to N, such as 3/16")
-
-    def __str__(self) -> str:
-        return f"{self.index}-of-{self.count}"
-
-    def __contains__(self, path: PurePath) -> bool:
-        return checksum(path.as_posix()) % self.count == self.index - 1
-
-
-class OutputNames:
-    """A name for what is written about a photo: its path within ``folder``, without suffix.
-
-    Photos of a folder that differ in nothing but their suffix keep it.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._doubled = lru_cache(16)(_doubled_stems)
-
-    def __call__(self, photo: Path) -> str:
-        """The name, with forward slashes."""
-        path = inside(photo, self._folder)
-        short = _is_photo(path.name) and not _is_photo(path.stem)
-        short = short and path.stem.lower() not in self._doubled(photo.parent)
-        return (path.with_suffix("") if short else path).as_posix()
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,64 +161,6 @@ class _PerThread:
             self._local.detector = self._make()
         found: FloatArray = self._local.detector.detect(image)
         return found
-
-
-def _all_photos(paths: Sequence[Path], skip: Path, report: Callable[[str], None]) -> Iterator[Path]:
-    for path in paths:
-        found: Iterable[Path] = [path]
-        if os.path.isdir(path):  # noqa: PTH112  (unlike Path.is_dir it never raises)
-            found = _photos_in(path, skip, report)
-        elif not os.path.exists(path) and _is_pattern(path):  # noqa: PTH110
-            names = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
-            found = (Path(name) for name in names if _is_photo(os.path.basename(name)) and not os.path.isdir(name))  # noqa: PTH112, PTH119
-        empty = True
-        for photo in found:
-            empty = False
-            try:
-                str(photo).encode()
-            except UnicodeEncodeError:
-                report(f"{str(photo)!a}: its name is not UTF-8; rename it")
-            else:
-                yield photo
-        if empty:
-            report(f"{path}: no photo there; photos are {', '.join(IMAGE_SUFFIXES)} files")
-
-
-def _photos_in(folder: Path, skip: Path, report: Callable[[str], None]) -> Iterator[Path]:
-    def unreadable(error: OSError) -> None:
-        report(f"{error.filename}: cannot be read ({error.strerror})")
-
-    skip = skip.resolve()
-    for root, folders, files in os.walk(folder, onerror=unreadable):
-        folders[:] = sorted(name for name in folders if name[0] != "." and Path(root, name).resolve() != skip)
-        files.sort()
-        yield from (Path(root, name) for name in files if _is_photo(name))
-
-
-def _may_overlap(paths: Sequence[Path]) -> bool:
-    """Whether a photo may be found under two of the paths."""
-    named = set(paths)
-    return len(paths) > 1 and any(
-        len(named) < len(paths) or _is_pattern(path) or not named.isdisjoint(path.parents) for path in paths
-    )
-
-
-def _is_pattern(path: Path) -> bool:
-    return any(c in str(path) for c in "*?[")
-
-
-def _is_photo(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-
-
-def _doubled_stems(folder: Path) -> frozenset[str]:
-    """What the names of several photos in the folder are without their suffixes, in lower case."""
-    try:
-        names = os.listdir(folder)  # noqa: PTH208
-    except OSError:
-        return frozenset()
-    uses = Counter(PurePath(name).stem.lower() for name in names if _is_photo(name))
-    return frozenset(stem for stem, count in uses.items() if count > 1)
 
 
 def _reason(photo: Path, error: Exception) -> str:

@@ -16,6 +16,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from facemsm.assets import SAMPLE, SAMPLE_BOX
 from facemsm.errors import FacemsmError
 from facemsm.heatmaps import MASS_FLOOR, HeatmapCodec
 from facemsm.hourglass.network import (
@@ -26,22 +27,19 @@ from facemsm.hourglass.network import (
     ResidualUnit,
     StackedHourglass,
 )
-from facemsm.hourglass.training import images_to_tensor
-from facemsm.images import read_image
+from facemsm.imaging.io import read_image
+from facemsm.imaging.warping import jittered_crop
 from facemsm.runtime.model import DICTIONARY, HOURGLASS, STGAN, write_manifest
 from facemsm.runtime.session import Network
 from facemsm.schemes import scheme_to_dict
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.stgan.networks import Generator
 from facemsm.training.config import from_mapping
+from facemsm.training.landmarks import images_to_tensor
 from facemsm.training.run import load_weights
 from facemsm.typing import FloatArray, Image
-from facemsm.warping import jittered_crop
 
 OPSET = 18
-SAMPLE = Path(__file__).parents[1] / "apps" / "sample.jpg"
-SAMPLE_BOX = np.array([180.0, 87.0, 273.0, 179.0])
-"""The face in the sample photo, tight around its landmarks."""
 TOLERANCES = {"theta": 1e-4, "points": 1e-3, "scores": 1e-4, "spread": 0.1, "heatmaps": 1e-4}
 """Largest difference between PyTorch and ONNX Runtime. A spread is a difference of large numbers, in squared pixels."""
 
@@ -49,13 +47,13 @@ _TINY = 1e-6
 _LEAST_GAIN = 1e-3
 
 
-class ThetaFromBytes(nn.Module):
+class ExportedStage1(nn.Module):
     """Stage 1 as it is exported: θ (N, 2, 3) of crops (N, S, S, 3) uint8."""
 
     def __init__(self, network: Generator) -> None:
         super().__init__()
         network = deepcopy(network).eval()
-        self.features, self.theta = _takes_bytes(network.features), network.theta
+        self.features, self.theta = fold_input_scale(network.features), network.theta
 
     def forward(self, images: Tensor) -> Tensor:
         """Eq. 1."""
@@ -70,7 +68,8 @@ class LandmarksFromBytes(nn.Module):
     - a 2 × 2 deconvolution is a 1 × 1 convolution with four times the kernels, whose results are interleaved;
     - those of the last one are not: to put 1.1 MB of heatmaps a face in order would cost more than to read them;
     - what a stack hands to the next is linear from its last ReLU on, so its heatmaps need not be computed;
-    - the sums that residual units add to are kept in units that suit the normalisations, see :func:`_settle`.
+    - the sums that residual units add to are kept in units that suit the normalisations, see
+      :func:`equalize_residual_stream`.
     """
 
     def __init__(self, network: StackedHourglass, codec: HeatmapCodec) -> None:
@@ -79,19 +78,19 @@ class LandmarksFromBytes(nn.Module):
         for name, module in list(network.named_modules()):
             if isinstance(module, nn.ConvTranspose2d) and module.kernel_size == module.stride == (2, 2):
                 parent, _, child = name.rpartition(".")
-                setattr(network.get_submodule(parent), child, _doubled(module))
+                setattr(network.get_submodule(parent), child, deconv_as_pixel_shuffle(module))
         features, heads = ([cast(nn.Sequential, m) for m in modules] for modules in (network.features, network.heads))
-        self.stem, self.hourglasses = _takes_bytes(network.stem), network.hourglasses
+        self.stem, self.hourglasses = fold_input_scale(network.stem), network.hourglasses
         self.features = nn.ModuleList(sequence[:-1] for sequence in features)  # up to the last ReLU
         self.skips, self.returns = nn.ModuleList(), nn.ModuleList()
         stacks = zip(features, heads, network.from_features, network.from_heatmaps, strict=False)
         for (*_, emit), (*before, dark), from_features, from_heatmaps in stacks:
-            self.skips.append(_chained(emit, from_features))
-            self.returns.append(nn.Sequential(emit, *before, _chained(dark, from_heatmaps)))
+            self.skips.append(fuse_pointwise(emit, from_features))
+            self.returns.append(nn.Sequential(emit, *before, fuse_pointwise(dark, from_heatmaps)))
         with torch.no_grad():
-            _settle(self, cast(ResidualUnit, network.stem[-1]))
+            equalize_residual_stream(self, cast(ResidualUnit, network.stem[-1]))
         self.parts = 2 if any(isinstance(module, nn.PixelShuffle) for module in heads[-1].modules()) else 1
-        self.last = nn.Sequential(features[-1][-1], *(_parted(heads[-1]) if self.parts == 2 else heads[-1]))
+        self.last = nn.Sequential(features[-1][-1], *(split_pixel_shuffle(heads[-1]) if self.parts == 2 else heads[-1]))
         self.decoder = _Decoder(codec, self.parts, network.config.landmarks)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -174,7 +173,7 @@ class _Decoder(nn.Module):
         return parts.flatten(1).gather(1, (places + first).flatten(1)).reshape(places.shape)
 
 
-def _settle(network: LandmarksFromBytes, first: ResidualUnit) -> None:
+def equalize_residual_stream(network: LandmarksFromBytes, first: ResidualUnit) -> None:
     """Rescale and shift the sums that residual units add to, so that batch normalisations have little left to do.
 
     In place of x the sums hold ``scale x + offset``, channel by channel; both are hidden in the weights before and
@@ -252,7 +251,7 @@ def _centred(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).float() - 127.5
 
 
-def _takes_bytes(layers: nn.Sequential) -> nn.Sequential:
+def fold_input_scale(layers: nn.Sequential) -> nn.Sequential:
     """The same layers for values from -127.5 to 127.5."""
     first = cast(nn.Conv2d, layers[0])
     with torch.no_grad():
@@ -269,7 +268,7 @@ def _convolution(weight: Tensor, bias: Tensor | None, groups: int = 1) -> nn.Con
     return convolution
 
 
-def _chained(first: nn.Module, second: nn.Module) -> nn.Conv2d:
+def fuse_pointwise(first: nn.Module, second: nn.Module) -> nn.Conv2d:
     """Two 1 × 1 convolutions in one."""
     assert isinstance(first, nn.Conv2d)
     assert isinstance(second, nn.Conv2d)
@@ -280,13 +279,13 @@ def _chained(first: nn.Module, second: nn.Module) -> nn.Conv2d:
     return _convolution((weight @ first.weight.detach()[..., 0, 0])[..., None, None], bias)
 
 
-def _doubled(deconvolution: nn.ConvTranspose2d) -> nn.Sequential:
+def deconv_as_pixel_shuffle(deconvolution: nn.ConvTranspose2d) -> nn.Sequential:
     """A 2 × 2 deconvolution of stride 2 as a 1 × 1 convolution whose four results are interleaved."""
     weight = deconvolution.weight.detach().permute(1, 2, 3, 0)  # (out, 2, 2, in)
     return nn.Sequential(_convolution(weight.flatten(0, 2)[..., None, None], None), nn.PixelShuffle(2))
 
 
-def _parted(head: nn.Sequential) -> list[nn.Module]:
+def split_pixel_shuffle(head: nn.Sequential) -> list[nn.Module]:
     """The last head, with the four results of its deconvolution kept apart: (N, 4 L, H, W)."""
     norm, relu, doubled, inner_norm, inner_relu, emit = head
     kernels = cast(nn.Conv2d, cast(nn.Sequential, doubled)[0]).weight.detach()
@@ -353,7 +352,7 @@ def export_model(
         raise FacemsmError(f"{hourglass}: emits {landmarks} points, {dictionary} has {scheme.count}")
     with tempfile.TemporaryDirectory() as scratch:
         staging = Path(scratch)
-        _export(ThetaFromBytes(generator), staging / STGAN, faces, {"theta": theta})
+        _export(ExportedStage1(generator), staging / STGAN, faces, {"theta": theta})
         _export(stage_2, staging / HOURGLASS, faces, expected)
         shutil.copyfile(dictionary, staging / DICTIONARY)
         write_manifest(

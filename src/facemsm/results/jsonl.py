@@ -18,23 +18,19 @@ detection_score, x_0 ..., y_0 ..., score_0 ..., occluded_0 ... (0 or 1). Photos 
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facemsm.data.reading import read_table, read_text
 from facemsm.errors import FacemsmError
 from facemsm.face import Face
-from facemsm.images import replacing
 from facemsm.typing import FloatArray
 
 if sys.platform != "win32":
@@ -188,126 +184,8 @@ def to_line(result: PhotoResult) -> str:
     return json.dumps(_to_json(result), ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
 
 
-def write_csv(path: Path, results: Iterable[PhotoResult], count: int) -> None:
-    """Write ``results`` as CSV, one row a face with ``count`` points; the file appears whole or not at all.
-
-    Raises:
-        FacemsmError: it cannot be written.
-    """
-    columns = [f"{name}_{i}" for name in ("x", "y", "score", "occluded") for i in range(count)]
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["image", "face", "x_min", "y_min", "x_max", "y_max", "detection_score", *columns])
-        for result in results:
-            for i, face in enumerate(result.faces, 1):
-                values = (face.points.T.ravel(), face.scores, face.occluded.astype(int))
-                score = "" if face.detection_score is None else round(face.detection_score, 3)
-                writer.writerow(
-                    [result.image, i, *_rounded(face.box), score, *(v for a in values for v in _rounded(a))]
-                )
-
-
-def write_pts(path: Path, points: FloatArray) -> None:
-    """Write points (L, 2), 0-based, as an iBUG ``.pts`` file, 1-based; ``facemsm.data.ibug.read_pts`` reads it.
-
-    Raises:
-        FacemsmError: it cannot be written.
-    """
-    rows = "".join(f"{x:.3f} {y:.3f}\n" for x, y in (np.asarray(points, np.float64) + 1).tolist())
-    with replacing(path) as temporary:
-        temporary.write_bytes(f"version: 1\nn_points: {len(points)}\n{{\n{rows}}}\n".encode())
-
-
-def read_boxes(path: Path) -> dict[str, FloatArray]:
-    """The boxes of a file, (N, 4) float32 for each photo it names; they are not checked against the photos.
-
-    ``.csv``: a header with the columns image, x_min, y_min, x_max, y_max (others are ignored), one row a face.
-    ``.json``: COCO, with ``images`` (id, file_name) and ``annotations`` (image_id, bbox as x, y, width, height).
-    ``.jsonl``: results of an earlier run.
-
-    Raises:
-        FacemsmError: the file cannot be read or is none of these; the message names file and line or field.
-    """
-    readers = {".csv": _boxes_of_csv, ".json": _boxes_of_coco, ".jsonl": _boxes_of_results}
-    if path.suffix.lower() not in readers:
-        raise FacemsmError(f"{path}: boxes are read from .csv, .json (COCO) or .jsonl (earlier results) files")
-    boxes = readers[path.suffix.lower()](path)
-    return {name: np.asarray(rows, np.float32).reshape(-1, 4) for name, rows in boxes.items()}
-
-
-def match_boxes(boxes: Mapping[str, FloatArray], photos: Sequence[Path], path: Path) -> dict[Path, FloatArray]:
-    """The boxes of each photo. A name fits the photo whose path ends with it, the longest name first.
-
-    Args:
-        boxes: by name, of :func:`read_boxes`.
-        photos: the photos to find boxes for; those without are not in the answer.
-        path: of the boxes file, for messages.
-
-    Raises:
-        FacemsmError: a name fits two photos, or no photo has boxes.
-    """
-    by_parts = {PurePath(name.replace("\\", "/")).parts: name for name in boxes}
-    owner: dict[str, Path] = {}
-    for photo in photos:
-        parts = Path(os.path.abspath(photo)).parts  # noqa: PTH100  (resolve() would follow links to another name)
-        name = next((by_parts[parts[i:]] for i in range(len(parts)) if parts[i:] in by_parts), None)
-        if name is None:
-            continue
-        if name in owner:
-            raise FacemsmError(f"{path}: image {name!r} fits both {owner[name]} and {photo}; name its folder too")
-        owner[name] = photo
-    if photos and not owner:
-        example = f", such as {next(iter(boxes))!r}," if boxes else ""
-        raise FacemsmError(
-            f"{path}: none of its images{example} is among the photos; names must be ends of their paths"
-        )
-    return {photo: boxes[name] for name, photo in owner.items()}
-
-
-def _boxes_of_csv(path: Path) -> dict[str, list[list[float]]]:
-    header, rows = read_table(path)
-    columns = ["x_min", "y_min", "x_max", "y_max"]
-    if missing := [column for column in ["image", *columns] if column not in header]:
-        raise FacemsmError(f"{path}:1: has no column {missing[0]!r}; the header is image,x_min,y_min,x_max,y_max")
-    boxes: dict[str, list[list[float]]] = {}
-    for line, row in rows:
-        boxes.setdefault(row["image"], []).append(_floats([row[column] for column in columns], f"{path}:{line}"))
-    return boxes
-
-
-def _boxes_of_coco(path: Path) -> dict[str, list[list[float]]]:
-    try:
-        document = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise FacemsmError(f"{path}:{error.lineno}: is not JSON ({error.msg})") from error
-    try:
-        names = {image["id"]: str(image["file_name"]) for image in document["images"]}
-        annotations = document["annotations"]
-        boxes: dict[str, list[list[float]]] = {name: [] for name in names.values()}
-    except (KeyError, TypeError) as error:
-        raise FacemsmError(f"{path}: is not COCO; expected images (id, file_name) and annotations") from error
-    for i, annotation in enumerate(annotations):
-        where = f"{path}: annotations[{i}]"
-        if not isinstance(annotation, dict) or annotation.get("image_id") not in names:
-            raise FacemsmError(f"{where}: image_id is not the id of one of the images")
-        x, y, width, height = _floats(annotation.get("bbox"), where)
-        boxes[names[annotation["image_id"]]].append([x, y, x + width, y + height])
-    return boxes
-
-
-def _boxes_of_results(path: Path) -> dict[str, list[list[float]]]:
-    return {result.image: [face.box.tolist() for face in result.faces] for result in read_results(path)}
-
-
-def _floats(values: Any, where: str) -> list[float]:
-    try:
-        a, b, c, d = map(float, values)
-    except (TypeError, ValueError) as error:
-        raise FacemsmError(f"{where}: a box is four numbers, not {values!r}") from error
-    return [a, b, c, d]
-
-
-def _rounded(array: NDArray[Any], digits: int = 3) -> list[Any]:
+def rounded(array: NDArray[Any], digits: int = 3) -> list[Any]:
+    """Plain numbers for JSON and CSV; floating ones to so many digits."""
     rounded: list[Any] = (
         np.asarray(array, np.float64).round(digits).tolist() if array.dtype.kind == "f" else array.tolist()
     )
@@ -317,13 +195,13 @@ def _rounded(array: NDArray[Any], digits: int = 3) -> list[Any]:
 def _to_json(result: PhotoResult) -> dict[str, Any]:
     faces = [
         {
-            "box": _rounded(face.box),
+            "box": rounded(face.box),
             "detection_score": None if face.detection_score is None else round(face.detection_score, 3),
-            "points": _rounded(face.points),
-            "scores": _rounded(face.scores),
+            "points": rounded(face.points),
+            "scores": rounded(face.scores),
             "occluded": face.occluded.astype(int).tolist(),
-            "preliminary": _rounded(face.preliminary),
-            "theta": _rounded(face.theta, 6),
+            "preliminary": rounded(face.preliminary),
+            "theta": rounded(face.theta, 6),
         }
         for face in result.faces
     ]

@@ -1,8 +1,8 @@
 """Videos in and out, by OpenCV; the sound by ffmpeg.
 
 ``NAME.jsonl`` is the record of a video: a line for each frame that could be read, with the fields of a line of
-``landmarks.jsonl`` (:mod:`facemsm.results`; ``image`` is ``PATH#FRAME``) and ``frame`` (from 0), ``time`` (seconds);
-each face has its ``id`` too. ``NAME.csv`` is made from it: one row a face.
+``landmarks.jsonl`` (:mod:`facemsm.results.jsonl`; ``image`` is ``PATH#FRAME``) and ``frame`` (from 0), ``time``
+(seconds); each face has its ``id`` too. ``NAME.csv`` is made from it: one row a face.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import cv2
 import numpy as np
 
 from facemsm.errors import FacemsmError
-from facemsm.images import replacing
-from facemsm.results import PhotoResult, to_line
-from facemsm.tracking import TrackedFace
+from facemsm.files import atomic_write
+from facemsm.results.jsonl import PhotoResult, to_line
 from facemsm.typing import Image
+from facemsm.video.tracking import TrackedFace
 
 CODECS = {".mp4": "mp4v", ".mkv": "mp4v", ".mov": "mp4v", ".avi": "MJPG"}
 """Suffix of a video that is written, and its codec: those that every build of OpenCV has."""
@@ -33,7 +33,7 @@ CODECS = {".mp4": "mp4v", ".mkv": "mp4v", ".mov": "mp4v", ".avi": "MJPG"}
 USUAL_RATE = 30.0
 """Frames a second, where a file or camera does not say."""
 
-BROKEN_RUN = 300
+MAX_UNREADABLE_FRAMES = 300
 """So many unreadable frames in a row end a video."""
 
 
@@ -88,7 +88,7 @@ class VideoReader:
         """
         started, run, number, last = time.monotonic(), 0, 0, -1.0
         image: Image | None = self._first
-        while image is not None or (self.count is not None and number < self.count and run < BROKEN_RUN):
+        while image is not None or (self.count is not None and number < self.count and run < MAX_UNREADABLE_FRAMES):
             if image is None or image.shape[:2] != (self.height, self.width):
                 run += 1
             else:
@@ -243,7 +243,7 @@ def write_video_csv(path: Path, record: Path, count: int) -> None:
     columns = [f"{name}_{i}" for name in ("x", "y", "score", "occluded") for i in range(count)]
     with (
         record.open(encoding="utf-8") as lines,
-        replacing(path) as temporary,
+        atomic_write(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")

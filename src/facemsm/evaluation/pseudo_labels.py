@@ -13,10 +13,11 @@ import numpy as np
 
 from facemsm.aligner import Aligner
 from facemsm.data.augment import Augmentation, jitter_matrix
-from facemsm.data.sample import OCCLUDED, VISIBLE, FaceSample
+from facemsm.data.sample import FaceSample
 from facemsm.geometry import apply_affine, box_to_crop, compose, invert, tight_box
+from facemsm.imaging.warping import warp
+from facemsm.schemes import OCCLUDED, VISIBLE
 from facemsm.typing import FloatArray, Image
-from facemsm.warping import warp
 
 VIEW = 384
 """Side of a view, px: three times that of what the networks take, so that it costs no detail."""

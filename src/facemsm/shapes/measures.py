@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError
 from facemsm.geometry import Matrix, fit_similarity
+from facemsm.imaging.warping import warp
 from facemsm.schemes import SCHEME_68, LandmarkScheme, get_scheme, relation
-from facemsm.typing import Image
-from facemsm.warping import warp
-
-Array = NDArray[np.float64]
+from facemsm.typing import Array, Image
 
 ARCFACE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
 """Where face recognition expects right eye, left eye, nose tip and the mouth's right and left corner, in pixels of a

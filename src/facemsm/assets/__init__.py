@@ -1,0 +1,10 @@
+"""The bundled sample photo."""
+
+from pathlib import Path
+
+import numpy as np
+
+SAMPLE = Path(__file__).with_name("sample.jpg")
+
+SAMPLE_BOX = np.array([180, 87, 273, 179], np.float32)
+"""Box of the face in it, photo pixels."""

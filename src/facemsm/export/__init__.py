@@ -1,0 +1,1 @@
+"""From PyTorch to ONNX, in 8 bits and in powers of two."""

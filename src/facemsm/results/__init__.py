@@ -1,0 +1,1 @@
+"""Alignment results on disk and in other tools' forms."""

@@ -1,0 +1,72 @@
+"""Results as tables: CSV files, ``.pts`` files, pandas."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from facemsm.errors import FacemsmError
+from facemsm.face import Face
+from facemsm.files import atomic_write
+from facemsm.results.jsonl import rounded
+from facemsm.typing import FloatArray
+
+if TYPE_CHECKING:
+    import pandas
+
+    from facemsm.face import Face
+    from facemsm.results.jsonl import PhotoResult
+
+
+def to_dataframe(faces: Sequence[Face]) -> pandas.DataFrame:
+    """A pandas table of faces, one row a landmark.
+
+    Args:
+        faces: what :meth:`facemsm.Aligner.align` returns.
+
+    Returns:
+        The columns ``face`` and ``landmark`` (both from 0), ``x``, ``y`` (photo pixels), ``score``, ``occluded``.
+
+    Raises:
+        FacemsmError: pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise FacemsmError("tables need pandas: pip install pandas") from error
+    if not faces:
+        return pandas.DataFrame(columns=["face", "landmark", "x", "y", "score", "occluded"])
+    tables = [face.to_dataframe() for face in faces]
+    return pandas.concat(tables, keys=range(len(tables)), names=["face"]).reset_index()
+
+
+def write_csv(path: Path, results: Iterable[PhotoResult], count: int) -> None:
+    """Write ``results`` as CSV, one row a face with ``count`` points; the file appears whole or not at all.
+
+    Raises:
+        FacemsmError: it cannot be written.
+    """
+    columns = [f"{name}_{i}" for name in ("x", "y", "score", "occluded") for i in range(count)]
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["image", "face", "x_min", "y_min", "x_max", "y_max", "detection_score", *columns])
+        for result in results:
+            for i, face in enumerate(result.faces, 1):
+                values = (face.points.T.ravel(), face.scores, face.occluded.astype(int))
+                score = "" if face.detection_score is None else round(face.detection_score, 3)
+                writer.writerow([result.image, i, *rounded(face.box), score, *(v for a in values for v in rounded(a))])
+
+
+def write_pts(path: Path, points: FloatArray) -> None:
+    """Write points (L, 2), 0-based, as an iBUG ``.pts`` file, 1-based; ``facemsm.data.ibug.read_pts`` reads it.
+
+    Raises:
+        FacemsmError: it cannot be written.
+    """
+    rows = "".join(f"{x:.3f} {y:.3f}\n" for x, y in (np.asarray(points, np.float64) + 1).tolist())
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(f"version: 1\nn_points: {len(points)}\n{{\n{rows}}}\n".encode())

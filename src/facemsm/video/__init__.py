@@ -1,0 +1,1 @@
+"""Video: frames in and out, faces followed from one to the next."""
