@@ -28,7 +28,7 @@ CHILD = f"""
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background ignores it
 from types import ModuleType
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = {[str(Path(__file__).parents[1] / folder) for folder in (".", "apps")]!r}
 from test_cli_align import StandInAligner
 
 class Slow(StandInAligner):

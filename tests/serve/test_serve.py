@@ -165,7 +165,7 @@ def test_boxes_and_thresholds_of_a_request(client: TestClient) -> None:
 
 
 def test_the_calls_in_the_documentation(client: TestClient) -> None:
-    page = Path(__file__).resolve().parents[1] / "docs" / "web.md"
+    page = Path(__file__).resolve().parents[2] / "docs" / "web.md"
     calls = [shlex.split(line) for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("curl ")]
     assert len(calls) == 2
     for call in calls:

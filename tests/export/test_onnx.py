@@ -274,7 +274,7 @@ def test_stage_1_of_integers(tmp_path: Path) -> None:
     from facemsm.training.run import load_weights
 
     generator, faces = Generator().eval(), sample_crops(24)
-    load_weights(generator, Path(__file__).parents[1] / "checkpoints/68/stgan/best.safetensors")
+    load_weights(generator, Path(__file__).parents[2] / "checkpoints/68/stgan/best.safetensors")
     with torch.inference_mode():
         theta = generator(torch.from_numpy(faces).permute(0, 3, 1, 2) / 255).numpy()
     assert np.ptp(theta, axis=0).min() > 0.2

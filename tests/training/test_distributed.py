@@ -169,7 +169,7 @@ def together(drawn: Path, alone: Any, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
-    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*TORCHRUN, *map(str, arguments)],
