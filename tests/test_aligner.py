@@ -20,6 +20,8 @@ from facemsm.runtime.model import MANIFEST, WEIGHTS, write_calibration
 from facemsm.schemes import SCHEME_68
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.shapes.posterior import learn_prior
+from facemsm.shapes.reconstruction import Reconstruction
+from facemsm.stages import Settings
 from facemsm.typing import FloatArray, Image
 
 BOX = [180.0, 87.0, 273.0, 179.0]
@@ -114,7 +116,7 @@ def test_a_face_may_lie_or_stand_on_its_head(aligner: Aligner, photo: Image, fac
     expected = apply_affine(turn, face.points).astype(np.float32)
     assert distance(turned.points, expected) < 0.06 * inter_ocular(face.points)
     test_theta_takes_canonical_points_to_the_photo(aligner, turned)
-    (as_the_paper,) = Aligner(aligner.model, look_again=False).align(warp(photo, turn, 512), [BOX])
+    (as_the_paper,) = Aligner(aligner.model, settings=Settings(retry=False)).align(warp(photo, turn, 512), [BOX])
     assert distance(as_the_paper.points, expected) > 0.3 * inter_ocular(face.points)
 
 
@@ -137,13 +139,13 @@ def test_threads_share_the_faces(photo: Image, monkeypatch: pytest.MonkeyPatch) 
     alone = Aligner.from_pretrained("68").align(photo, boxes)
     several = Aligner.from_pretrained("68", threads=2)
     seen: list[tuple[int, int]] = []
-    work = several._align_jobs
+    work = several._align
 
-    def noted(jobs: Sequence[Any]) -> list[Face]:
+    def noted(jobs: Sequence[Any], settings: Settings) -> list[Face]:
         seen.append((threading.get_ident(), len(jobs)))
-        return work(jobs)
+        return work(jobs, settings)
 
-    monkeypatch.setattr(several, "_align_jobs", noted)
+    monkeypatch.setattr(several, "_align", noted)
     shared = several.align(photo, boxes)
     assert sorted(count for _, count in seen) == [1, 2]
     assert threading.get_ident() not in {thread for thread, _ in seen}
@@ -183,37 +185,35 @@ def test_a_calibrated_model_says_what_it_knows(photo: Image, plain: Path, calibr
     (face,) = Aligner.from_pretrained(calibrated).align(behind, [BOX])
     (raw,) = Aligner.from_pretrained(plain).align(behind, [BOX])
     assert raw.occlusion is None
+    assert raw.intensity is not None
     assert face.occlusion is not None
     assert face.occluded[48:68].mean() > 0.8
     assert not face.occluded[36:48].any()
     np.testing.assert_array_equal(face.occluded, face.occlusion >= 0.5)
-    np.testing.assert_allclose(face.scores, 1 / (1 + np.exp(5 * (1 - raw.scores) - 2)), atol=1e-4)
+    np.testing.assert_allclose(face.scores, 1 / (1 + np.exp(5 * (1 - raw.intensity) - 2)), atol=1e-4)
     np.testing.assert_allclose(face.preliminary, raw.preliminary, atol=1e-3)
     (seen,) = Aligner.from_pretrained(calibrated, stages=(1, 2)).align(behind, [BOX])
     np.testing.assert_array_equal(seen.points, seen.preliminary)
     np.testing.assert_allclose(seen.scores, face.scores, atol=1e-4)
 
 
-def test_both_forms_of_stage_3(photo: Image, plain: Path, calibrated: Path) -> None:
-    (bare,) = Aligner.from_pretrained(plain, thresholds={"contour": 0.95, "features": 0.95}).align(photo, [BOX])
-    for options in ({"thresholds": {"contour": 0.95, "features": 0.95}}, {"stage3": "exemplars"}, {}):
-        aligner = Aligner.from_pretrained(calibrated, **options)
-        (face,) = aligner.align(photo, [BOX])
-        moved = np.linalg.norm(face.points - face.preliminary, axis=1)
-        if "thresholds" in options:
-            np.testing.assert_allclose(face.points, bare.points, atol=1e-3)
-            assert face.rebuilt is not None
-            assert bare.intensity is not None
-            np.testing.assert_array_equal(face.rebuilt, bare.occluded)  # ``occluded`` is the calibration's now
-            np.testing.assert_array_equal(face.intensity, bare.scores)
-            assert (moved[~face.rebuilt] < 1e-3).all()
-        elif options:
-            assert (moved < 1e-6).any()  # sure points stay
-        else:
-            assert aligner.description["reconstruction"]["method"] == "posterior"
-            assert face.rebuilt is None
-            assert (moved > 0).mean() > 0.9
-            assert moved.mean() < 0.05 * inter_ocular(face.points)
+def test_both_methods(photo: Image, plain: Path, calibrated: Path) -> None:
+    strict = {"contour": 0.95, "features": 0.95}
+    (bare,) = Aligner.from_pretrained(plain, method="paper", thresholds=strict).align(photo, [BOX])
+    aligner = Aligner.from_pretrained(calibrated)
+    assert aligner.method == "calibrated"
+    per_call = Settings("paper", reconstruction=Reconstruction.with_thresholds(strict))
+    for paper in (
+        Aligner.from_pretrained(calibrated, method="paper", thresholds=strict).align(photo, [BOX])[0],
+        aligner.align(photo, [BOX], settings=per_call)[0],
+    ):
+        for name in ("points", "scores", "occluded", "rebuilt"):
+            np.testing.assert_array_equal(getattr(paper, name), getattr(bare, name))
+    (face,) = aligner.align(photo, [BOX])  # one call's settings do not stay
+    moved = np.linalg.norm(face.points - face.preliminary, axis=1)
+    assert face.rebuilt is None
+    assert (moved > 0).mean() > 0.9
+    assert moved.mean() < 0.05 * inter_ocular(face.points)
 
 
 def test_a_calibrated_batch_gives_the_same_numbers(photo: Image, calibrated: Path) -> None:
@@ -229,12 +229,14 @@ def test_a_calibrated_batch_gives_the_same_numbers(photo: Image, calibrated: Pat
 
 
 def test_only_flagged_points_are_rebuilt(photo: Image, plain: Path) -> None:
-    strict = Aligner.from_pretrained(plain, thresholds={"contour": 0.95, "features": 0.95})
+    strict = Aligner.from_pretrained(plain, method="paper", thresholds={"contour": 0.95, "features": 0.95})
     face = strict.align(photo, [BOX])[0]
     moved = np.linalg.norm(face.points - face.preliminary, axis=1) > 1e-3
     assert face.occluded.any()
     assert not (moved & ~face.occluded).any()
-    never = Aligner.from_pretrained(plain, thresholds={"contour": 0.0, "features": 0.0}).align(photo, [BOX])[0]
+    never = Aligner.from_pretrained(plain, method="paper", thresholds={"contour": 0.0, "features": 0.0}).align(
+        photo, [BOX]
+    )[0]
     assert not never.occluded.any()
 
 
@@ -256,9 +258,9 @@ def test_a_box_reaching_past_the_photo_is_aligned(aligner: Aligner, photo: Image
         ({"stages": (1, 3)}, "stages"),
         ({"stages": (2, 4)}, "stages"),
         ({"keep": ("everything",)}, "keep"),
-        ({"thresholds": {"nose": 0.5}}, "thresholds"),
-        ({"thresholds": {"contour": 0.5}, "stage3": "posterior"}, "thresholds"),
-        ({"stage3": "magic"}, "method is 'magic'"),
+        ({"method": "paper", "thresholds": {"nose": 0.5}}, "thresholds"),
+        ({"thresholds": {"contour": 0.5}}, "method='paper'"),
+        ({"method": "magic"}, "method is 'magic'"),
         ({"threads": 0}, "threads"),
         ({"name": "67"}, "no model '67'"),
     ],

@@ -22,6 +22,8 @@ from facemsm.face import Face
 from facemsm.imaging.io import read_image, write_image
 from facemsm.results.jsonl import read_results
 from facemsm.schemes import get_scheme
+from facemsm.shapes.reconstruction import Reconstruction
+from facemsm.stages import Settings
 from facemsm.typing import Image, PathLike
 
 Run = Callable[..., tuple[int, str, str]]
@@ -322,19 +324,15 @@ def test_without_ray_it_says_what_to_install(run: Run, monkeypatch: pytest.Monke
 
 def test_options_reach_the_aligner(run: Run) -> None:
     photo("a.jpg")
-    run("a.jpg", "--stages", "2,3", "--threshold-contour", "0.3", "--threads", "2")
-    assert StandInAligner.options == {
-        "detector": None,
-        "stages": (2, 3),
-        "stage3": None,
-        "thresholds": {"contour": 0.3},
-        "threads": 2,
-    }
-    run("a.jpg", "--stage3", "posterior")
-    assert StandInAligner.options["stage3"] == "posterior"
+    run("a.jpg", "--stages", "2,3", "--method", "paper", "--threshold-contour", "0.3", "--threads", "2")
+    settings = Settings("paper", (2, 3), Reconstruction(contour_threshold=0.3))
+    assert StandInAligner.options == {"detector": None, "settings": settings, "threads": 2}
+    code, _, err = run("a.jpg", "--threshold-contour", "0.3", "--resume")
+    assert code == 2
+    assert "--threshold-contour: is for --method paper only" in err
 
 
-def test_stage3_moves_the_points_in_its_own_way(tmp_path: Path) -> None:
+def test_each_method_moves_the_points_in_its_own_way(tmp_path: Path) -> None:
     def points(*words: str) -> NDArray[np.float64]:
         output = tmp_path / "-".join(("out", *words))
         command = [sys.executable, "-m", "facemsm", "align", str(SAMPLE), "-o", str(output), *words]
@@ -342,7 +340,7 @@ def test_stage3_moves_the_points_in_its_own_way(tmp_path: Path) -> None:
         (result,) = read_results(output / "landmarks.jsonl")
         return np.asarray([result.faces[0].points, result.faces[0].preliminary], np.float64)
 
-    paper, weighed = points("--stage3", "exemplars"), points("--stage3", "posterior")
+    paper, weighed = points("--method", "paper"), points("--method", "calibrated")
     np.testing.assert_array_equal(paper[1], weighed[1])  # stages 1 and 2 are the same
     assert (paper[0] == paper[1]).all(axis=1).any()  # sure points stay
     assert (weighed[0] != weighed[1]).any(axis=1).mean() > 0.5
@@ -432,7 +430,7 @@ def test_unknown_command_and_version() -> None:
     [
         ("al", {"align"}),
         ("align --threshold-", {"--threshold-contour", "--threshold-features"}),
-        ("video --stage3 ", {"exemplars", "posterior"}),
+        ("video --method ", {"calibrated", "paper"}),
         ("data ch", {"check"}),
     ],
 )

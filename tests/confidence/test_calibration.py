@@ -70,27 +70,27 @@ def calibration(prior: ShapePrior) -> Calibration:
 
 def test_scores_of_other_faces_keep_what_they_promise(calibration: Calibration, prior: ShapePrior) -> None:
     points, scores, spread, _, truth = seen(150, seed=1)
-    judged = calibration.judge(points, scores, spread, np.zeros((len(points), 2)), prior, SCHEME_68)
-    right = np.linalg.norm(judged.points - truth, axis=-1) < 0.05 * face_scale(truth, SCHEME_68)[:, None]
+    found = calibration.predict(points, scores, spread, np.zeros((len(points), 2)), prior, SCHEME_68)
+    right = np.linalg.norm(found.points - truth, axis=-1) < 0.05 * face_scale(truth, SCHEME_68)[:, None]
     assert 0.2 < right.mean() < 0.98
-    assert reliability(judged.scores, right).expected_calibration_error < 0.03
+    assert reliability(found.scores, right).expected_calibration_error < 0.03
     assert reliability(scores, right).expected_calibration_error > 0.05
-    assert np.linalg.norm(judged.points - truth, axis=-1).mean() < np.linalg.norm(points - truth, axis=-1).mean()
+    assert np.linalg.norm(found.points - truth, axis=-1).mean() < np.linalg.norm(points - truth, axis=-1).mean()
 
 
 def test_neighbours_tell_what_is_hidden(calibration: Calibration, prior: ShapePrior) -> None:
     points, scores, spread, hidden, _ = seen(150, seed=1)
-    occlusion = calibration.judge(points, scores, spread, np.zeros((len(points), 2)), prior, SCHEME_68).occlusion
+    occlusion = calibration.predict(points, scores, spread, np.zeros((len(points), 2)), prior, SCHEME_68).occlusion
     assert average_precision(occlusion, hidden) > average_precision(1 - scores, hidden) + 0.02
     assert reliability(occlusion, hidden).expected_calibration_error < 0.03
 
 
 def test_faces_do_not_influence_each_other(calibration: Calibration, prior: ShapePrior) -> None:
     points, scores, spread, *_ = seen(11)
-    together = calibration.judge(points, scores, spread, np.zeros((len(points), 2)), prior, SCHEME_68)
+    together = calibration.predict(points, scores, spread, np.zeros((len(points), 2)), prior, SCHEME_68)
     for i in (0, 10):
         one_face = slice(i, i + 1)
-        alone = calibration.judge(
+        alone = calibration.predict(
             points[one_face], scores[one_face], spread[one_face], np.zeros((1, 2)), prior, SCHEME_68
         )
         for many, one in zip(together, alone, strict=True):
@@ -99,11 +99,11 @@ def test_faces_do_not_influence_each_other(calibration: Calibration, prior: Shap
 
 def test_hopeless_input_gives_numbers(calibration: Calibration, prior: ShapePrior) -> None:
     """Empty heatmaps: all points in one place, no score, no spread."""
-    judged = calibration.judge(
+    found = calibration.predict(
         np.zeros((1, 68, 2)), np.zeros((1, 68)), np.zeros((1, 68, 3)), np.zeros((1, 2)), prior, SCHEME_68
     )
-    assert all(np.isfinite(part).all() for part in judged)
-    assert ((judged.scores >= 0) & (judged.scores <= 1)).all()
+    assert all(np.isfinite(part).all() for part in found)
+    assert ((found.scores >= 0) & (found.scores <= 1)).all()
 
 
 def test_the_scale_of_a_profile_is_its_box() -> None:
@@ -133,12 +133,12 @@ def test_plain_values_and_back(calibration: Calibration, prior: ShapePrior) -> N
     again = Calibration.from_dict(json.loads(json.dumps(calibration.to_dict())), 68)
     points, scores, spread, *_ = seen(3)
     for one, other in zip(
-        calibration.judge(points, scores, spread, np.zeros((len(points), 2)), prior, SCHEME_68),
-        again.judge(points, scores, spread, np.zeros((len(points), 2)), prior, SCHEME_68),
+        calibration.predict(points, scores, spread, np.zeros((len(points), 2)), prior, SCHEME_68),
+        again.predict(points, scores, spread, np.zeros((len(points), 2)), prior, SCHEME_68),
         strict=True,
     ):
         np.testing.assert_allclose(one, other, atol=2e-3)
-    assert (again.method, again.threshold) == ("posterior", 0.5)
+    assert (again.stage3, again.threshold) == ("posterior", 0.5)
 
 
 @pytest.mark.parametrize(
@@ -182,12 +182,12 @@ def model(tmp_path: Path) -> Path:
 
 def test_a_model_carries_its_calibration(model: Path, calibration: Calibration, prior: ShapePrior) -> None:
     assert load_model(model).calibration is None
-    with pytest.raises(FacemsmError, match="no calibration for the posterior"):
-        Aligner.from_pretrained(model, stage3="posterior")
+    with pytest.raises(FacemsmError, match="has no calibration"):
+        Aligner.from_pretrained(model, method="calibrated")
     prior.save(model / "prior.safetensors")
     write_calibration(model, calibration)
     assert load_model(model).calibration is not None
-    assert Aligner.from_pretrained(model).reconstruction.method == "posterior"
+    assert Aligner.from_pretrained(model).method == "calibrated"
     (model / "prior.safetensors").write_bytes(b"")
     with pytest.raises(FacemsmError, match=r"prior\.safetensors: truncated or altered"):
         load_model(model)
@@ -308,10 +308,10 @@ def test_the_command(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("scipy")
-    from facemsm.apps import calibrate
     from facemsm.data.coco import write_coco
+    from facemsm.training import calibration as fit
 
-    monkeypatch.setattr(calibrate, "TIMES", (1, 1, 1, 1))  # for speed
+    monkeypatch.setattr(fit, "TIMES", (1, 1, 1, 1))  # for speed
 
     rng = np.random.default_rng(0)
     samples = [face(tmp_path, i, np.where(rng.random(68) < 0.1, 1, 2).tolist()) for i in range(50)]

@@ -27,6 +27,7 @@ from facemsm.evaluation.report import BEFORE, FINAL, Evaluation, draw_plots, mar
 from facemsm.face import Face
 from facemsm.geometry import apply_affine, tight_box
 from facemsm.schemes import LandmarkScheme, get_scheme
+from facemsm.stages import Settings
 from facemsm.typing import FloatArray, Image, PathLike
 from official_files import write_cofw68
 
@@ -61,12 +62,12 @@ class SpotAligner:
 
     description = {"weights": "spots", "checksum": "0" * 64}  # noqa: RUF012
     scheme = THREE
-    stages = frozenset((1, 2, 3))
+    settings = Settings()
     seen: list[tuple[Image, FloatArray]]
 
     def __init__(self, **options: Any) -> None:
         self.seen = []
-        self.stages = frozenset(options.get("stages", self.stages))
+        self.settings = options.get("settings", self.settings)
 
     @classmethod
     def from_pretrained(cls, name: PathLike = "68", **options: Any) -> SpotAligner:  # noqa: ARG003
@@ -116,7 +117,7 @@ def test_faces_are_aligned_by_their_own_boxes() -> None:
 
 
 def test_without_stage_3_there_is_nothing_before_it() -> None:
-    assert run_aligner(spots(stages=(1, 2)), [sample()]).preliminary is None
+    assert run_aligner(spots(settings=Settings(stages=(1, 2))), [sample()]).preliminary is None
 
 
 @pytest.mark.parametrize("text", ["0.15,0.25,30", "0,0,180", "0.1,0,0"])

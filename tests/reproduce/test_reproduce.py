@@ -18,13 +18,12 @@ from facemsm.assets import SAMPLE, SAMPLE_BOX
 from facemsm.data.augment import Augmentation
 from facemsm.data.sample import FaceSample
 from facemsm.errors import FacemsmError
-from facemsm.face import Face
-from facemsm.geometry import CANONICAL_MARGIN, apply_affine, box_to_crop, invert, normaliser
+from facemsm.geometry import CANONICAL_MARGIN, apply_affine, box_to_crop, compose, invert, normaliser, theta_to_matrix
 from facemsm.hourglass.network import HourglassConfig
 from facemsm.imaging.io import read_image
 from facemsm.reproduce import runs
 from facemsm.reproduce.experiments import EXPERIMENTS
-from facemsm.reproduce.located import CONDITIONS, SIZE, CachedOutputs, locate, paper_form
+from facemsm.reproduce.located import CONDITIONS, SIZE, CachedOutputs, locate
 from facemsm.reproduce.paper import Figure, Paper, paper
 from facemsm.reproduce.render import beside, markdown, ours, table
 from facemsm.reproduce.runs import BoxExamples, Plan
@@ -32,6 +31,7 @@ from facemsm.reproduce.tables import ALL_CONFIGURATIONS, claim
 from facemsm.reproduce.workspace import MODEL, SHIPPED, MissingError, Workspace
 from facemsm.resnet50.network import ResNet50Config
 from facemsm.schemes import OCCLUDED, get_scheme
+from facemsm.stages import StageOutputs
 from facemsm.typing import FloatArray, Image
 from synthetic_faces import write_faces
 
@@ -154,15 +154,13 @@ class ByBox:
 
     scheme = SCHEME
 
-    def align_batch(self, images: Sequence[Image], boxes: Sequence[FloatArray]) -> list[list[Face]]:  # noqa: ARG002
-        rng = np.random.default_rng(0)
-        spots, scores = rng.uniform(0.1, 0.9, (68, 2)), rng.uniform(0, 1, 68).astype(np.float32)
-        theta = np.array([[0.7, 0.1, 0.05], [-0.1, 0.7, 0.0]], np.float32)
-        found = []
-        for (box,) in boxes:
-            points = (box[:2] + spots * (box[2:] - box[:2])).astype(np.float32)
-            found.append([Face(points, scores, np.zeros(68, bool), box, theta, points)])
-        return found
+    def run_stages(self, photos: Sequence[Image], boxes: FloatArray) -> StageOutputs:
+        points, scores = np.random.default_rng(0).uniform(0.1, 0.9, (2, 68, 2)).astype(np.float32)
+        theta = np.tile(np.array([[0.7, 0.1, 0.05], [-0.1, 0.7, 0.0]]), (len(boxes), 1, 1))
+        to_photo = compose(invert(box_to_crop(boxes, SIZE)), theta_to_matrix(theta, SIZE))
+        shown = np.zeros((len(photos), SIZE, SIZE, 3), np.uint8)
+        every = (len(boxes), 1, 1)
+        return StageOutputs(theta, to_photo, shown, np.tile(SIZE * points, every), np.tile(scores[:, 0], every[:2]))
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +183,8 @@ def test_kept_outputs_are_the_points_that_were_found(samples: list[FaceSample], 
     stages = ByBox()
     located = locate(stages, samples, condition)
     scenes = [CONDITIONS[condition](sample, SCHEME) for sample in samples]
-    expected = [face.points for (face,) in stages.align_batch([], [scene.box[None] for scene in scenes])]
+    found = stages.run_stages([scene.image for scene in scenes], np.stack([scene.box for scene in scenes]))
+    expected = apply_affine(found.to_photo, found.points)
     np.testing.assert_allclose(located.points(), expected, atol=1e-2)
     np.testing.assert_array_equal(located.truth, [scene.points for scene in scenes])
     located.save(tmp_path / "x.npz")
@@ -206,12 +205,6 @@ def test_conditions_move_photo_box_and_points_together(samples: list[FaceSample]
     covered = [CONDITIONS[DRAWN](sample, SCHEME).visibility == OCCLUDED for sample in samples]
     assert np.mean([one.any() for one in covered]) > 0.5
     assert np.mean(covered) < 0.6
-
-
-def test_stage_3_is_the_papers() -> None:
-    form = paper_form(k=7)
-    assert (form.k, form.ridge, form.contour_threshold, form.feature_threshold) == (7, 60, 0.4, 0.6)
-    assert getattr(form, "method", "exemplars") == "exemplars"
 
 
 def test_examples_without_stage_1_are_crops_by_the_box(samples: list[FaceSample]) -> None:
@@ -350,12 +343,13 @@ def test_a_setting_may_be_for_one_kind_of_run() -> None:
 
 def test_scores_are_eq_9s_whatever_the_weights_ship_with(tmp_path: Path) -> None:
     exp, whole, photo = Workspace(tmp_path), Aligner.from_pretrained("68"), read_image(SAMPLE)
-    seen = whole.observe(photo, SAMPLE_BOX[None])
-    ((face,),) = exp.stages("68", MODEL).align_batch([photo], [SAMPLE_BOX[None]])
-    np.testing.assert_allclose(face.scores, seen.scores[0], atol=1e-6)
-    ((shipped,),) = exp.stages("68", SHIPPED).align_batch([photo], [SAMPLE_BOX[None]])
-    np.testing.assert_array_equal(shipped.preliminary, whole.align(photo, SAMPLE_BOX[None])[0].points)
-    assert bool(exp.own_form("68")) == (whole.reconstruction.method != "exemplars")
+    seen = whole.run_stages([photo], SAMPLE_BOX[None])
+    found = exp.stages("68", MODEL).run_stages([photo], SAMPLE_BOX[None])
+    np.testing.assert_array_equal(found.scores, seen.scores)
+    shipped = exp.stages("68", SHIPPED).run_stages([photo], SAMPLE_BOX[None])
+    points = apply_affine(shipped.to_photo, shipped.points)[0]
+    np.testing.assert_allclose(points, whole.align(photo, SAMPLE_BOX[None])[0].points, atol=1e-4)
+    assert exp.own_form("68") == "posterior"
 
 
 def test_what_is_missing_is_said_in_one_line(

@@ -89,7 +89,7 @@ class Blocked(Aligner):
         self.begun, self.go = threading.Event(), threading.Event()
         self.calls: list[int] = []
 
-    def align(self, image: Any, boxes: Any = None) -> Any:  # noqa: ARG002
+    def align(self, image: Any, boxes: Any = None, *, settings: Any = None) -> Any:  # noqa: ARG002
         self.calls.append(len(self.calls))
         self.begun.set()
         assert self.go.wait(30)
@@ -145,7 +145,9 @@ def test_boxes_and_thresholds_of_a_request(client: TestClient) -> None:
     box = [150.0, 60.0, 300.0, 240.0]
     response = post(client, PHOTO, boxes=json.dumps([box, box]), contour="0.95", features="0.9")
     faces = response.json()["faces"]
-    (face,) = Aligner.from_pretrained("68", thresholds={"contour": 0.95, "features": 0.9}).align(SAMPLE, [box])
+    (face,) = Aligner.from_pretrained("68", method="paper", thresholds={"contour": 0.95, "features": 0.9}).align(
+        SAMPLE, [box]
+    )
     assert len(faces) == 2
     assert faces[0] == faces[1]
     assert faces[0]["occluded"] == face.occluded.tolist()

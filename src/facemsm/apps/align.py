@@ -16,11 +16,19 @@ from typing import Annotated, Any
 
 import typer
 
+from facemsm.apps.options import (
+    ContourThreshold,
+    Detector,
+    DetectorModel,
+    FeatureThreshold,
+    MethodOption,
+    Stages,
+    Weights,
+    read_settings,
+)
 from facemsm.assets import SAMPLE
 from facemsm.batch.photos import OutputNames, Shard, common_folder, find_photos, inside
 from facemsm.batch.pipeline import Outcome, Photo, PhotoAligner, in_order
-from facemsm.detectors import DEFAULT, NAMES
-from facemsm.errors import FacemsmError
 from facemsm.results.boxes import match_boxes, read_boxes
 from facemsm.results.jsonl import ResultsFile, read_results
 from facemsm.results.tables import write_csv, write_pts
@@ -34,19 +42,6 @@ class Format(str, Enum):
     JSON = "json"
     CSV = "csv"
     PTS = "pts"
-
-
-class Stage3(str, Enum):
-    """What ``--stage3`` takes."""
-
-    EXEMPLARS = "exemplars"
-    POSTERIOR = "posterior"
-
-
-STAGE3_HELP = (
-    "Form of stage 3. exemplars: the paper's, points with low scores are rebuilt from similar faces. posterior: every "
-    "point is weighed by what its heatmap says."
-)
 
 
 @app.command()
@@ -91,29 +86,13 @@ def align(
             "elsewhere, with the same PATHs."
         ),
     ] = None,
-    weights: Annotated[str, typer.Option(help="Which trained weights to use; 68 finds 68 landmarks.")] = "68",
-    stages: Annotated[
-        str, typer.Option(help="1 makes the face upright, 2 finds the landmarks, 3 rebuilds the hidden ones.")
-    ] = "1,2,3",
-    stage3: Annotated[
-        Stage3 | None, typer.Option(help=STAGE3_HELP, show_default="the better one for the weights")
-    ] = None,
-    threshold_contour: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Stage 3 by exemplars rebuilds points on the face's outline whose heatmap is fainter than this share "
-            "of the face's best.",
-        ),
-    ] = None,
-    threshold_features: Annotated[
-        float | None, typer.Option(min=0, max=1, help="The same for all other points.")
-    ] = None,
-    detector: Annotated[
-        str | None, typer.Option(help=f"Face detector: {', '.join(NAMES)}.", show_default=DEFAULT)
-    ] = None,
-    detector_model: Annotated[Path | None, typer.Option(help="Model file, for a detector that comes without.")] = None,
+    weights: Weights = "68",
+    stages: Stages = "1,2,3",
+    method: MethodOption = None,
+    threshold_contour: ContourThreshold = None,
+    threshold_features: FeatureThreshold = None,
+    detector: Detector = None,
+    detector_model: DetectorModel = None,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -157,12 +136,9 @@ def align(
     first = list(islice(photos, 2))
     photos = chain(first, photos)
 
-    thresholds = {"contour": threshold_contour, "features": threshold_features}
     options: dict[str, Any] = {
         "weights": weights,
-        "stages": parse_stages(stages),
-        "stage3": stage3.value if stage3 else None,
-        "thresholds": {group: value for group, value in thresholds.items() if value is not None},
+        "settings": read_settings(method, stages, threshold_contour, threshold_features),
         "detector": detector,
         "detector_model": detector_model,
         "boxes": boxes,
@@ -213,14 +189,6 @@ def align(
         print("interrupted; the same command with --resume continues")
         raise typer.Exit(128 + interrupt)
     raise typer.Exit(1 if tally["failed"] else 0)
-
-
-def parse_stages(text: str) -> tuple[int, ...]:
-    """Read ``1,2,3``; which stages go together is the aligner's to say."""
-    try:
-        return tuple(int(stage) for stage in text.split(","))
-    except ValueError as error:
-        raise FacemsmError(f"--stages {text!r}: expected numbers with commas between, such as 1,2,3 or 2") from error
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from facemsm.imaging.io import read_image, write_image
 from facemsm.imaging.warping import warp
 from facemsm.provenance import commit, machine
 from facemsm.runtime.model import HOURGLASS, STGAN
+from facemsm.stages import Settings
 from facemsm.typing import FloatArray, Image
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def _stages(aligner: Aligner, sample: FaceSample, photo: Image) -> dict[str, flo
     matrix = box_to_crop(sample.box[None], size)[0]
     crop = warp(photo, matrix, size)[None]
     first, second = Network(model.path(STGAN), ["theta"]), Network(model.path(HOURGLASS), LANDMARKS)
-    two = Aligner(model, stages=(1, 2))
+    two = Aligner(model, settings=Settings(stages=(1, 2)))
     found = aligner.align(photo, [sample.box])
     height, width = photo.shape[:2]
     with tempfile.TemporaryDirectory() as scratch:

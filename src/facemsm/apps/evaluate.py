@@ -9,14 +9,14 @@ from dataclasses import asdict, replace
 from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import track
 
-from facemsm.apps.align import STAGE3_HELP, Stage3, parse_stages
+from facemsm.apps.options import MethodOption, Threads, read_settings
 from facemsm.data.catalogue import CATALOGUE, dataset_scheme, find_dataset, load_dataset
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.detectors import get_detector
@@ -30,6 +30,7 @@ from facemsm.files import atomic_write
 from facemsm.geometry import CROP_ENLARGEMENT, Normaliser
 from facemsm.provenance import commit, machine
 from facemsm.schemes import OCCLUDED, UNLABELLED, LandmarkScheme
+from facemsm.stages import Settings
 
 if TYPE_CHECKING:
     from facemsm.aligner import Aligner
@@ -82,10 +83,8 @@ def evaluate(
         str | None, typer.Option(help="Trained weights: a bundled name or a folder.", show_default="68")
     ] = None,
     stages: Annotated[str | None, typer.Option(help="Which stages run.", show_default="1,2,3")] = None,
-    stage3: Annotated[
-        Stage3 | None, typer.Option(help=STAGE3_HELP, show_default="the better one for the weights")
-    ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    method: MethodOption = None,
+    threads: Threads = 1,
     predictions: Annotated[
         Path | None,
         typer.Option(
@@ -120,7 +119,7 @@ def evaluate(
         check_ending(save)
     if predictions:
         given: dict[str, object] = {"boxes": boxes, "perturb": perturb, "occlude": occlude or None}
-        given |= {"weights": weights, "stages": stages, "stage3": stage3, "save-predictions": save}
+        given |= {"weights": weights, "stages": stages, "method": method, "save-predictions": save}
         if wrong := [name for name, value in given.items() if value is not None]:
             raise FacemsmError(f"--{wrong[0]} makes no sense with --predictions: nothing is run")
         source: BoxSource = "gt"
@@ -140,7 +139,7 @@ def evaluate(
             raise FacemsmError(f"{predictions}: holds predictions for {made_for}, not {dataset}")
     else:
         perturbation = None if perturb is None else Perturbation.parse(perturb, seed)
-        aligner = _aligner(weights or "68", stages or "1,2,3", stage3, threads, landmarks)
+        aligner = _aligner(weights or "68", read_settings(method, stages or "1,2,3"), threads, landmarks)
         if occlude:
             clean = _predict(aligner, samples, source, perturbation, dataset)
             samples = [painted(sample, landmarks, seed=seed) for sample in samples]
@@ -215,11 +214,10 @@ def _comparison(rows: Sequence[dict[str, Any]]) -> str:
     return heading + "\n".join(lines) + "\n"
 
 
-def _aligner(weights: str, stages: str, stage3: Stage3 | None, threads: int, scheme: LandmarkScheme) -> Aligner:
+def _aligner(weights: str, settings: Settings, threads: int, scheme: LandmarkScheme) -> Aligner:
     from facemsm.aligner import Aligner
 
-    form: Literal["exemplars", "posterior"] | None = stage3.value if stage3 else None
-    aligner = Aligner.from_pretrained(weights, stages=parse_stages(stages), stage3=form, threads=threads)
+    aligner = Aligner.from_pretrained(weights, settings=settings, threads=threads)
     if aligner.scheme != scheme:
         raise FacemsmError(f"weights {weights!r} find scheme {aligner.scheme.name}, the faces have {scheme.name}")
     return aligner

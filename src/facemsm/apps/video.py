@@ -15,8 +15,18 @@ from typing import Annotated
 
 import typer
 
-from facemsm.apps.align import STAGE3_HELP, Format, Stage3, _plural, _sigterm_as_interrupt, parse_stages
-from facemsm.detectors import DEFAULT, NAMES
+from facemsm.apps.align import Format, _plural, _sigterm_as_interrupt
+from facemsm.apps.options import (
+    ContourThreshold,
+    Detector,
+    DetectorModel,
+    FeatureThreshold,
+    MethodOption,
+    Stages,
+    Threads,
+    Weights,
+    read_settings,
+)
 from facemsm.errors import FacemsmError
 from facemsm.results.jsonl import ResultsFile
 from facemsm.video.io import Frame, VideoReader, VideoWriter, frame_line, write_video_csv
@@ -55,18 +65,14 @@ def video(
         int,
         typer.Option(min=1, help="Frames between two looks for new faces; one is also taken when a face is lost."),
     ] = 15,
-    weights: Annotated[str, typer.Option(help="Which trained weights to use; 68 finds 68 landmarks.")] = "68",
-    stages: Annotated[
-        str, typer.Option(help="1 makes the face upright, 2 finds the landmarks, 3 rebuilds the hidden ones.")
-    ] = "1,2,3",
-    stage3: Annotated[
-        Stage3 | None, typer.Option(help=STAGE3_HELP, show_default="the better one for the weights")
-    ] = None,
-    detector: Annotated[
-        str | None, typer.Option(help=f"Face detector: {', '.join(NAMES)}.", show_default=DEFAULT)
-    ] = None,
-    detector_model: Annotated[Path | None, typer.Option(help="Model file, for a detector that comes without.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    weights: Weights = "68",
+    stages: Stages = "1,2,3",
+    method: MethodOption = None,
+    threshold_contour: ContourThreshold = None,
+    threshold_features: FeatureThreshold = None,
+    detector: Detector = None,
+    detector_model: DetectorModel = None,
+    threads: Threads = 1,
 ) -> None:
     """Follow the faces of a video and write their landmarks.
 
@@ -97,8 +103,7 @@ def video(
     aligner = Aligner.from_pretrained(
         weights,
         detector=finder,
-        stages=parse_stages(stages),
-        stage3=stage3.value if stage3 else None,
+        settings=read_settings(method, stages, threshold_contour, threshold_features),
         threads=threads,
     )
     tracker = Tracker(aligner, detect_every=detect_every, smooth=smooth)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from facemsm.batch.photos import OutputNames
 from facemsm.detectors import FaceDetector, get_detector
@@ -22,6 +22,7 @@ from facemsm.geometry import check_boxes
 from facemsm.imaging.drawing import draw_faces
 from facemsm.imaging.io import read_image, write_image
 from facemsm.results.jsonl import PhotoResult, to_line
+from facemsm.stages import Settings
 from facemsm.typing import FloatArray, Image, PathLike
 
 Item = TypeVar("Item")
@@ -62,7 +63,7 @@ class PhotoAligner:
     """All that is done with one photo: read, find faces, align, draw. May be called by several threads at once.
 
     Args:
-        weights, stages, stage3, thresholds, threads: as for :meth:`facemsm.Aligner.from_pretrained`.
+        weights, settings, threads: as for :meth:`facemsm.Aligner.from_pretrained`.
         detector, detector_model: as for :func:`facemsm.detectors.get_detector`.
         boxes: the file that boxes were read from; a photo without boxes is then a failure.
         drawn: folder for pictures with the landmarks; None for no pictures.
@@ -76,9 +77,7 @@ class PhotoAligner:
         self,
         *,
         weights: str = "68",
-        stages: Sequence[int] = (1, 2, 3),
-        stage3: Literal["exemplars", "posterior"] | None = None,
-        thresholds: Mapping[str, float] | None = None,
+        settings: Settings | None = None,
         detector: str | None = None,
         detector_model: Path | None = None,
         threads: int = 1,
@@ -94,9 +93,7 @@ class PhotoAligner:
         self._aligner = Aligner.from_pretrained(
             weights,
             detector=_PerThread(detector, detector_model) if detector or detector_model else None,
-            stages=stages,
-            stage3=stage3,
-            thresholds=thresholds,
+            settings=settings,
             threads=threads,
         )
         self.scheme = self._aligner.scheme

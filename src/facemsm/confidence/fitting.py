@@ -14,8 +14,8 @@ from facemsm.schemes import VISIBLE, LandmarkScheme
 from facemsm.shapes.posterior import Noise, ShapePrior, observation_covariance, posterior
 from facemsm.typing import Array, BoolArray, FloatArray
 
-LOOKS = ("as they are", "behind painted occluders", "in poor photos", "mostly covered")
-"""How faces are looked at."""
+CONDITIONS = ("as they are", "behind painted occluders", "in poor photos", "mostly covered")
+"""Conditions that held-out faces are shown under."""
 
 
 HARM = 5.0
@@ -23,7 +23,7 @@ HARM = 5.0
 
 
 FOLDS = 5
-"""Parts of the faces; each is judged by what was fitted on the others."""
+"""Parts of the faces; each is scored by what was fitted on the others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +31,11 @@ class Observations:
     """What stages 1 and 2 made of M faces with known truth; the same face may be there several times.
 
     Attributes:
-        points, scores, spread, details: as for :meth:`Calibration.judge`.
+        points, scores, spread, details: as for :meth:`Calibration.predict`.
         to_photo: (M, 2, 3), canonical to photo pixels.
         truth: (M, L, 2) photo pixels, NaN where unlabelled.
         visibility: (M, L) int8, as in ``FaceSample``.
-        kind: (M,) of ``LOOKS``.
+        kind: (M,) of ``CONDITIONS``.
         fold: (M,) from 0 to ``FOLDS`` - 1, the same for all observations of a face.
     """
 

@@ -20,7 +20,7 @@ from facemsm.schemes import LandmarkScheme
 from facemsm.shapes.posterior import Noise, Posterior, ShapePrior, observation_covariance, posterior, yaw_proxy
 from facemsm.typing import Array, FloatArray, Image
 
-Method = Literal["exemplars", "posterior"]
+Stage3 = Literal["exemplars", "posterior"]
 
 CORRECT = 0.05
 """A point is right below this error, as a share of :func:`face_scale`."""
@@ -83,16 +83,16 @@ class Calibration:
         correct: that a point is right: nearer to the truth than ``CORRECT`` of :func:`face_scale`.
         hidden: that something is in front of it.
         threshold: probability of ``hidden`` from which a point is flagged as occluded.
-        method: the form of stage 3 that errs less on the held-out faces.
+        stage3: the form of stage 3 that errs less on the held-out faces: the paper's exemplars or the posterior.
     """
 
     noise: Noise
     correct: Logistic
     hidden: Logistic
     threshold: float
-    method: Method
+    stage3: Stage3
 
-    def judge(
+    def predict(
         self,
         points: NDArray[np.floating],
         scores: NDArray[np.floating],
@@ -125,7 +125,7 @@ class Calibration:
             }
 
         return {
-            "method": self.method,
+            "method": self.stage3,
             "noise": [_short(value) for value in self.noise],
             "threshold": _short(self.threshold),
             "correct": plain(self.correct),
@@ -153,10 +153,10 @@ class Calibration:
 
         try:
             a, b, c = (float(value) for value in fields["noise"])
-            method = fields["method"]
-            if method not in ("exemplars", "posterior"):
-                raise ValueError(f"method is {method!r}")
-            return cls((a, b, c), logistic("correct"), logistic("hidden"), float(fields["threshold"]), method)
+            stage3 = fields["method"]
+            if stage3 not in ("exemplars", "posterior"):
+                raise ValueError(f"method is {stage3!r}")
+            return cls((a, b, c), logistic("correct"), logistic("hidden"), float(fields["threshold"]), stage3)
         except (KeyError, TypeError, ValueError) as error:
             raise FacemsmError(
                 f"calibration: {type(error).__name__}: {error}; run 'facemsm calibrate' on the model again"
@@ -192,7 +192,7 @@ def describe(
     prior: ShapePrior,
     scheme: LandmarkScheme,
 ) -> Array:
-    """``FEATURES`` (M, L, F) of points; arguments as for :meth:`Calibration.judge`, and the posterior."""
+    """``FEATURES`` (M, L, F) of points; arguments as for :meth:`Calibration.predict`, and the posterior."""
     doubt = 1 - scores.astype(np.float64)
     width = np.log(np.maximum(spread[..., 0] + spread[..., 2], _EMPTY_SPREAD)) / 2
     near, around = _neighbours(prior, _NEAR), _neighbours(prior, _AROUND)

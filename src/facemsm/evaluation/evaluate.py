@@ -65,7 +65,7 @@ def run_aligner(
         points=stack("points", 2),
         occluded=stack("occluded") == 1,
         scores=stack("scores"),
-        preliminary=stack("preliminary", 2) if 3 in aligner.stages else None,
+        preliminary=stack("preliminary", 2) if 3 in aligner.settings.stages else None,
         occlusion=stack("occlusion") if any(face and face.occlusion is not None for face in found) else None,
     )
 

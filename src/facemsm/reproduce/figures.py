@@ -18,7 +18,6 @@ from facemsm.data.contact_sheet import contact_sheet
 from facemsm.data.sample import FaceSample
 from facemsm.evaluation import metrics
 from facemsm.evaluation.plots import _figure, _legend, _styles
-from facemsm.face import Face
 from facemsm.geometry import (
     CANONICAL_MARGIN,
     apply_affine,
@@ -26,12 +25,11 @@ from facemsm.geometry import (
     canonical_matrix,
     compose,
     invert,
-    theta_to_matrix,
 )
 from facemsm.imaging.io import IMAGE_SUFFIXES, read_image, write_image
 from facemsm.imaging.warping import warp
 from facemsm.provenance import machine
-from facemsm.reproduce.located import CONDITIONS, SIZE, CachedOutputs, Stages, paper_form
+from facemsm.reproduce.located import CONDITIONS, SIZE, CachedOutputs, Stages
 from facemsm.reproduce.paper import paper
 from facemsm.reproduce.render import Block, ours, picture, table, text
 from facemsm.reproduce.tables import (
@@ -49,7 +47,7 @@ from facemsm.reproduce.tables import (
 )
 from facemsm.reproduce.workspace import MODEL, Workspace
 from facemsm.schemes import OCCLUDED, VISIBLE, LandmarkScheme, get_scheme
-from facemsm.shapes.reconstruction import reconstruct
+from facemsm.shapes.reconstruction import Reconstruction, reconstruct
 from facemsm.typing import Array, FloatArray, Image
 
 SIZES, NEIGHBOURS = (100, 200, 300, 500, 1000), (10, 20, 50, 100, 200)
@@ -107,7 +105,7 @@ def neighbours(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Bloc
         rows, curves = [], {}
         for size, dictionary in dictionaries.items():
             errors = [
-                100 * metrics.nme(located.points(dictionary, paper_form(k=k)), located.truth, landmarks, kind)
+                100 * metrics.nme(located.points(dictionary, Reconstruction(k=k)), located.truth, landmarks, kind)
                 for k in NEIGHBOURS
                 if k <= size
             ]
@@ -194,11 +192,11 @@ def heatmaps(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]
     stages = exp.stages(scheme, MODEL, keep=True)
     samples, source = _pictured(exp, stages, *there[0])
     scenes = [CONDITIONS[DRAWN](sample, stages.scheme) for sample in samples]
-    faces = [one for (one,) in stages.align_batch([s.image for s in scenes], [s.box[None] for s in scenes])]
-    if any(face.heatmaps is None or face.canonical is None for face in faces):
+    found = stages.run_stages([s.image for s in scenes], np.stack([s.box for s in scenes]))
+    if found.heatmaps is None:
         return [*blocks, text("Left out: these weights give no heatmaps.")]
-    top = [_with_points(face) for face in faces]
-    below = [_glow(face.heatmaps) for face in faces if face.heatmaps is not None]
+    top = [_with_points(*face) for face in zip(found.canonical, found.points, strict=True)]
+    below = [_glow(maps) for maps in found.heatmaps]
     caption = f"{source}: canonical faces with a drawn occluder and the points of stage 2, and their heatmaps"
     return [*blocks, _grid(exp, name, [top, below], caption)]
 
@@ -225,8 +223,8 @@ def normalised(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Bloc
     samples, source = _pictured(exp, stages, *there[0])
     condition = GIVEN if exp.photos else PERTURBED  # the bundled photo has one box only
     scenes = [CONDITIONS[condition](sample, stages.scheme) for sample in samples]
-    faces = [one for (one,) in stages.align_batch([s.image for s in scenes], [s.box[None] for s in scenes])]
-    frames = [[box_to_crop(face.box, SIZE) for face in faces], [invert(_to_photo(face)) for face in faces]]
+    boxes = np.stack([s.box for s in scenes])
+    frames = [box_to_crop(boxes, SIZE), invert(stages.run_stages([s.image for s in scenes], boxes).to_photo)]
     both = [[warp(s.image, matrix, SIZE) for s, matrix in zip(scenes, frame, strict=True)] for frame in frames]
     caption = f"{source}, {condition}: what stage 1 sees, cropped by the boxes, and what it makes of it"
     return [*blocks, _grid(exp, name, both, caption)]
@@ -238,9 +236,10 @@ def _pictured(exp: Workspace, stages: Stages, dataset: str, split: str) -> tuple
         samples = exp.samples(dataset, split)
         chosen = np.linspace(0, len(samples) - 1, min(COLUMNS, len(samples))).astype(int)
         return [samples[i] for i in chosen], f"{dataset} {split}"
-    ((face,),) = stages.align_batch([read_image(SAMPLE)], [SAMPLE_BOX[None]])
+    found = stages.run_stages([read_image(SAMPLE)], SAMPLE_BOX[None])
+    points = apply_affine(found.to_photo, found.points).astype(np.float32)[0]
     names = [f"bundled photo {i}" for i in range(COLUMNS)]
-    return [FaceSample(name, SAMPLE, SAMPLE_BOX, "detector", face.preliminary) for name in names], "The bundled photo"
+    return [FaceSample(name, SAMPLE, SAMPLE_BOX, "detector", points) for name in names], "The bundled photo"
 
 
 def _misplaced(located: CachedOutputs, to_photo: Array, scheme: LandmarkScheme) -> tuple[Array, Array]:
@@ -265,7 +264,7 @@ def examples(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]
     else:
         dataset, split = there[0]
         located, source = exp.located(scheme, MODEL, dataset, split), f"{dataset} {split}"
-        canonical, rebuilt = reconstruct(located.canonical, located.scores, dictionary, paper_form())
+        canonical, rebuilt = reconstruct(located.canonical, located.scores, dictionary, Reconstruction())
         points = apply_affine(located.to_photo, canonical).astype(np.float32)
         visibility = np.where(rebuilt, OCCLUDED, VISIBLE).astype(np.int8)
         samples = [
@@ -290,25 +289,22 @@ def _own_faces(exp: Workspace, scheme: str) -> list[FaceSample]:
     for path in sorted(p for p in exp.own_photos.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES):
         photo = read_image(path)
         boxes = detector.detect(photo)[:, :4]
-        for (face,) in stages.align_batch([photo] * len(boxes), [box[None] for box in boxes]) if len(boxes) else []:
-            to_photo = _to_photo(face)
-            canonical = apply_affine(invert(to_photo), face.preliminary).astype(np.float32)
-            points, rebuilt = reconstruct(canonical[None], face.scores[None], dictionary, paper_form())
-            visibility = np.where(rebuilt[0], OCCLUDED, VISIBLE).astype(np.int8)
-            found = apply_affine(to_photo, points[0]).astype(np.float32)
-            samples.append(FaceSample(path.name, path, face.box, "detector", found, visibility))
+        if not len(boxes):
+            continue
+        found = stages.run_stages([photo] * len(boxes), boxes)
+        points, rebuilt = reconstruct(found.points, found.scores, dictionary, Reconstruction())
+        points = apply_affine(found.to_photo, points).astype(np.float32)
+        visibility = np.where(rebuilt, OCCLUDED, VISIBLE).astype(np.int8)
+        samples += [
+            FaceSample(path.name, path, box, "detector", *found)
+            for box, *found in zip(boxes, points, visibility, strict=True)
+        ]
     return samples
 
 
-def _to_photo(face: Face) -> Array:
-    return compose(invert(box_to_crop(face.box, SIZE)), theta_to_matrix(face.theta, SIZE))
-
-
-def _with_points(face: Face) -> Image:
-    assert face.canonical is not None
+def _with_points(canonical: Image, points: FloatArray) -> Image:
     zoom = 2
-    tile = cv2.resize(face.canonical, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR)
-    points = apply_affine(invert(_to_photo(face)), face.preliminary)
+    tile = cv2.resize(canonical, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR)
     for centre in np.round((zoom * (points + 0.5) - 0.5) * 16).astype(int).tolist():
         cv2.circle(tile, centre, 32, (60, 255, 60), cv2.FILLED, cv2.LINE_AA, 4)
     return np.asarray(tile, np.uint8)
@@ -341,12 +337,11 @@ def speed(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:  
     busy = _load()
     photo, box = read_image(SAMPLE), SAMPLE_BOX
     stages, dictionary = exp.stages(scheme, MODEL), exp.dictionary(scheme)
-    ((face,),) = stages.align_batch([photo], [box[None]])
-    canonical = apply_affine(invert(_to_photo(face)), face.preliminary).astype(np.float32)[None]
-    scores = face.scores[None].copy()
+    found = stages.run_stages([photo], box[None])
+    scores = found.scores.copy()
     scores[:, ::5] = 0.01  # every fifth point is to be rebuilt
-    networks = _milliseconds(lambda: stages.align_batch([photo], [box[None]]))
-    rebuild = _milliseconds(lambda: reconstruct(canonical, scores, dictionary, paper_form()))
+    networks = _milliseconds(lambda: stages.run_stages([photo], box[None]))
+    rebuild = _milliseconds(lambda: reconstruct(found.points, scores, dictionary, Reconstruction()))
     said: Mapping[str, float] = paper().text
     rows = [
         ["stages 1 and 2, ms", f"{said['milliseconds of both networks']:g}", f"{networks:.1f}"],

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,22 +18,19 @@ from facemsm.data.sample import FaceSample
 from facemsm.errors import FacemsmError
 from facemsm.evaluation import metrics
 from facemsm.evaluation.conditions import Perturbation
-from facemsm.face import Face
 from facemsm.files import atomic_write
 from facemsm.geometry import (
     Normaliser,
     apply_affine,
     box_to_crop,
-    compose,
-    invert,
     normaliser,
-    theta_to_matrix,
     tight_box,
 )
 from facemsm.imaging.warping import warp
 from facemsm.schemes import OCCLUDED, UNLABELLED, VISIBLE, LandmarkScheme
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.shapes.reconstruction import Reconstruction, reconstruct
+from facemsm.stages import StageOutputs
 from facemsm.typing import Array, BoolArray, FloatArray, Image
 
 SIZE = 128
@@ -46,14 +43,14 @@ OCCLUDED_SIZE, OCCLUDED_MARGIN = 256, 2.2
 
 
 class Stages(Protocol):
-    """Anything that aligns faces by boxes, as :class:`facemsm.aligner.Aligner` does."""
+    """Stages 1 and 2 of the aligner, or of networks trained here."""
 
     @property
     def scheme(self) -> LandmarkScheme:
         """The landmarks that are found."""
 
-    def align_batch(self, images: Sequence[Image], boxes: Sequence[FloatArray]) -> list[list[Face]]:
-        """Faces of each photo; of each face ``preliminary``, ``scores``, ``theta`` and ``box`` are used."""
+    def run_stages(self, photos: Sequence[Image], boxes: FloatArray) -> StageOutputs:
+        """Lines 1 to 4 of Algorithm 2 for a face in each photo, as :meth:`facemsm.Aligner.run_stages`."""
 
 
 # --- Conditions ------------------------------------------------------------------------------------------------------
@@ -109,13 +106,6 @@ CONDITIONS: Mapping[str, Callable[[FaceSample, LandmarkScheme], Scene]] = {
 # --- Outputs ---------------------------------------------------------------------------------------------------------
 
 
-def paper_form(**settings: Any) -> Reconstruction:
-    """Settings of stage 3 in the paper's form (Eq. 10 and 11), whatever the default of shipped weights is."""
-    if "method" in {field.name for field in fields(Reconstruction)}:
-        settings = {"method": "exemplars", **settings}
-    return Reconstruction(**settings)
-
-
 @dataclass(frozen=True, eq=False)
 class CachedOutputs:
     """Outputs of stages 1 and 2 for N faces, row by row.
@@ -149,7 +139,7 @@ class CachedOutputs:
         """(N, L, 2) photo pixels: stage 2's points, or stage 3's if there is a dictionary."""
         canonical = self.canonical
         if dictionary is not None:
-            canonical, _ = reconstruct(canonical, self.scores, dictionary, settings or paper_form())
+            canonical, _ = reconstruct(canonical, self.scores, dictionary, settings or Reconstruction())
         return np.asarray(apply_affine(self.to_photo, canonical), np.float32)
 
     @property
@@ -193,28 +183,23 @@ def locate(stages: Stages, samples: Iterable[FaceSample], condition: str) -> Cac
     Raises:
         FacemsmError: a photo cannot be read or a box not be used.
     """
-    faces: list[Face] = []
+    outputs: list[StageOutputs] = []
     scenes: list[Scene] = []
     names: list[str] = []
     show = CONDITIONS[condition]
     for batch in _batches(samples):
         shown = [show(sample, stages.scheme) for sample in batch]
-        found = stages.align_batch([scene.image for scene in shown], [scene.box[None] for scene in shown])
-        faces += [one for (one,) in found]
+        outputs.append(stages.run_stages([scene.image for scene in shown], np.stack([scene.box for scene in shown])))
         scenes += [replace(scene, image=scene.image[:0]) for scene in shown]  # the photos are not needed again
         names += [sample.name for sample in batch]
-    theta = np.stack([face.theta for face in faces])
-    boxes = np.stack([scene.box for scene in scenes])
-    to_canonical = compose(invert(theta_to_matrix(theta, SIZE)), box_to_crop(boxes, SIZE))
-    preliminary = np.stack([face.preliminary for face in faces])
     return CachedOutputs(
         tuple(names),
         truth=np.stack([scene.points for scene in scenes]),
         visibility=np.stack([scene.visibility for scene in scenes]),
-        boxes=boxes,
-        canonical=apply_affine(to_canonical, preliminary).astype(np.float32),
-        scores=np.stack([face.scores for face in faces]),
-        to_photo=invert(to_canonical),
+        boxes=np.stack([scene.box for scene in scenes]),
+        canonical=np.concatenate([found.points for found in outputs]),
+        scores=np.concatenate([found.scores for found in outputs]),
+        to_photo=np.concatenate([found.to_photo for found in outputs]),
     )
 
 

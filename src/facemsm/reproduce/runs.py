@@ -17,24 +17,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from facemsm.aligner import IDENTITY_THETA, sanitize_theta
 from facemsm.data.sample import FaceSample
 from facemsm.data.sources import Source
 from facemsm.errors import FacemsmError
-from facemsm.face import Face
 from facemsm.files import atomic_write
-from facemsm.geometry import CANONICAL_MARGIN, Matrix, apply_affine, box_to_crop, compose, invert, theta_to_matrix
+from facemsm.geometry import CANONICAL_MARGIN, Matrix, box_to_crop
 from facemsm.heatmaps import HeatmapCodec
 from facemsm.hourglass.network import HourglassConfig, StackedHourglass
 from facemsm.hourglass.training import HourglassModule, HourglassTraining
-from facemsm.imaging.warping import warp
 from facemsm.reproduce.located import SIZE
 from facemsm.resnet50.network import ResNet50, ResNet50Config
 from facemsm.resnet50.training import ResNet50Module, ResNet50Training
 from facemsm.schemes import LandmarkScheme
+from facemsm.stages import Located, StageOutputs, run_stages
 from facemsm.stgan.networks import Discriminator, Generator
 from facemsm.stgan.training import STGANModule, STGANTraining
 from facemsm.training.config import from_mapping, override
@@ -237,7 +234,7 @@ class TrainedStages:
         settings: run -> its settings, as in ``config.json``: the run that finds the points and, if the faces are to go
             through stage 1, ``stgan``.
         folder: of the runs; None leaves the networks untrained, to see how long a face takes.
-        keep: keep heatmaps and canonical images in every face.
+        keep: keep heatmaps.
 
     Raises:
         FacemsmError: weights cannot be read.
@@ -263,45 +260,26 @@ class TrainedStages:
         if name.startswith("hourglass"):
             self._codec = HeatmapCodec(sigma=settings[name]["sigma"], refinement=settings[name]["refinement"])
 
-    def align_batch(self, images: Sequence[Image], boxes: Sequence[FloatArray]) -> list[list[Face]]:
-        """As :meth:`facemsm.aligner.Aligner.align_batch`, stages 1 and 2, one box a photo."""
-        box = np.concatenate(boxes)
-        to_crop = box_to_crop(box, SIZE)
-        theta = np.tile(IDENTITY_THETA, (len(box), 1, 1))
-        if self._generator is not None:
-            theta = sanitize_theta(self._run(self._generator, _cut(images, to_crop)).numpy().astype(np.float64))
-        to_canonical = compose(invert(theta_to_matrix(theta, SIZE)), to_crop)
-        canonical = _cut(images, to_canonical)
-        output = self._run(self._network, canonical).numpy()
-        heatmaps = output if self._codec else None
-        if self._codec:
-            decoded = self._codec.decode(output)
-            points, scores = decoded.points, np.clip(decoded.scores / self._codec.ideal_score, 0, 1)
-        else:
-            points, scores = output, np.ones(output.shape[:2], np.float32)
-        found = apply_affine(invert(to_canonical), points).astype(np.float32)
-        return [
-            [
-                Face(
-                    points=found[i],
-                    scores=scores[i].astype(np.float32),
-                    occluded=np.zeros(len(found[i]), bool),
-                    box=box[i],
-                    theta=theta[i].astype(np.float32),
-                    preliminary=found[i],
-                    heatmaps=heatmaps[i] if self.keep and heatmaps is not None else None,
-                    canonical=canonical[i] if self.keep else None,
-                )
-            ]
-            for i in range(len(box))
-        ]
+    def run_stages(self, photos: Sequence[Image], boxes: FloatArray) -> StageOutputs:
+        """As :meth:`facemsm.Aligner.run_stages`."""
+        return run_stages(
+            photos, box_to_crop(boxes, SIZE), self._rectify if self._generator else None, self._locate, SIZE
+        )
+
+    def _rectify(self, crops: Image) -> FloatArray:
+        assert self._generator is not None
+        return np.asarray(self._run(self._generator, crops))
+
+    def _locate(self, canonical: Image) -> Located:
+        output = np.asarray(self._run(self._network, canonical))
+        if self._codec is None:  # coordinates, without a score
+            return Located(output, np.ones(output.shape[:2], np.float32))
+        points, intensity, spread = self._codec.decode(output)
+        scores = np.clip(intensity / self._codec.ideal_score, 0, 1)
+        return Located(points, scores, spread, output if self.keep else None)
 
     def _run(self, network: nn.Module, images: Image) -> Tensor:
         with torch.inference_mode():
             output = network(images_to_tensor(torch.from_numpy(images)))
         last: Tensor = output[-1] if isinstance(output, list) else output
         return last.float()
-
-
-def _cut(images: Sequence[Image], matrices: NDArray[np.float64]) -> Image:
-    return np.stack([warp(image, matrix, SIZE) for image, matrix in zip(images, matrices, strict=True)])

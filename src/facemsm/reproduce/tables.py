@@ -12,11 +12,12 @@ import numpy as np
 from facemsm.evaluation import metrics, plots
 from facemsm.evaluation.predictions import load_predictions
 from facemsm.geometry import Normaliser
-from facemsm.reproduce.located import CONDITIONS, CachedOutputs, paper_form
+from facemsm.reproduce.located import CONDITIONS, CachedOutputs
 from facemsm.reproduce.paper import Column, paper
 from facemsm.reproduce.render import Block, beside, ours, picture, plain, table, text
 from facemsm.reproduce.workspace import CONFIGURATIONS, MODEL, SHIPPED, WITHOUT_STAGE1, MissingError, Workspace
 from facemsm.schemes import LandmarkScheme, get_scheme
+from facemsm.shapes.reconstruction import Reconstruction
 from facemsm.typing import Array, FloatArray
 
 Sets = Sequence[tuple[str, str]]
@@ -364,7 +365,7 @@ def _training(exp: Workspace, scheme: str) -> str:
 
 
 def _settings() -> str:
-    form = paper_form()
+    form = Reconstruction()
     return f"k = {form.k}, λ = {form.ridge:g}, thresholds {form.contour_threshold:g} and {form.feature_threshold:g}"
 
 
@@ -387,7 +388,7 @@ def thresholds(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Bloc
         located = exp.located(scheme, MODEL, dataset, split)
         kind: Normaliser = "inter-pupil" if located.normaliser(landmarks) == "inter-ocular" else "box"
         head.append(f"{dataset} {split}, {kind}")
-        settings = [paper_form(contour_threshold=c, feature_threshold=f) for c, f in _pairs(name)]
+        settings = [Reconstruction(contour_threshold=c, feature_threshold=f) for c, f in _pairs(name)]
         found = [located.points(dictionary, one) for one in settings]
         errors = [metrics.nme(points, located.truth, landmarks, kind) for points in [*found, located.points()]]
         columns.append([ours(100 * _mean(one), _interval(100 * one)) for one in errors])

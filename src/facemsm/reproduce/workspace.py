@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +24,11 @@ from facemsm.reproduce.located import PERTURBED, CachedOutputs, Stages, locate
 from facemsm.runtime.model import DICTIONARY, bundled_models, load_model
 from facemsm.schemes import LandmarkScheme, get_scheme
 from facemsm.shapes.dictionary import ShapeDictionary, build_dictionary
+from facemsm.stages import StageOutputs
 from facemsm.typing import FloatArray, Image
 
 if TYPE_CHECKING:
     from facemsm.aligner import Aligner
-    from facemsm.face import Face
     from facemsm.reproduce.runs import Plan
 
 MODEL = "model"
@@ -55,7 +55,7 @@ COUNT = 500
 TRAINING = {"68": ("300w:train", "aflw2000:train"), "98": ("wflw:train",)}
 """Default training faces; preset ``paper`` takes the first only."""
 
-_OUTPUT_FORMAT = 2
+_OUTPUT_FORMAT = 3
 
 
 class MissingError(FacemsmError):
@@ -269,11 +269,9 @@ class Workspace:
 
                 if network == SHIPPED:
                     return FullPipeline(Aligner.from_pretrained(model))
-                # Without its calibration, which would put probabilities in place of Eq. 9's scores.
-                bare = replace(load_model(model), calibration=None)
                 stages = (2,) if network == WITHOUT_STAGE1 else (1, 2)
-                kept = ("heatmaps", "canonical") if keep else ()
-                return Aligner(bare, stages=stages, keep=kept, look_again=False)
+                kept = ("heatmaps",) if keep else ()
+                return Aligner.from_pretrained(model, method="paper", stages=stages, keep=kept)
             names = names[1:] if network == WITHOUT_STAGE1 else names
         settings = self._run_settings(scheme, names)
         from facemsm.reproduce.runs import TrainedStages
@@ -302,7 +300,7 @@ class Workspace:
         """The form of stage 3 that the weights ship with, if it is not the paper's; else nothing."""
         model = self._model(scheme)
         calibration = None if model is None else load_model(model).calibration
-        return "" if calibration is None or calibration.method == "exemplars" else calibration.method
+        return "" if calibration is None or calibration.stage3 == "exemplars" else calibration.stage3
 
     def located(self, scheme: str, network: str, name: str, split: str, condition: str = "as given") -> CachedOutputs:
         """Outputs of stages 1 and 2 for a split, computed if they are not there yet.
@@ -394,10 +392,11 @@ class FullPipeline:
         """The landmarks that are found."""
         return self.aligner.scheme
 
-    def align_batch(self, images: Sequence[Image], boxes: Sequence[FloatArray]) -> list[list[Face]]:
-        """As :meth:`facemsm.aligner.Aligner.align_batch`."""
-        found = self.aligner.align_batch(images, boxes)
-        return [[replace(face, preliminary=face.points) for face in faces] for faces in found]
+    def run_stages(self, photos: Sequence[Image], boxes: FloatArray) -> StageOutputs:
+        """As :meth:`facemsm.Aligner.run_stages`, with the last points and scores."""
+        outputs = self.aligner.run_stages(photos, boxes)
+        refined = self.aligner.refine(outputs)
+        return outputs._replace(points=refined.points, scores=refined.scores)
 
 
 def listing(samples: Sequence[FaceSample]) -> str:

@@ -106,8 +106,8 @@ class ModelAnswer(BaseModel):
     scheme: str
     labels: list[str] = Field(description="Name of every landmark, or of its group where the scheme has no names.")
     marks: Literal["rebuilt", "hidden"] = Field(description="What `occluded` says of a landmark.")
-    stage3: Literal["exemplars", "posterior"] = Field(
-        description="Form of stage 3 where no threshold is sent: the paper's, or the one that weighs all landmarks."
+    method: Literal["calibrated", "paper"] = Field(
+        description="How landmarks are found where no threshold is sent; a threshold asks for the paper's method."
     )
     contour: list[int] = Field(description="Landmarks on the face's outline; they have a threshold of their own.")
     edges: list[list[int]] = Field(description="Lines of the skeleton.")
@@ -118,14 +118,14 @@ class ModelAnswer(BaseModel):
 
 def model_answer(aligner: Aligner, limits: Limits) -> ModelAnswer:
     """Describe an aligner."""
-    scheme, settings = aligner.scheme, aligner.reconstruction
+    scheme, settings = aligner.scheme, aligner.settings.reconstruction
     return ModelAnswer(
         weights=aligner.model.name,
         checksum=aligner.model.checksum,
         scheme=scheme.name,
         labels=_labels(scheme),
         marks="hidden" if aligner.model.calibration else "rebuilt",
-        stage3=settings.method,
+        method=aligner.method,
         contour=list(scheme.contour),
         edges=[list(edge) for edge in scheme.edges],
         thresholds=Thresholds(

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +24,8 @@ from facemsm.serve.answers import AlignAnswer, Extra, ModelAnswer, Problem, face
 from facemsm.serve.guard import Guard
 from facemsm.serve.limits import Limits
 from facemsm.serve.photo import TooManyPixelsError, UnknownKindError, decode_photo
+from facemsm.shapes.reconstruction import Reconstruction
+from facemsm.stages import Settings
 from facemsm.typing import FloatArray, Image, PathLike
 
 STATIC = Path(__file__).with_name("static")
@@ -118,15 +119,13 @@ def create_app(aligner: Aligner, *, host: str = "127.0.0.1", limits: Limits | No
         data = await photo.read()
         await photo.close()
         given = None if boxes is None else _parse_boxes(boxes, limits.faces)
-        settings = aligner.reconstruction
-        if contour is not None:
-            settings = replace(settings, method="exemplars", contour_threshold=contour)
-        if features is not None:
-            settings = replace(settings, method="exemplars", feature_threshold=features)
+        settings = aligner.settings
+        if contour is not None or features is not None:
+            thresholds = {"contour": contour, "features": features}
+            chosen = {name: value for name, value in thresholds.items() if value is not None}
+            settings = replace(settings, method="paper", reconstruction=Reconstruction.with_thresholds(chosen))
         extras = set(include or ())
-        one_off = copy(aligner)  # the same networks with this request's settings
-        one_off.reconstruction = settings
-        answer = await _outcome(request, worker.submit(_align, one_off, data, given, extras, limits))
+        answer = await _outcome(request, worker.submit(_align, aligner, settings, data, given, extras, limits))
         return Response(answer, media_type="application/json")
 
     @app.get("/api/model", summary="The landmarks, the thresholds and the limits")
@@ -157,11 +156,13 @@ def _parse_boxes(text: str, most: int) -> list[Box]:
     return boxes
 
 
-def _align(aligner: Aligner, data: bytes, boxes: Sequence[Box] | None, extras: set[Extra], limits: Limits) -> str:
+def _align(
+    aligner: Aligner, settings: Settings, data: bytes, boxes: Sequence[Box] | None, extras: set[Extra], limits: Limits
+) -> str:
     """The answer to a request, as JSON; runs in the worker."""
     try:
         image = decode_photo(data, limits.pixels)
-        faces = aligner.align(image, boxes)
+        faces = aligner.align(image, boxes, settings=settings)
     except UnknownKindError as error:
         raise HTTPException(415, str(error)) from error
     except TooManyPixelsError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,8 +22,6 @@ class Reconstruction:
     """Settings of stage 3; the defaults are the paper's (Sections IV-C and IV-G) where it gives them.
 
     Attributes:
-        method: ``exemplars`` is the paper's form, with the settings below; ``posterior`` has none, it is fitted
-            (:mod:`facemsm.shapes.posterior`).
         k: number of nearest exemplars that a face is rebuilt from; all of a smaller dictionary.
         ridge: λ of Eq. 10, in squared pixels of a 128 px canonical image. 0 is least squares.
         contour_threshold: T of Algorithm 2 for points on the contour, on relative scores.
@@ -36,7 +35,6 @@ class Reconstruction:
         FacemsmError: a value is out of range.
     """
 
-    method: Literal["exemplars", "posterior"] = "exemplars"
     k: int = 100
     ridge: float = 60.0
     contour_threshold: float = 0.4
@@ -46,8 +44,6 @@ class Reconstruction:
     centred: bool = False
 
     def __post_init__(self) -> None:
-        if self.method not in ("exemplars", "posterior"):
-            raise FacemsmError(f"reconstruction: method is {self.method!r}, use 'exemplars' or 'posterior'")
         if self.k < 1:
             raise FacemsmError(f"reconstruction: k is {self.k}, at least 1 exemplar is needed")
         if not 0 <= self.ridge < np.inf:
@@ -57,6 +53,20 @@ class Reconstruction:
                 raise FacemsmError(f"reconstruction: {name} is {getattr(self, name)}, it must be between 0 and 1")
         if self.replace not in ("unreliable", "all"):
             raise FacemsmError(f"reconstruction: replace is {self.replace!r}, use 'unreliable' or 'all'")
+
+    @classmethod
+    def with_thresholds(cls, thresholds: Mapping[str, float]) -> Reconstruction:
+        """The defaults with other thresholds: ``contour`` and ``features``.
+
+        Raises:
+            FacemsmError: another name, or out of range.
+        """
+        if not set(thresholds) <= {"contour", "features"}:
+            raise FacemsmError(f"thresholds are {sorted(thresholds)}: choose from contour and features")
+        return cls(
+            contour_threshold=thresholds.get("contour", cls.contour_threshold),
+            feature_threshold=thresholds.get("features", cls.feature_threshold),
+        )
 
 
 def relative_scores(scores: NDArray[np.floating]) -> FloatArray:

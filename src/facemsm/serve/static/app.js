@@ -453,7 +453,7 @@ addEventListener("drop", (event) => {
 // The page itself
 
 setThresholds(model.thresholds);
-$("#how").textContent = model.stage3 === "exemplars"
+$("#how").textContent = model.method === "paper"
   ? "Points whose heatmap is fainter than this share of the face’s best are rebuilt from the others."
   : "Untouched, stage 3 weighs every point by its heatmap. Move one, and points whose heatmap is fainter than this share of the face’s best are rebuilt from the others.";
 $("#model").textContent = `Model ${model.weights}, ${model.labels.length} landmarks.`;

@@ -1,0 +1,77 @@
+"""Options that several commands share, and what they mean together."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from facemsm.detectors import DEFAULT, NAMES
+from facemsm.errors import FacemsmError
+
+if TYPE_CHECKING:
+    from facemsm.stages import Settings
+
+
+class Method(str, Enum):
+    """What ``--method`` takes."""
+
+    CALIBRATED = "calibrated"
+    PAPER = "paper"
+
+
+Weights = Annotated[str, typer.Option(help="Trained weights: a bundled model (68 or 98) or a model folder.")]
+Stages = Annotated[
+    str, typer.Option(help="Which stages run: 1 makes the face upright, 2 finds the landmarks, 3 rebuilds hidden ones.")
+]
+MethodOption = Annotated[
+    Method | None,
+    typer.Option(
+        "--method",
+        case_sensitive=False,
+        help="calibrated: scores and occlusion are probabilities, stage 3 weighs every point. paper: Algorithm 2 as "
+        "published, points with low scores are rebuilt from similar shapes.",
+        show_default="calibrated if the weights are",
+    ),
+]
+ContourThreshold = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="With --method paper: rebuild points on the face's outline whose score is not above this share of the "
+        "face's best.",
+        show_default="0.4",
+    ),
+]
+FeatureThreshold = Annotated[
+    float | None, typer.Option(min=0, max=1, help="The same for all other points.", show_default="0.6")
+]
+Detector = Annotated[str | None, typer.Option(help=f"Face detector: {', '.join(NAMES)}.", show_default=DEFAULT)]
+DetectorModel = Annotated[Path | None, typer.Option(help="Model file, for a detector that comes without.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+
+
+def read_settings(
+    method: Method | None, stages: str, contour: float | None = None, features: float | None = None
+) -> Settings:
+    """The settings that these options ask for.
+
+    Raises:
+        FacemsmError: stages are not numbers, or thresholds without the paper's method.
+    """
+    from facemsm.shapes.reconstruction import Reconstruction
+    from facemsm.stages import Settings
+
+    try:
+        numbers = tuple(int(stage) for stage in stages.split(","))
+    except ValueError as error:
+        raise FacemsmError(f"--stages {stages!r}: expected numbers with commas between, such as 1,2,3 or 2") from error
+    thresholds = {name: value for name, value in (("contour", contour), ("features", features)) if value is not None}
+    if thresholds and method is not Method.PAPER:
+        raise FacemsmError(
+            f"--threshold-{next(iter(thresholds))}: is for --method paper only; add that, or leave it out"
+        )
+    return Settings(method.value if method else None, numbers, Reconstruction.with_thresholds(thresholds))

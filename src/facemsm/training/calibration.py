@@ -1,0 +1,203 @@
+"""Fitting what a model says of its points, on the faces that its training held out."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facemsm.aligner import Aligner
+from facemsm.confidence.fitting import CONDITIONS, FOLDS, Observations, fit_logistic, fit_noise
+from facemsm.confidence.model import CORRECT, FEATURES, OF_ERRORS, Calibration, Stage3, describe, detail
+from facemsm.data.sample import FaceSample
+from facemsm.data.sources import Source
+from facemsm.errors import FacemsmError
+from facemsm.evaluation import occlusion
+from facemsm.evaluation.conditions import Perturbation, in_poor_photo, mostly_covered, painted
+from facemsm.evaluation.metrics import point_errors
+from facemsm.geometry import apply_affine, canonical_matrix, compose, face_scale, invert, similarity
+from facemsm.runtime.model import DICTIONARY, PRIOR, write_calibration
+from facemsm.schemes import OCCLUDED, UNLABELLED, LandmarkScheme
+from facemsm.shapes.dictionary import ShapeDictionary
+from facemsm.shapes.posterior import Noise, ShapePrior, learn_prior, observation_covariance, posterior
+from facemsm.shapes.reconstruction import Reconstruction, reconstruct
+from facemsm.training.faces import load_faces
+from facemsm.typing import Array
+
+TIMES = (8, 3, 3, 1)
+"""How often a held-out face is shown in each of ``CONDITIONS``; all but once with a perturbed box."""
+
+FAIR = 2
+"""Of ``CONDITIONS``, those whose points are fair to ask for: the others teach what not to trust."""
+
+FITTED = 1200
+"""Observations that the noise is fitted on, for speed."""
+
+KINDS = ("mask", "hand", "glasses", "patch", "hair")
+PRECISION = 0.8
+"""Of the points that are flagged as occluded, so many are to be."""
+
+
+def calibrate_model(
+    model: Path,
+    sources: Sequence[Source],
+    *,
+    exclude: Sequence[str] = (),
+    complete: Source | None = None,
+    holdout: float = 0.1,
+    report: Callable[[str], None] = print,
+) -> None:
+    """Fit stage 3's posterior and the probabilities that points are right and occluded; rewrite ``model.json``.
+
+    Args:
+        model: a model folder.
+        sources: the faces that it was trained on. Shapes are learned from those it saw, all else from those held out.
+        exclude, complete, holdout: as in training, see :func:`facemsm.training.faces.load_faces`.
+        report: takes the lines that say what was found.
+
+    Raises:
+        FacemsmError: fewer than 20 faces are held out, or something cannot be read or written.
+    """
+    aligner = Aligner.from_pretrained(model, stages=(1, 2))
+    scheme, size = aligner.scheme, aligner.model.codec.input_size
+    faces = load_faces(
+        sources,
+        box_source="provided",
+        scheme=scheme.name,
+        holdout=holdout,
+        exclude=exclude,
+        complete=complete,
+    )
+    if len(faces.validation) < 20:
+        raise FacemsmError(f"only {len(faces.validation)} faces are held out, at least 20 are needed: give more data")
+    dictionary = ShapeDictionary.load(aligner.model.path(DICTIONARY))
+    shapes = np.stack([face.points for face in faces.training]).astype(np.float64)
+    shapes = apply_affine(canonical_matrix(shapes, scheme, size), shapes)
+    prior = learn_prior(np.concatenate((shapes, dictionary.shapes)), scheme, size=size)
+    report(f"prior over shapes: {len(shapes)} training faces and {len(dictionary.shapes)} exemplars")
+
+    seen = _observe(aligner, faces.validation)
+    report(f"{len(faces.validation)} faces held out, each shown {sum(TIMES)} times")
+    good = np.flatnonzero(seen.kind < FAIR)
+    noise = fit_noise(seen.take(good[np.linspace(0, len(good) - 1, min(len(good), FITTED)).astype(int)]), prior, scheme)
+    report(f"log of noise: {noise[0]:.2f} {noise[1]:+.2f} (1 - score) {-noise[2]:+.2f} turn")
+    parts = [_fit(seen.take(seen.fold != fold), prior, scheme, noise) for fold in range(FOLDS)]
+    stage3, threshold = _report(report, seen, parts, prior, dictionary, scheme)
+    fitted = replace(_fit(seen, prior, scheme, noise), stage3=stage3, threshold=threshold)
+    folder = aligner.model.folder
+    prior.save(folder / PRIOR)
+    write_calibration(folder, fitted)
+    report(f"\nstage 3 by {stage3}, occluded from a probability of {threshold:.3f}; calibrated: {folder}")
+
+
+def _observe(aligner: Aligner, faces: Sequence[FaceSample]) -> Observations:
+    """Stages 1 and 2 on every face, as often as ``TIMES`` says.
+
+    Where some data set says which points are hidden, only its faces teach that: elsewhere hidden points pass for seen.
+    """
+    ways: tuple[Callable[[FaceSample, int], FaceSample], ...] = (  # in the order of CONDITIONS
+        lambda face, _: face,
+        lambda face, seed: painted(face, aligner.scheme, KINDS, seed),
+        in_poor_photo,
+        mostly_covered,
+    )
+
+    def shown() -> Iterator[tuple[FaceSample, int, Perturbation | None]]:
+        for seed, kind in enumerate(np.repeat(np.arange(len(TIMES)), TIMES).tolist()):
+            perturb = Perturbation(0.08, 0.12, 15, seed) if seed else None
+            for face in faces:
+                yield ways[kind](face, seed), kind, perturb
+
+    marked = {face.name for face in faces if face.visibility is not None} or {face.name for face in faces}
+    rows = []
+    for face, kind, perturb in shown():
+        image, box, turned = face.load(), face.box, similarity()
+        if perturb:
+            image, box, turned = perturb.apply(image, box, face.name)
+        found = aligner.run_stages([image], box[None])
+        visibility = face.visibility if face.name in marked else None
+        if visibility is None:
+            visibility = np.full(len(face.points), UNLABELLED, np.int8)
+        fold = zlib.crc32(face.name.encode()) % FOLDS
+        assert found.spread is not None
+        row = (found.points[0], found.scores[0], found.spread[0], detail(found.canonical)[0])
+        rows.append((*row, compose(invert(turned), found.to_photo[0]), face.points, visibility, kind, fold))
+    return Observations(*(np.array(column) for column in zip(*rows, strict=True)))
+
+
+def _fit(seen: Observations, prior: ShapePrior, scheme: LandmarkScheme, noise: Noise) -> Calibration:
+
+    covariance = observation_covariance(seen.points, seen.scores, seen.spread, noise, scheme)
+    found = posterior(seen.points, covariance, prior)
+    features = describe(seen.points, seen.scores, seen.spread, seen.details, found, prior, scheme)
+    errors = _errors(seen, found.points, scheme)
+    correct = fit_logistic(features, errors < CORRECT, np.isfinite(errors), scheme)
+    # rectangles over most of a face teach what not to trust, but not how a face looks behind a thing of life
+    labelled = (seen.visibility != UNLABELLED) & (seen.kind != len(CONDITIONS) - 1)[:, None]
+    features[..., [FEATURES.index(name) for name in OF_ERRORS]] = 0
+    hidden = fit_logistic(features, seen.visibility == OCCLUDED, labelled, scheme)
+    return Calibration(noise, correct, hidden, 0.5, "posterior")
+
+
+def _errors(seen: Observations, points: NDArray[np.floating], scheme: LandmarkScheme) -> Array:
+    """(M, L) errors of canonical points, as a share of the face."""
+    return point_errors(apply_affine(seen.to_photo, points), seen.truth) / face_scale(seen.truth, scheme)[:, None]
+
+
+def _report(
+    report: Callable[[str], None],
+    seen: Observations,
+    parts: Sequence[Calibration],
+    prior: ShapePrior,
+    dictionary: ShapeDictionary,
+    scheme: LandmarkScheme,
+) -> tuple[Stage3, float]:
+    """Print what each fit makes of the faces that it left out; the better stage 3, and a threshold of flags."""
+    rebuilt, _ = reconstruct(seen.points, seen.scores, dictionary, Reconstruction())
+    refined, scores, hidden = seen.points.copy(), seen.scores.copy(), np.zeros_like(seen.scores)
+    for fold, fitted in enumerate(parts):
+        rows = seen.fold == fold
+        left = seen.take(rows)
+        confidence = fitted.predict(left.points, left.scores, left.spread, left.details, prior, scheme)
+        refined[rows], scores[rows], hidden[rows] = confidence
+
+    errors = {
+        name: _errors(seen, points, scheme)
+        for name, points in (("none", seen.points), ("exemplars", rebuilt), ("posterior", refined))
+    }
+    labelled, occluded = seen.visibility != UNLABELLED, seen.visibility == OCCLUDED
+    for condition, title in enumerate(CONDITIONS):
+        rows = seen.kind == condition
+        report(f"\nheld-out faces {title}; errors in % of the inter-ocular distance, or of the box in profiles")
+        report("stage 3         all  visible   hidden")
+        for name, found in errors.items():
+            groups = (np.isfinite(found), labelled & ~occluded, labelled & occluded)
+            means = [100 * found[group & rows[:, None]].mean() for group in groups if (group & rows[:, None]).any()]
+            report(f"{name:10s}" + "".join(f"{mean:9.3f}" for mean in means))
+        known, labelled_here = np.isfinite(errors["none"]) & rows[:, None], labelled & rows[:, None]
+        for name, stated, uncertainty, found in (
+            ("Eq. 9", seen.scores, 1 - seen.scores, errors["none"]),
+            ("calibrated", scores, hidden, errors["posterior"]),
+        ):
+            ece = occlusion.reliability(stated[known], found[known] < CORRECT).expected_calibration_error
+            line = f"{name}: calibration error {100 * ece:.2f} %"
+            if occluded[labelled_here].any():
+                pair = uncertainty[labelled_here], occluded[labelled_here]
+                recall, _ = occlusion.recall_at_precision(*pair, PRECISION)
+                line += f"; hidden points: average precision {100 * occlusion.average_precision(*pair):.1f} %, "
+                line += f"recall {100 * recall:.1f} % at {100 * PRECISION:g} % (base rate {100 * pair[1].mean():.1f} %)"
+            report(line)
+
+    # The flags' precision as the probabilities promise it: what labels say of the few surest points is mostly chance.
+    unperturbed = seen.kind == 0
+    natural = labelled & unperturbed[:, None] if occluded[unperturbed].any() else labelled
+    ranked = np.sort(hidden[natural])[::-1]
+    promised = np.flatnonzero(np.cumsum(ranked) >= PRECISION * np.arange(1, len(ranked) + 1))
+    threshold = float(ranked[promised[-1]]) if len(promised) else 0.5
+    good = seen.kind < FAIR
+    better = np.nanmean(errors["posterior"][good]) <= np.nanmean(errors["exemplars"][good])
+    return "posterior" if better else "exemplars", threshold
