@@ -28,7 +28,7 @@ SETS = (
 BOXES = {
     "provided": ["--boxes", "provided"],
     "detector": ["--boxes", "detector"],
-    "spoilt": ["--boxes", "provided", "--perturb", "0.15,0.25,30"],
+    "perturbed": ["--boxes", "provided", "--perturb", "0.15,0.25,30"],
     "provided, any turn": ["--boxes", "provided", "--perturb", "0,0,180"],
     "provided, a mask, hand or dark glasses painted over (`--occlude`)": ["--boxes", "provided", "--occlude"],
 }
@@ -65,7 +65,7 @@ def boxes(reports: Reports, title: str, dataset: str, split: str, kind: str) -> 
     for name, options in BOXES.items():
         error = reports(dataset, split, *options)["errors"][kind]["final"]["summary"]
         without = ""
-        if name in ("provided", "spoilt"):
+        if name in ("provided", "perturbed"):
             alone = reports(dataset, split, *options, "--stages", "2,3")["errors"][kind]["final"]["summary"]
             without = f"{alone['nme']:.2f}"
         print(
@@ -81,7 +81,7 @@ def stage_3(reports: Reports) -> None:
     for title, dataset, split, kind in SETS:
         ours, paper = (
             reports(dataset, split, "--boxes", "provided", *more)["errors"][kind]
-            for more in ([], ["--stage3", "exemplars"])
+            for more in ([], ["--method", "paper"])
         )
         rows = [(title.partition(" (")[0] + f", {kind}", "summary", "nme")]
         if dataset == "aflw2000":

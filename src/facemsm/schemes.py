@@ -53,7 +53,7 @@ class LandmarkScheme:
         eye_corners: outer corners of right and left eye; their distance is the inter-ocular normaliser.
         contour: points on the outline of the face; the paper gives them a threshold of their own (Section IV-G).
         edges: the skeleton, for drawing.
-        names: one name a point, or empty.
+        names: one name per point, or empty.
         from_68: for each point, those of the 68 whose mean is nearest to it, none where nothing is near; or empty.
             Used by :func:`relation` only, and not written into model files.
     """

@@ -121,7 +121,7 @@ def test_without_stage_3_there_is_nothing_before_it() -> None:
 
 
 @pytest.mark.parametrize("text", ["0.15,0.25,30", "0,0,180", "0.1,0,0"])
-def test_spoilt_boxes_leave_points_in_the_photo_as_it_is(text: str) -> None:
+def test_perturbed_boxes_leave_points_in_the_photo_as_it_is(text: str) -> None:
     samples = [sample(i) for i in range(0, 20, 4)]
     predictions = run_aligner(spots(), samples, perturbation=Perturbation.parse(text))
     np.testing.assert_allclose(predictions.points, [s.points for s in samples], atol=0.05)
@@ -146,20 +146,20 @@ def test_a_turned_photo_keeps_its_faces_and_the_box_goes_with_them() -> None:
 
 
 @given(name=st.text(max_size=20), seed=st.integers(0, 2**31))
-def test_boxes_are_spoilt_within_the_stated_amounts(name: str, seed: int) -> None:
+def test_boxes_are_perturbed_within_the_stated_amounts(name: str, seed: int) -> None:
     box = np.array([10, 20, 50, 100], np.float32)
     photo = np.zeros((4, 5, 3), np.uint8)
-    _, spoilt, matrix = Perturbation(0.2, 0.3, 0, seed).apply(photo, box, name)
+    _, perturbed, matrix = Perturbation(0.2, 0.3, 0, seed).apply(photo, box, name)
     np.testing.assert_array_equal(matrix, np.eye(2, 3))
-    extent, moved = spoilt[2:] - spoilt[:2], (spoilt[:2] + spoilt[2:]) / 2 - (30, 60)
+    extent, moved = perturbed[2:] - perturbed[:2], (perturbed[:2] + perturbed[2:]) / 2 - (30, 60)
     assert extent[0] / 40 == pytest.approx(extent[1] / 80, abs=1e-4)
     assert abs(extent[0] / 40 - 1) <= 0.3 + 1e-4
     assert (np.abs(moved / (40, 80)) <= 0.2 + 1e-4).all()
     _, again, _ = Perturbation(0.2, 0.3, 0, seed).apply(photo, box, name)
-    np.testing.assert_array_equal(again, spoilt)
+    np.testing.assert_array_equal(again, perturbed)
     for other in ((seed + 1, name), (seed, name + "x")):
         _, different, _ = Perturbation(0.2, 0.3, 0, other[0]).apply(photo, box, other[1])
-        assert (different != spoilt).any()
+        assert (different != perturbed).any()
 
 
 def test_the_amounts_do_not_depend_on_which_faces_are_run() -> None:
@@ -261,7 +261,7 @@ def test_prediction_files_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(FacemsmError, match=r"give it that ending"):
         save_predictions(tmp_path / "p.txt", predictions())
     save_predictions(path, predictions())
-    with pytest.raises(FacemsmError, match="has 3 points a face, expected 68"):
+    with pytest.raises(FacemsmError, match="has 3 points per face, expected 68"):
         load_predictions(path, 68)
     whole = path.read_bytes()
     for damaged in (b"", b"no zip", whole[: len(whole) // 2]):
@@ -481,9 +481,9 @@ def test_a_run_and_its_record(run: Run, faces: list[str]) -> None:
 
 
 def test_the_same_run_gives_the_same_files_and_so_does_scoring_it_again(run: Run, faces: list[str]) -> None:
-    spoilt = ["--perturb", "0.15,0.25,30", "--boxes", "gt"]
-    assert run(*faces, *spoilt, "-o", "a", "--save-predictions", "p.npz")[0] == 0
-    assert run(*faces, *spoilt, "-o", "b")[0] == 0
+    perturbed = ["--perturb", "0.15,0.25,30", "--boxes", "gt"]
+    assert run(*faces, *perturbed, "-o", "a", "--save-predictions", "p.npz")[0] == 0
+    assert run(*faces, *perturbed, "-o", "b")[0] == 0
     assert run(*faces, "--predictions", "p.npz", "-o", "c")[0] == 0
     names = sorted(path.name for path in Path("a").iterdir())
     assert {"coco-all.json", "coco-all.md"} <= set(names)

@@ -157,7 +157,7 @@ def test_summary_by_hand() -> None:
         (lambda: metrics.failure_rate([NAN], 0.1), "no face"),
         (lambda: metrics.auc([], 0.1), "no face"),
         (lambda: metrics.auc([0.1], 0), "greater than 0"),
-        (lambda: metrics.ced(np.zeros((2, 2))), "one number a face"),
+        (lambda: metrics.ced(np.zeros((2, 2))), "one number per face"),
         (lambda: metrics.bootstrap_interval([0.1], level=95), "between 0 and 1"),
     ],
 )

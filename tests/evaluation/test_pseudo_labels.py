@@ -14,7 +14,7 @@ from facemsm.apps.cli import app
 from facemsm.assets import SAMPLE, SAMPLE_BOX
 from facemsm.data.catalogue import load_dataset
 from facemsm.data.sample import FaceSample
-from facemsm.evaluation.pseudo_labels import Doubt, label
+from facemsm.evaluation.pseudo_labels import Rejection, label
 from facemsm.schemes import VISIBLE
 
 
@@ -40,8 +40,8 @@ def test_a_face_gets_the_points_that_the_model_finds(aligner: Aligner, unlabelle
 
 
 def test_doubtful_faces_are_left_out(aligner: Aligner, unlabelled: FaceSample) -> None:
-    assert [*label(aligner, [unlabelled], doubt=Doubt(spread=1e-4))] == [None]
-    assert [*label(aligner, [unlabelled], doubt=Doubt(score=1.01))] == [None]
+    assert [*label(aligner, [unlabelled], rejection=Rejection(spread=1e-4))] == [None]
+    assert [*label(aligner, [unlabelled], rejection=Rejection(score=1.01))] == [None]
     elsewhere = replace(unlabelled, points=np.zeros((68, 2), np.float32))
     assert [*label(aligner, [elsewhere])] == [None]
 

@@ -281,8 +281,8 @@ def test_stage_1_of_integers(tmp_path: Path) -> None:
     path = tmp_path / "stgan.onnx"
     _export(ExportedStage1(generator), path, faces, {"theta": theta})
     off = []
-    for covered in (1.0, 0.8):
-        small = to_integers(path, faces, covered)
+    for percentile in (100, 80):
+        small = to_integers(path, faces, percentile)
         assert "Conv" not in {node.op_type for node in small.graph.node}
         onnx.save(small, tmp_path / "small.onnx")
         (found,) = Network(tmp_path / "small.onnx", ["theta"])(faces)

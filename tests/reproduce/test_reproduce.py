@@ -23,7 +23,7 @@ from facemsm.hourglass.network import HourglassConfig
 from facemsm.imaging.io import read_image
 from facemsm.reproduce import runs
 from facemsm.reproduce.experiments import EXPERIMENTS
-from facemsm.reproduce.located import CONDITIONS, SIZE, CachedOutputs, locate
+from facemsm.reproduce.outputs import CONDITIONS, SIZE, CachedOutputs, locate
 from facemsm.reproduce.paper import Figure, Paper, paper
 from facemsm.reproduce.render import beside, markdown, ours, table
 from facemsm.reproduce.runs import BoxExamples, Plan
@@ -295,7 +295,7 @@ def test_one_command_trains_all_and_tables_follow(
     ((_, *measured),) = (block["table"] for block in blocks if "table" in block)
     with_stage_1, without = (next(row for row in measured if row[0] == name) for name in ("ST-GAN + HG", "HG"))
     assert with_stage_1[1]["ours"] != without[1]["ours"]
-    assert "aflw2000 val (weights), spoilt boxes: " in index
+    assert "aflw2000 val (weights), perturbed boxes: " in index
     assert {path.stem for path in (report / "plots").glob("*.jpg")} == {"fig5", "fig14"}
     assert index.count("*The bundled photo") == 2
     for block in (block for block in result["section"]["blocks"] if "picture" in block):

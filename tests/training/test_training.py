@@ -730,7 +730,7 @@ def test_a_loss_that_is_no_number_stops_the_run(build: Callable[..., Any], drawn
     assert history(tmp_path)[-1]["step"] == "7"
 
 
-def test_spoilt_weights_are_not_saved(drawn: Path, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_not_saved(drawn: Path, tmp_path: Path) -> None:
     module = hourglass(drawn)
     original = module.on_validation_epoch_end
 

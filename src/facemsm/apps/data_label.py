@@ -50,7 +50,7 @@ def label(
     from facemsm.data.sample import FaceSample
     from facemsm.data.sources import Source
     from facemsm.errors import FacemsmError
-    from facemsm.evaluation.pseudo_labels import Doubt
+    from facemsm.evaluation.pseudo_labels import Rejection
     from facemsm.evaluation.pseudo_labels import label as label_faces
     from facemsm.imaging.io import read_image
 
@@ -74,10 +74,10 @@ def label(
             continue
         boxes = boxes[(boxes[:, 2:] - boxes[:, :2]).min(1) >= smallest]
         samples += [FaceSample(f"{photo.stem}_{i}", photo, box, "detector", nothing) for i, box in enumerate(boxes)]
-    doubt = Doubt(spread, score, change)
+    rejection = Rejection(spread, score, change)
     kept, broken = [], 0
     for sample in shown(samples, "faces"):
-        face = try_read(next, label_faces(aligner, [sample], views, doubt))
+        face = try_read(next, label_faces(aligner, [sample], views, rejection))
         if isinstance(face, FacemsmError):
             console.print(str(face), highlight=False, soft_wrap=True)
             broken += 1

@@ -25,9 +25,9 @@ from facemsm.evaluation import metrics
 from facemsm.evaluation.conditions import EVALUATED, Perturbation, painted
 from facemsm.evaluation.evaluate import run_aligner
 from facemsm.evaluation.predictions import Predictions, check_ending, load_predictions, save_predictions
-from facemsm.evaluation.report import NORMALISERS, THRESHOLDS, Evaluation, draw_plots, markdown, measure
+from facemsm.evaluation.report import REPORTED_NORMALISERS, THRESHOLDS, Evaluation, draw_plots, markdown, measure
 from facemsm.files import atomic_write
-from facemsm.geometry import CROP_ENLARGEMENT, Normaliser
+from facemsm.geometry import CROP_ENLARGEMENT, NORMALISERS, Normaliser
 from facemsm.provenance import commit, machine
 from facemsm.schemes import OCCLUDED, UNLABELLED, LandmarkScheme
 from facemsm.stages import Settings
@@ -67,8 +67,8 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="SHIFT,SCALE,ROTATION",
-            help="Spoil each box by random amounts up to these, such as 0.15,0.25,30: in box widths and heights, as a "
-            "fraction of its size, in degrees.",
+            help="Perturb each box by random amounts up to these, such as 0.15,0.25,30: in box widths and heights, as "
+            "a fraction of its size, in degrees.",
         ),
     ] = None,
     occlude: Annotated[
@@ -78,7 +78,7 @@ def evaluate(
             help="Paint a mask, a hand or dark glasses over every face, and compare with the faces as they are.",
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed spoils boxes and faces in another way.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of perturbations and painted occluders.")] = 0,
     weights: Annotated[
         str | None, typer.Option(help="Trained weights: a bundled name or a folder.", show_default="68")
     ] = None,
@@ -99,7 +99,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             help="Divide errors by this: inter-pupil, inter-ocular, box or face-size; may be repeated.",
-            show_default=", ".join(NORMALISERS),
+            show_default=", ".join(REPORTED_NORMALISERS),
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take only so many faces, evenly chosen.")] = None,
@@ -188,7 +188,7 @@ def compare(painted: Evaluation, clean: Evaluation, kinds: Sequence[Normaliser])
     rows: list[dict[str, Any]] = []
     both = painted.found & clean.found
     told, hidden = painted.visibility != UNLABELLED, painted.visibility == OCCLUDED
-    for kind in kinds or [kind for kind in NORMALISERS if painted.usable(kind)]:
+    for kind in kinds or [kind for kind in REPORTED_NORMALISERS if painted.usable(kind)]:
         for stage in painted.stages:
             after, before = (
                 100 * metrics.normalised_errors(side.stages[stage], side.truth, side.scheme, kind)

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 
 from facemsm.errors import FacemsmError
 from facemsm.imaging.io import IMAGE_SUFFIXES
-from facemsm.results.jsonl import checksum
+from facemsm.results.jsonl import name_hash
 
 
 def find_photos(paths: Sequence[Path], skip: Path, report: Callable[[str], None]) -> Iterator[Path]:
@@ -76,7 +76,7 @@ class Shard:
         return f"{self.index}-of-{self.count}"
 
     def __contains__(self, path: PurePath) -> bool:
-        return checksum(path.as_posix()) % self.count == self.index - 1
+        return name_hash(path.as_posix()) % self.count == self.index - 1
 
 
 class OutputNames:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Perturbation:
-    """Spoils a face's box by uniform random amounts, the same for a face whatever method or part of the data is run.
+    """Perturbs a face's box by uniform random amounts, the same for a face whatever method or part of the data is run.
 
     A box cannot be turned, so the photo is, about the box's centre.
 
@@ -60,7 +60,7 @@ class Perturbation:
         return cls(shift, scale, rotation, seed)
 
     def apply(self, image: Image, box: FloatArray, name: str) -> tuple[Image, FloatArray, Matrix]:
-        """Turn a photo and spoil a box in it.
+        """Rotate a photo and perturb a box in it.
 
         Args:
             image: (H, W, 3) uint8.
@@ -125,7 +125,7 @@ def _behind(sample: FaceSample, load: Callable[[], Image], covered: BoolArray) -
     return replace(sample, image=load, visibility=visibility)
 
 
-COVERED = (0.35, 0.9)
+COVERED_SHARE = (0.35, 0.9)
 """How much of a face is covered, from one side of its box to the other."""
 
 
@@ -140,7 +140,7 @@ def mostly_covered(sample: FaceSample, seed: int = 0) -> FaceSample:
     extent = corners[1] - corners[0]
     low, high = corners + np.array([[-0.15], [0.15]]) * extent
     end, axis = divmod(int(rng.integers(4)), 2)
-    share, colour = rng.uniform(*COVERED), rng.integers(0, 256, 3)
+    share, colour = rng.uniform(*COVERED_SHARE), rng.integers(0, 256, 3)
     (low if end else high)[axis] = corners[end, axis] + (-1 if end else 1) * share * extent[axis]
     low, high = np.round(low), np.round(high)
     noisy = rng.random() < 0.3
@@ -173,10 +173,10 @@ def in_poor_photo(sample: FaceSample, seed: int = 0) -> FaceSample:
 
     The photo keeps its size in pixels, so that box and points stay where they are.
     """
-    return replace(sample, image=lambda: _spoil(sample, seed))
+    return replace(sample, image=lambda: _degraded(sample, seed))
 
 
-def _spoil(sample: FaceSample, seed: int) -> Image:
+def _degraded(sample: FaceSample, seed: int) -> Image:
     photo, box = sample.load(), sample.box
     rng = np.random.default_rng((seed, zlib.crc32(sample.name.encode())))
     fault = str(rng.choice(list(FAULTS)))

@@ -1,4 +1,4 @@
-"""Running the aligner over annotated faces, with the boxes given, found by a detector, or spoilt by known amounts."""
+"""Running the aligner over annotated faces, with the boxes given, found by a detector, or perturbed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run_aligner(
         samples: the faces; their photos are opened one by one.
         detector: finds the faces; their own boxes are used if None. Of its boxes the one that overlaps the tight box
             of a face's landmarks most is taken, if by ``LEAST_OVERLAP``; otherwise the face is missed.
-        perturbation: spoils the boxes, the detector's too.
+        perturbation: perturbs the boxes, the detector's too.
 
     Returns:
         Predictions in the order of the samples, in pixels of the photos as they are, without ``origin``.

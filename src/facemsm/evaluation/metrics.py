@@ -220,7 +220,7 @@ def _scored(errors: ArrayLike) -> Array:
     """The errors that are not NaN, (M,)."""
     values: Array = np.asarray(errors, float)
     if values.ndim != 1:
-        raise FacemsmError(f"errors are {values.shape}: one number a face is needed, as nme() gives")
+        raise FacemsmError(f"errors are {values.shape}: one number per face is needed, as nme() gives")
     values = values[~np.isnan(values)]
     if not len(values):
         raise FacemsmError("no face can be scored: every error is NaN (no labelled points, or no normaliser)")

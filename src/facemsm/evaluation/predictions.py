@@ -124,7 +124,7 @@ def load_predictions(path: Path, count: int) -> Predictions:
         origin = {"file": path.name, "data set": "cofw68"}
         found = Predictions(path.stem, names, results.points, results.occluded, origin=origin)
     if found.points.shape[1] != count:
-        raise FacemsmError(f"{path}: has {found.points.shape[1]} points a face, expected {count}")
+        raise FacemsmError(f"{path}: has {found.points.shape[1]} points per face, expected {count}")
     return found
 
 

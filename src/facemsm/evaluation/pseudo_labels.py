@@ -24,11 +24,11 @@ VIEW = 384
 MARGIN = 2.0
 """Side of a view over the box's larger side: room for stage 1's crop wherever the jitter puts it."""
 JITTER = Augmentation(rotation=12.0, scale=0.1, shift=0.03)
-"""What tells one view from the next; :func:`~facemsm.data.augment.jitter_matrix` alone is used."""
+"""How views differ; :func:`~facemsm.data.augment.jitter_matrix` alone is used."""
 
 
 @dataclass(frozen=True)
-class Doubt:
+class Rejection:
     """Which faces are left out.
 
     Attributes:
@@ -44,7 +44,7 @@ class Doubt:
 
 
 def label(
-    aligner: Aligner, samples: Iterable[FaceSample], views: int = 6, doubt: Doubt | None = None
+    aligner: Aligner, samples: Iterable[FaceSample], views: int = 6, rejection: Rejection | None = None
 ) -> Iterator[FaceSample | None]:
     """Label faces anew.
 
@@ -52,7 +52,7 @@ def label(
         aligner: with all stages; hidden points come from stage 3.
         samples: whose box and, if any, points (L, 2) are used; points are NaN where there are none.
         views: how many of each face.
-        doubt: which faces are left out.
+        rejection: which faces are left out.
 
     Yields:
         For each sample one whose points, photo pixels, visibility and box (tight) are the model's; None if it is
@@ -61,7 +61,7 @@ def label(
     Raises:
         FacemsmError: a photo cannot be read.
     """
-    doubt = doubt or Doubt()
+    rejection = rejection or Rejection()
     for sample in samples:
         points, scores, hidden = _views(aligner, sample.load(), sample.box, views)
         mean = points.mean(0)
@@ -70,7 +70,7 @@ def label(
         spread = float(np.sqrt(np.square(points - mean).sum(-1).mean())) / size
         known = np.isfinite(sample.points).all(1)
         change = float(np.linalg.norm(mean - sample.points, axis=1)[known].mean()) / size if known.any() else 0.0
-        if spread > doubt.spread or scores.mean() < doubt.score or change > doubt.change:
+        if spread > rejection.spread or scores.mean() < rejection.score or change > rejection.change:
             yield None
             continue
         visibility = np.where(hidden.mean(0) > 0.5, OCCLUDED, VISIBLE).astype(np.int8)

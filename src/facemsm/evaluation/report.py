@@ -22,7 +22,7 @@ from facemsm.geometry import Normaliser, face_scale, normaliser
 from facemsm.schemes import OCCLUDED, UNLABELLED, LandmarkScheme
 from facemsm.typing import Array, BoolArray, FloatArray
 
-NORMALISERS: tuple[Normaliser, ...] = ("inter-pupil", "inter-ocular", "box")
+REPORTED_NORMALISERS: tuple[Normaliser, ...] = ("inter-pupil", "inter-ocular", "box")
 """What is reported unless asked otherwise."""
 
 _ERROR_NOTE = """\
@@ -32,7 +32,7 @@ faces are among them, but not in NME and median. Unscored: the normaliser cannot
 THRESHOLDS = (8, 10)
 """Of failure rate and AUC, in per cent of the normaliser."""
 
-CORRECT = 5
+CORRECT_PERCENT = 5
 """A point counts as correct for the calibration of scores below this error, in per cent of the normaliser."""
 
 PRECISION = 0.8
@@ -66,7 +66,7 @@ class Evaluation:
         """
         unknown = np.full(scheme.count, UNLABELLED, np.int8)
         visibility = np.stack([unknown if s.visibility is None else s.visibility for s in samples])
-        # A data set in which every point is "visible" does not tell: its labels say so by default.
+        # A data set in which every point is "visible" has no occlusion labels: it says so by default.
         known = bool((visibility == OCCLUDED).any())
         return cls(
             predictions.for_faces([sample.name for sample in samples]),
@@ -89,7 +89,7 @@ class Evaluation:
         return points
 
     @property
-    def judged(self) -> BoolArray:
+    def scored(self) -> BoolArray:
         """(N, L) points of faces found of which the data set says whether they are occluded."""
         return np.asarray((self.visibility != UNLABELLED) & self.found[:, None])
 
@@ -102,17 +102,17 @@ class Evaluation:
         return bool(np.isfinite(normaliser(self.truth, self.scheme, kind)).any())
 
     def occlusion_scores(self) -> tuple[Array, BoolArray] | None:
-        """Occlusion score and truth of the :attr:`judged` points; None if there are none occluded.
+        """Occlusion score and truth of the :attr:`scored` points; None if there are none occluded.
 
         The score is the method's probability that a point is hidden, or else ``1 - score``.
         """
-        hidden = self.visibility[self.judged] == OCCLUDED
+        hidden = self.visibility[self.scored] == OCCLUDED
         found, scores = self.predictions.occlusion, self.predictions.scores
         if found is None and scores is not None:
             found = 1 - scores
         if found is None or not hidden.any():
             return None
-        return found[self.judged].astype(float), hidden
+        return found[self.scored].astype(float), hidden
 
     def calibration(self) -> tuple[str, occlusion.Reliability] | None:
         """How often points of a score are correct, and the normaliser of that; None without scores.
@@ -127,7 +127,7 @@ class Evaluation:
         counted = np.isfinite(errors)
         if self.predictions.scores is None or not counted.any():
             return None
-        return kind, occlusion.reliability(self.predictions.scores[counted], errors[counted] < CORRECT / 100)
+        return kind, occlusion.reliability(self.predictions.scores[counted], errors[counted] < CORRECT_PERCENT / 100)
 
 
 def measure(evaluation: Evaluation, normalisers: Iterable[Normaliser] = ()) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def measure(evaluation: Evaluation, normalisers: Iterable[Normaliser] = ()) -> d
 
     Args:
         evaluation: predictions and truth.
-        normalisers: which to divide by; those of ``NORMALISERS`` that any face has, by default.
+        normalisers: which to divide by; those of ``REPORTED_NORMALISERS`` that any face has, by default.
 
     Returns:
         - ``faces``, ``missed``: how many, and how many of them have no prediction.
@@ -150,7 +150,7 @@ def measure(evaluation: Evaluation, normalisers: Iterable[Normaliser] = ()) -> d
     Raises:
         FacemsmError: no face can be scored by a normaliser that was asked for, or by any.
     """
-    chosen = list(normalisers) or [kind for kind in NORMALISERS if evaluation.usable(kind)]
+    chosen = list(normalisers) or [kind for kind in REPORTED_NORMALISERS if evaluation.usable(kind)]
     if not chosen:
         raise FacemsmError("no face can be scored: none has labelled points enough for any normaliser")
     report = {
@@ -173,8 +173,8 @@ def _errors(evaluation: Evaluation, kind: Normaliser, stage: str) -> dict[str, A
     errors[~evaluation.found] = np.nan
     groups = metrics.per_group(errors, scheme)
     if (visibility != UNLABELLED).any():
-        judged = np.where(visibility != UNLABELLED, errors, np.nan)
-        by_visibility = metrics.per_group(judged, scheme, visibility == OCCLUDED)
+        known = np.where(visibility != UNLABELLED, errors, np.nan)
+        by_visibility = metrics.per_group(known, scheme, visibility == OCCLUDED)
         groups |= {name: by_visibility[name] for name in ("visible", "occluded")}
     try:
         summary = metrics.summarise(evaluation.nme(kind, stage), THRESHOLDS)
@@ -184,20 +184,20 @@ def _errors(evaluation: Evaluation, kind: Normaliser, stage: str) -> dict[str, A
 
 
 def _occlusion(evaluation: Evaluation) -> dict[str, Any] | None:
-    judged = evaluation.judged
-    if not judged.any():
+    scored = evaluation.scored
+    if not scored.any():
         return None
-    hidden = evaluation.visibility[judged] == OCCLUDED
-    precision, recall = occlusion.precision_recall(evaluation.predictions.occluded[judged], hidden)
+    hidden = evaluation.visibility[scored] == OCCLUDED
+    precision, recall = occlusion.precision_recall(evaluation.predictions.occluded[scored], hidden)
     report: dict[str, Any] = {
         "points": len(hidden),
         "occluded": int(hidden.sum()),
         "flags": {"precision": precision, "recall": recall},
     }
-    if scored := evaluation.occlusion_scores():
-        recall_at, threshold = occlusion.recall_at_precision(*scored, PRECISION)
+    if pair := evaluation.occlusion_scores():
+        recall_at, threshold = occlusion.recall_at_precision(*pair, PRECISION)
         report["scores"] = {
-            "average precision": occlusion.average_precision(*scored),
+            "average precision": occlusion.average_precision(*pair),
             f"recall@{PRECISION * 100:g}P": recall_at,
             "threshold": threshold,
         }
@@ -217,7 +217,7 @@ def _calibration(evaluation: Evaluation) -> dict[str, Any] | None:
 
 
 def _correct(kind: str) -> str:
-    return f"error < {CORRECT} % of {kind}"
+    return f"error < {CORRECT_PERCENT} % of {kind}"
 
 
 def _plain(value: Any) -> Any:
@@ -359,8 +359,8 @@ def draw_plots(evaluation: Evaluation, normalisers: Iterable[Normaliser], stem: 
         curves = {name: evaluation.nme(kind, stage) for stage, name in names.items()}
         plots.plot_ced(curves, path(f"ced-{kind}"), normaliser=kind, threshold=max(THRESHOLDS))
     if scored := evaluation.occlusion_scores():
-        hidden = evaluation.visibility[evaluation.judged] == OCCLUDED
-        flags = occlusion.precision_recall(evaluation.predictions.occluded[evaluation.judged], hidden)
+        hidden = evaluation.visibility[evaluation.scored] == OCCLUDED
+        flags = occlusion.precision_recall(evaluation.predictions.occluded[evaluation.scored], hidden)
         marks = {method: flags} if np.isfinite(flags).all() else {}
         plots.plot_precision_recall({method: scored}, path("precision-recall"), flags=marks, precision=PRECISION)
     if calibration := evaluation.calibration():

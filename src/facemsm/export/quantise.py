@@ -24,11 +24,10 @@ from facemsm.typing import FloatArray, Image
 Quantisation = Literal["int8", "power-of-two"]
 
 EXPONENTS = 7
-"""Powers of two a weight may choose from, beside 0: 3 bits a term."""
+"""Powers of two a weight may choose from, beside 0: 3 bits per term."""
 
-COVERED = 0.8
-"""Share of the faces whose values in stage 2 all fit into a byte; what few reach is cut off, so that all others are
-finer."""
+CALIBRATION_PERCENTILE = 80
+"""Of stage 2's activations over the calibration faces: larger values are clipped, so that all others are finer."""
 
 LARGEST = 63
 """Of an 8-bit weight: processors without VNNI add two products of bytes in 16 bits, which 127 would overflow."""
@@ -54,19 +53,19 @@ def quantise_model(
 ) -> None:
     """Write a copy of a model with other weights.
 
-    ``int8``: stages 1 and 2 multiply 8-bit integers. Weights have a scale a kernel; the images of convolutions one a
-    layer, measured on ``faces``. What residual units add up stays in float, and so does θ. Heatmaps are bytes; what is
+    ``int8``: stages 1 and 2 multiply 8-bit integers. Weights have a scale per kernel, activations one per layer,
+    measured on ``faces``. What residual units add up stays in float, and so does θ. Heatmaps are bytes; what is
     read from them becomes float. The files need ONNX Runtime's own operators.
 
     ``power-of-two``: every weight of every convolution is a sign and ``terms`` powers of two, scaled by a power of two
-    a kernel, so that hardware without multipliers can shift and add. Here they are stored and run as floats.
+    per kernel, so that hardware without multipliers can shift and add. Here they are stored and run as floats.
 
     Args:
         model: as exported.
         folder: to be written.
         faces: to measure ranges on, for ``int8``.
         scheme: which weights.
-        terms: 1 or 2 powers of two a weight.
+        terms: 1 or 2 powers of two per weight.
 
     Raises:
         FacemsmError: no faces, a wrong number of terms, or a model that is quantised already.
@@ -76,7 +75,7 @@ def quantise_model(
     if scheme == "int8" and (faces is None or not len(faces.crops)):
         raise FacemsmError("int8 needs faces to measure ranges on: name some with --data")
     if terms not in (1, 2):
-        raise FacemsmError(f"{terms} powers of two a weight: choose 1 or 2")
+        raise FacemsmError(f"{terms} powers of two per weight: choose 1 or 2")
     fields = json.loads((model.folder / MANIFEST).read_text(encoding="utf-8"))
     fields["provenance"]["quantisation"] = (
         {"scheme": "int8", "calibration faces": len(faces.crops)}
@@ -89,9 +88,12 @@ def quantise_model(
             shutil.copyfile(model.path(file), staging / file)
         if scheme == "int8":
             assert faces is not None
-            # to cut the farthest turned faces off would cost them their turn
-            for file, images, covered in ((STGAN, faces.crops, 1.0), (HOURGLASS, faces.canonical, COVERED)):
-                onnx.save(to_integers(staging / file, images, covered), staging / file)
+            # clipping stage 1 would cost the most rotated faces their rotation
+            for file, images, percentile in (
+                (STGAN, faces.crops, 100),
+                (HOURGLASS, faces.canonical, CALIBRATION_PERCENTILE),
+            ):
+                onnx.save(to_integers(staging / file, images, percentile), staging / file)
         else:
             for file in (STGAN, HOURGLASS):
                 onnx.save(to_powers_of_two(onnx.load(staging / file), terms), staging / file)
@@ -133,7 +135,7 @@ def faces_to_measure(model: Model, data: Sequence[str], count: int) -> Measured:
 
 
 def power_of_two_bits(terms: int) -> int:
-    """Bits that one weight takes: a sign, and which of the powers (or none) each term is."""
+    """Bits per weight: a sign, and which of the powers (or none) each term is."""
     return 1 + 3 * terms
 
 
@@ -168,7 +170,7 @@ def power_of_two(weights: FloatArray, terms: int) -> FloatArray:
     return np.asarray(np.sign(weights) * best.reshape(weights.shape), dtype=np.float32)
 
 
-def to_integers(path: Path, faces: Image, covered: float = COVERED) -> ModelProto:
+def to_integers(path: Path, faces: Image, percentile: float = CALIBRATION_PERCENTILE) -> ModelProto:
     """A network whose convolutions multiply 8-bit integers, of the float one in an ONNX file.
 
     Feature maps run with channels last and unpadded, as integer kernels want them.
@@ -176,10 +178,10 @@ def to_integers(path: Path, faces: Image, covered: float = COVERED) -> ModelProt
     Args:
         path: the float network.
         faces: (N, 128, 128, 3) uint8, what it sees.
-        covered: share of the faces whose values all fit into a byte.
+        percentile: of the activations over the faces, beyond which values are clipped.
     """
     model = _folded(path)
-    return _Rewriter(model, _measured(model, faces, covered)).model
+    return _Rewriter(model, _measured(model, faces, percentile / 100)).model
 
 
 def _folded(path: Path) -> ModelProto:

@@ -1,4 +1,4 @@
-"""Training stage 2 (Section III-B, IV-C): the network, its targets on every stack, and what it is judged by."""
+"""Training stage 2 (Section III-B, IV-C): the network, its targets on every stack, and its validation."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def jittered_crop(
     scale: tuple[float, float],
     turn: float,
 ) -> Image:
-    """What stage 1 sees, (size, size, 3), of a face whose box and photo are spoilt by uniform random amounts.
+    """What stage 1 sees, (size, size, 3), of a face whose box and photo are perturbed by uniform random amounts.
 
     Args:
         image: (H, W, 3) uint8.

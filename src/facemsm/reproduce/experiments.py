@@ -17,7 +17,7 @@ from facemsm.files import atomic_write
 from facemsm.imaging.io import read_image
 from facemsm.provenance import commit, machine
 from facemsm.reproduce import figures, paper, render, tables
-from facemsm.reproduce.located import CONDITIONS
+from facemsm.reproduce.outputs import CONDITIONS
 from facemsm.reproduce.render import Block
 from facemsm.reproduce.tables import Sets
 from facemsm.reproduce.workspace import (
@@ -26,18 +26,18 @@ from facemsm.reproduce.workspace import (
     WITHOUT_STAGE1,
     MissingError,
     Workspace,
-    checksum,
+    digest,
     listing,
 )
 
-GIVEN, SPOILT_BOXES, DRAWN = CONDITIONS
+GIVEN, PERTURBED_BOXES, DRAWN = CONDITIONS
 
 _FORMAT = 3
 """Of results; those with another number are computed anew, and not shown before that."""
 
 
 @dataclass(frozen=True)
-class Item:
+class Experiment:
     """One table or figure.
 
     Attributes:
@@ -66,18 +66,18 @@ _SETS_68 = (*_COFW, ("300w", "full"), ("300w-private", "full"), ("aflw2000", "va
 _ALL, _EVERY = tuple(CONFIGURATIONS), tuple(CONDITIONS)
 
 
-def _table(name: str, make: Any, scheme: str, sets: Any, **more: Any) -> Item:
-    return Item(paper.paper().tables[name].title, make, scheme, sets, **more)
+def _table(name: str, make: Any, scheme: str, sets: Any, **more: Any) -> Experiment:
+    return Experiment(paper.paper().tables[name].title, make, scheme, sets, **more)
 
 
-EXPERIMENTS: dict[str, Item] = {
+EXPERIMENTS: dict[str, Experiment] = {
     "table3": _table("table3", tables.compare, "68", (("300w", "full"),)),
     "table4": _table("table4", tables.compare, "68", (("300w-private", "full"),)),
     "table5": _table("table5", tables.cofw, "68", _COFW, alone=True),
     "table6": _table("table6", tables.compare, "98", _WFLW),
     "table7": _table("table7", tables.ablation, "98", _WFLW, networks=_ALL, conditions=_EVERY),
     "table8": _table("table8", tables.ablation, "68", _SETS_68, networks=_ALL, conditions=_EVERY),
-    "stages": Item(
+    "stages": Experiment(
         "Tables VII and VIII with the weights of Tables III to VI",
         tables.stages,
         "68",
@@ -86,21 +86,25 @@ EXPERIMENTS: dict[str, Item] = {
         conditions=_EVERY,
     ),
     "table9": _table("table9", tables.thresholds, "68", _SETS_68),
-    "fig5": Item("Fig. 5: heatmaps", figures.heatmaps, "68", _SETS_68, conditions=(GIVEN, DRAWN)),
-    "fig7": Item("Fig. 7: size N of the dictionary, number k of exemplars", figures.neighbours, "68", _SETS_68),
-    "fig8": Item("Fig. 8: examples on 300-W", figures.examples, "68", (("300w", "full"),), pictures=True),
-    "fig9": Item("Fig. 9: CED on 300-W private", figures.ced_of_model, "68", (("300w-private", "full"),)),
-    "fig10": Item("Fig. 10: examples on COFW", figures.examples, "68", _COFW, pictures=True),
-    "fig11": Item("Fig. 11: CED on COFW", figures.ced_of_model, "68", _COFW, alone=True),
-    "fig12": Item("Fig. 12: examples on WFLW", figures.examples, "98", _WFLW, pictures=True),
-    "fig13": Item(
+    "fig5": Experiment("Fig. 5: heatmaps", figures.heatmaps, "68", _SETS_68, conditions=(GIVEN, DRAWN)),
+    "fig7": Experiment("Fig. 7: size N of the dictionary, number k of exemplars", figures.neighbours, "68", _SETS_68),
+    "fig8": Experiment("Fig. 8: examples on 300-W", figures.examples, "68", (("300w", "full"),), pictures=True),
+    "fig9": Experiment("Fig. 9: CED on 300-W private", figures.ced_of_model, "68", (("300w-private", "full"),)),
+    "fig10": Experiment("Fig. 10: examples on COFW", figures.examples, "68", _COFW, pictures=True),
+    "fig11": Experiment("Fig. 11: CED on COFW", figures.ced_of_model, "68", _COFW, alone=True),
+    "fig12": Experiment("Fig. 12: examples on WFLW", figures.examples, "98", _WFLW, pictures=True),
+    "fig13": Experiment(
         "Fig. 13: CED on WFLW with parts of the method", figures.ced_of_configurations, "98", _WFLW, networks=_ALL
     ),
-    "fig14": Item(
-        "Fig. 14: faces before and after stage 1", figures.normalised, "68", _SETS_68, conditions=(GIVEN, SPOILT_BOXES)
+    "fig14": Experiment(
+        "Fig. 14: faces before and after stage 1",
+        figures.normalised,
+        "68",
+        _SETS_68,
+        conditions=(GIVEN, PERTURBED_BOXES),
     ),
-    "fig15": Item("Fig. 15: score distribution of each landmark", figures.score_distribution, "68", _SETS_68),
-    "speed": Item("Speed (Section IV-C)", figures.speed, "68", ()),
+    "fig15": Experiment("Fig. 15: score distribution of each landmark", figures.score_distribution, "68", _SETS_68),
+    "speed": Experiment("Speed (Section IV-C)", figures.speed, "68", ()),
 }
 """In the order of the report."""
 
@@ -127,8 +131,8 @@ def make(exp: Workspace, name: str) -> bool:
     Raises:
         MissingError: data or weights are missing.
     """
-    item, path = EXPERIMENTS[name], exp.report / "results" / f"{name}.json"
-    there = sets_there(exp, item)
+    experiment, path = EXPERIMENTS[name], exp.report / "results" / f"{name}.json"
+    there = sets_there(exp, experiment)
     key = _key(exp, name, there)
     if path.is_file():
         try:
@@ -138,14 +142,14 @@ def make(exp: Workspace, name: str) -> bool:
         except (ValueError, KeyError):
             pass  # cut short or of an older form: computed again
     start = time.monotonic()
-    blocks = item.make(exp, there, name, item.scheme)
-    weights = {key: value for one in _networks(exp, item, there) for key, value in one.items()}
+    blocks = experiment.make(exp, there, name, experiment.scheme)
+    weights = {key: value for one in _networks(exp, experiment, there) for key, value in one.items()}
     if weights:
         named = ", ".join(f"{key} {value[:12]}" for key, value in weights.items())
         blocks.append(render.text(f"Networks (checksums): {named}."))
-    used = "; ".join(exp.used(*one) for one in dict.fromkeys((*item.sets[:1], *_columns(name), *there)))
-    heading = item.title
-    if item.pictures and exp.own_photos:
+    used = "; ".join(exp.used(*one) for one in dict.fromkeys((*experiment.sets[:1], *_columns(name), *there)))
+    heading = experiment.title
+    if experiment.pictures and exp.own_photos:
         heading, used = f"{heading.partition(' on ')[0]} on photos of {exp.own_photos.name}", ""
     title = f"{heading} ({used})" if used else heading
     _write(
@@ -162,50 +166,54 @@ def make(exp: Workspace, name: str) -> bool:
     return True
 
 
-def sets_there(exp: Workspace, item: Item) -> Sets:
-    """Those of an item's sets that can be used.
+def sets_there(exp: Workspace, experiment: Experiment) -> Sets:
+    """Those of an experiment's sets that can be used.
 
     Raises:
         MissingError: none, or the networks are missing.
     """
-    there = [one for one in item.sets if exp.has(*one)]
-    own = item.pictures and exp.own_photos
-    if item.sets and not there and not item.alone and not own:
-        exp.samples(*item.sets[0])  # says what is missing
-    if item.alone and not there:
-        exp.every(*item.sets[0])
+    there = [one for one in experiment.sets if exp.has(*one)]
+    own = experiment.pictures and exp.own_photos
+    if experiment.sets and not there and not experiment.alone and not own:
+        exp.samples(*experiment.sets[0])  # says what is missing
+    if experiment.alone and not there:
+        exp.every(*experiment.sets[0])
     else:
-        for network in _used(exp, item):
-            exp.network_key(item.scheme, network)
+        for network in _used(exp, experiment):
+            exp.network_key(experiment.scheme, network)
     return there
 
 
-def _used(exp: Workspace, item: Item) -> Sequence[str]:
-    """The networks of an item; of an ablation those configurations that are trained, if any is."""
-    return exp.configurations(item.scheme) if item.networks == _ALL else item.networks
+def _used(exp: Workspace, experiment: Experiment) -> Sequence[str]:
+    """The networks of an experiment; of an ablation those configurations that are trained, if any is."""
+    return exp.configurations(experiment.scheme) if experiment.networks == _ALL else experiment.networks
 
 
 def _key(exp: Workspace, name: str, there: Sets) -> str:
     """Of all that a result depends on."""
-    item = EXPERIMENTS[name]
+    experiment = EXPERIMENTS[name]
     outputs = [
-        exp.output_path(item.scheme, network, *one, condition).name
+        exp.output_path(experiment.scheme, network, *one, condition).name
         for one in there
-        for network in _used(exp, item)
-        for condition in item.conditions
+        for network in _used(exp, experiment)
+        for condition in experiment.conditions
     ]
-    networks = _networks(exp, item, there)
-    own = sorted(str(path) for path in exp.own_photos.rglob("*")) if item.pictures and exp.own_photos else []
+    networks = _networks(exp, experiment, there)
+    own = sorted(str(path) for path in exp.own_photos.rglob("*")) if experiment.pictures and exp.own_photos else []
     subsets = [[*one, listing(exp.every(*one))] for one in _columns(name) if exp.has(*one)]
-    timed = machine() if item.make is figures.speed else ""
-    shapes = exp.shapes_checksum(item.scheme) if there else ""
+    timed = machine() if experiment.make is figures.speed else ""
+    shapes = exp.shapes_checksum(experiment.scheme) if there else ""
     printed = paper.FILE.read_text(encoding="utf-8")
-    return checksum([_FORMAT, name, outputs, networks, own, subsets, shapes, exp.photos, timed, printed])
+    return digest([_FORMAT, name, outputs, networks, own, subsets, shapes, exp.photos, timed, printed])
 
 
-def _networks(exp: Workspace, item: Item, there: Sets) -> list[dict[str, Any]]:
-    """What names the networks that an item uses."""
-    return [exp.network_key(item.scheme, one) for one in _used(exp, item)] if there or not item.alone else []
+def _networks(exp: Workspace, experiment: Experiment, there: Sets) -> list[dict[str, Any]]:
+    """What names the networks that an experiment uses."""
+    return (
+        [exp.network_key(experiment.scheme, one) for one in _used(exp, experiment)]
+        if there or not experiment.alone
+        else []
+    )
 
 
 def _columns(name: str) -> list[tuple[str, str]]:
@@ -313,21 +321,21 @@ def steps(exp: Workspace, names: Sequence[str], schemes: Sequence[str]) -> Itera
     planned: set[tuple[str, ...]] = set()
     per_face: dict[tuple[str, str], float | None] = {}
     for name in names:
-        item = EXPERIMENTS[name]
-        for network in item.networks:
-            for one in (one for one in item.sets if exp.has(*one)):
-                new = [c for c in item.conditions if (item.scheme, network, *one, c) not in planned]
-                planned |= {(item.scheme, network, *one, condition) for condition in new}
+        experiment = EXPERIMENTS[name]
+        for network in experiment.networks:
+            for one in (one for one in experiment.sets if exp.has(*one)):
+                new = [c for c in experiment.conditions if (experiment.scheme, network, *one, c) not in planned]
+                planned |= {(experiment.scheme, network, *one, condition) for condition in new}
                 if new:
-                    yield _output_step(exp, item.scheme, network, one, new, per_face)
+                    yield _output_step(exp, experiment.scheme, network, one, new, per_face)
         try:
-            there = sets_there(exp, item)
+            there = sets_there(exp, experiment)
             path = exp.report / "results" / f"{name}.json"
             same = path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("key") == _key(exp, name, there)
             yield Step(name, "the outputs above", "done" if same else "to do")
         except MissingError as error:
             untrained = "reproduce train" in str(error)
-            needs = "the networks above" if untrained and item.scheme in schemes else str(error)
+            needs = "the networks above" if untrained and experiment.scheme in schemes else str(error)
             yield Step(name, needs, "after training" if untrained else "data missing")
 
 

@@ -29,7 +29,7 @@ from facemsm.geometry import (
 from facemsm.imaging.io import IMAGE_SUFFIXES, read_image, write_image
 from facemsm.imaging.warping import warp
 from facemsm.provenance import machine
-from facemsm.reproduce.located import CONDITIONS, SIZE, CachedOutputs, Stages
+from facemsm.reproduce.outputs import CONDITIONS, SIZE, CachedOutputs, Stages
 from facemsm.reproduce.paper import paper
 from facemsm.reproduce.render import Block, ours, picture, table, text
 from facemsm.reproduce.tables import (
@@ -231,7 +231,7 @@ def normalised(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Bloc
 
 
 def _pictured(exp: Workspace, stages: Stages, dataset: str, split: str) -> tuple[list[FaceSample], str]:
-    """Faces of a set to show, and what they are; without photos of it the bundled photo, under one name a condition."""
+    """Faces of a set to show, and what they are; without its photos the bundled photo, once per column."""
     if exp.photos:
         samples = exp.samples(dataset, split)
         chosen = np.linspace(0, len(samples) - 1, min(COLUMNS, len(samples))).astype(int)

@@ -27,7 +27,7 @@ from facemsm.geometry import CANONICAL_MARGIN, Matrix, box_to_crop
 from facemsm.heatmaps import HeatmapCodec
 from facemsm.hourglass.network import HourglassConfig, StackedHourglass
 from facemsm.hourglass.training import HourglassModule, HourglassTraining
-from facemsm.reproduce.located import SIZE
+from facemsm.reproduce.outputs import SIZE
 from facemsm.resnet50.network import ResNet50, ResNet50Config
 from facemsm.resnet50.training import ResNet50Module, ResNet50Training
 from facemsm.schemes import LandmarkScheme
@@ -227,7 +227,7 @@ def seconds_per_step(name: str, config: Any) -> float:
 
 
 class TrainedStages:
-    """Stages 1 and 2 in PyTorch; see :class:`facemsm.reproduce.located.Stages`.
+    """Stages 1 and 2 in PyTorch; see :class:`facemsm.reproduce.outputs.Stages`.
 
     Args:
         scheme: of the landmarks.

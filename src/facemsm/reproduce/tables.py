@@ -12,7 +12,7 @@ import numpy as np
 from facemsm.evaluation import metrics, plots
 from facemsm.evaluation.predictions import load_predictions
 from facemsm.geometry import Normaliser
-from facemsm.reproduce.located import CONDITIONS, CachedOutputs
+from facemsm.reproduce.outputs import CONDITIONS, CachedOutputs
 from facemsm.reproduce.paper import Column, paper
 from facemsm.reproduce.render import Block, beside, ours, picture, plain, table, text
 from facemsm.reproduce.workspace import CONFIGURATIONS, MODEL, SHIPPED, WITHOUT_STAGE1, MissingError, Workspace
@@ -30,9 +30,9 @@ GIVEN, PERTURBED, DRAWN = CONDITIONS
 CHOSEN = "0.4 / 0.6"
 """The paper's thresholds, as Table IX names them."""
 
-_SPOILT = (
-    "Spoilt boxes: moved by up to 15 %, scaled by up to 25 %, photos turned by up to 30°. Drawn occluders: one a face, "
-    "of the kinds that preset lite paints over training faces; so stage 2 has learned to guess under them."
+_PERTURBED = (
+    "Perturbed boxes: moved by up to 15 %, scaled by up to 25 %, photos rotated by up to 30°. Drawn occluders: one per "
+    "face, of the kinds that preset lite paints over training faces; so stage 2 has learned to guess under them."
 )
 
 VERDICTS = ("holds", "the reverse holds", "not decided", "no difference at all")
@@ -159,7 +159,7 @@ def _interval(values: Array) -> tuple[float, float]:
 
 
 def ablation(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
-    """The six configurations on every set there: given boxes, spoilt boxes, drawn occluders; and the paper's claims."""
+    """The six configurations on every set there: as given, perturbed boxes, drawn occluders; and the paper's claims."""
     printed, landmarks = paper().tables[name], get_scheme(scheme)
     values: dict[str, list[float | None]] = {}
     if printed.columns[0].set in (dataset for dataset, _ in there):
@@ -182,7 +182,7 @@ def stages(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
     note = (
         "HG is here the same stage 2 on crops by the boxes. It was trained on canonical faces only, so that it needs "
         "stage 1 more than a network trained on such crops does. The claims say (weights) where they are about these. "
-        f"SR: stage 3 in the paper's form, {_settings()}. {_SPOILT}"
+        f"SR: stage 3 in the paper's form, {_settings()}. {_PERTURBED}"
     )
     networks = {"HG": WITHOUT_STAGE1, "ST-GAN + HG": MODEL}
     return [text(note), *_compared(exp, there, name, scheme, networks, " (weights)")]
@@ -274,17 +274,21 @@ def _claims(
     seen: Any,
 ) -> list[Block]:
     """The paper's claims as differences that are below 0 where the claim holds."""
-    given, spoilt, drawn = (errors[condition] for condition in CONDITIONS)
+    given, perturbed, drawn = (errors[condition] for condition in CONDITIONS)
     found = []
     for base in ("HG", "Res-50"):
         staged = f"ST-GAN + {base}"
         if not {base, staged} <= given.keys():
             continue
-        gain, gain_spoilt = given[staged] - given[base], spoilt[staged] - spoilt[base]
+        gain, gain_perturbed = given[staged] - given[base], perturbed[staged] - perturbed[base]
         found += [
             claim(f"Stage 1 lowers the error of {base}", f"{where}, boxes as given", gain),
-            claim(f"Stage 1 lowers the error of {base}", f"{where}, spoilt boxes", gain_spoilt),
-            claim(f"Stage 1 helps {base} more the worse the boxes", f"{where}, spoilt less given", gain_spoilt - gain),
+            claim(f"Stage 1 lowers the error of {base}", f"{where}, perturbed boxes", gain_perturbed),
+            claim(
+                f"Stage 1 helps {base} more the worse the boxes",
+                f"{where}, perturbed less given",
+                gain_perturbed - gain,
+            ),
         ]
     for base in ("HG", "ST-GAN + HG"):
         rebuilt = base + REBUILT
@@ -327,7 +331,7 @@ def _claims(
 
 
 def claim(words: str, on: str, differences: Array, of: str = "") -> Block:
-    """Mean difference in per cent of something, its interval and what follows; empty where no face can tell."""
+    """Mean difference in per cent of something, its interval and what follows; empty where no face counts."""
     known = 100 * differences[np.isfinite(differences)]
     if not len(known):
         return {}
@@ -360,7 +364,7 @@ def _training(exp: Workspace, scheme: str) -> str:
     return (
         f"Trained by one command on the same {done['faces']} faces: {', '.join(parts)}. Without ST-GAN a network sees "
         "crops by the boxes, in training and here; with it, canonical faces. SR: stage 3 in the paper's form, "
-        f"{_settings()}. {_SPOILT}{lacking}"
+        f"{_settings()}. {_PERTURBED}{lacking}"
     )
 
 

@@ -20,7 +20,7 @@ from facemsm.data.catalogue import find_dataset, load_dataset
 from facemsm.data.reading import NoPhoto
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import AbsentError, FacemsmError
-from facemsm.reproduce.located import PERTURBED, CachedOutputs, Stages, locate
+from facemsm.reproduce.outputs import PERTURBED, CachedOutputs, Stages, locate
 from facemsm.runtime.model import DICTIONARY, bundled_models, load_model
 from facemsm.schemes import LandmarkScheme, get_scheme
 from facemsm.shapes.dictionary import ShapeDictionary, build_dictionary
@@ -294,7 +294,7 @@ class Workspace:
             "condition": [condition, asdict(PERTURBED)],
         }
         slug = f"{scheme}-{network}-{name}-{split}-{condition}".replace(" + ", "+").replace(" ", "_").replace("/", "-")
-        return self.report / "outputs" / f"{slug}-{checksum(key)[:12]}.npz"
+        return self.report / "outputs" / f"{slug}-{digest(key)[:12]}.npz"
 
     def own_form(self, scheme: str) -> str:
         """The form of stage 3 that the weights ship with, if it is not the paper's; else nothing."""
@@ -339,7 +339,7 @@ class Workspace:
                 return ShapeDictionary.load(load_model(model).path(DICTIONARY))
         shapes = self.shapes(scheme)
         count = min(count, 2 * len(shapes))
-        key = checksum({"shapes": hashlib.sha256(shapes.tobytes()).hexdigest(), "count": count})
+        key = digest({"shapes": hashlib.sha256(shapes.tobytes()).hexdigest(), "count": count})
         path = self.report / "dictionaries" / f"{scheme}-{count}-{key[:12]}.safetensors"
         if not path.is_file():
             built = build_dictionary(shapes, get_scheme(scheme), count=count)
@@ -383,7 +383,7 @@ class Workspace:
 
 @dataclass(frozen=True)
 class FullPipeline:
-    """All stages as :class:`facemsm.reproduce.located.Stages`: what is kept of them are their last points."""
+    """All stages as :class:`facemsm.reproduce.outputs.Stages`: what is kept of them are their last points."""
 
     aligner: Aligner
 
@@ -407,6 +407,6 @@ def listing(samples: Sequence[FaceSample]) -> str:
     return digest.hexdigest()
 
 
-def checksum(value: Any) -> str:
+def digest(value: Any) -> str:
     """SHA-256 of plain values."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

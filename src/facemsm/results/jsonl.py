@@ -62,18 +62,18 @@ class PhotoSet:
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        self._sums = np.unique(np.fromiter(map(checksum, names), np.uint64))
+        self._sums = np.unique(np.fromiter(map(name_hash, names), np.uint64))
 
     def __len__(self) -> int:
         return len(self._sums)
 
     def __contains__(self, name: str) -> bool:
-        value = np.uint64(checksum(name))
+        value = np.uint64(name_hash(name))
         i = int(np.searchsorted(self._sums, value))
         return i < len(self._sums) and bool(self._sums[i] == value)
 
 
-def checksum(name: str) -> int:
+def name_hash(name: str) -> int:
     """64 bits that are the same for a name on every machine."""
     return int.from_bytes(hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest(), "big")
 

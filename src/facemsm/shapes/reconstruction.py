@@ -95,7 +95,7 @@ def reliable_points(scores: NDArray[np.floating], scheme: LandmarkScheme, settin
 
     Args:
         scores: (..., L) of Eq. 9; NaN where a point is missing.
-        scheme: tells contour from features.
+        scheme: says which points are on the contour.
         settings: the thresholds.
 
     Returns:

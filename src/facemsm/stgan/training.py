@@ -33,7 +33,7 @@ class STGANTraining:
         augmentation: of the crops; jitter about the provided boxes.
         a, b: weights of the θ loss and of the adversarial loss (Eq. 5).
         alone: fraction of the run in which the generator learns from θ alone, before the discriminator joins. From the
-            first step on, the discriminator would win before the generator's faces are worth judging.
+            first step on, the discriminator would win before the generator's faces look canonical at all.
         discriminator_rate: the discriminator's learning rate over the generator's.
     """
 

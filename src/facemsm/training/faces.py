@@ -1,4 +1,4 @@
-"""Which faces a run learns from and which it is judged by."""
+"""Which faces a run learns from, and which it is validated on."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class CanonicalExamples:
     Attributes:
         size: side of the canonical face, px.
         augmentation: None for validation.
-        occluded_peak: height of the target peak of an occluded point; below 1 the score learns to tell. 1 is the paper.
+        occluded_peak: height of the target peak of an occluded point; below 1 the score learns it. 1 is the paper's.
         conventions: names that faces' ``convention`` may have; ``convention`` below is an index into them.
     """
 

@@ -32,7 +32,7 @@ class ExampleStream(Dataset[Example]):
     """Example n, for n from 0 to ``total``.
 
     Decoding a JPEG costs more than any other step of preparing an example, so the photos seen first stay in memory as
-    long as ``memory`` bytes suffice. To replace old ones by new ones would not help: each is seen once an epoch.
+    long as ``memory`` bytes suffice. To replace old ones by new ones would not help: each is seen once per epoch.
     """
 
     def __init__(self, faces: Faces, make: MakeExample, *, total: int, seed: int, memory: int = PHOTO_MEMORY) -> None:

@@ -89,7 +89,7 @@ def _related(key: str, old: Tensor, fresh: Tensor, weights: Tensor, path: Path) 
 
 
 def _scheme_beside(path: Path) -> str:
-    """Name of the scheme of a run whose weights do not tell: the built-in one of as many landmarks."""
+    """Name of the scheme of a run whose weights do not name it: the built-in one of as many landmarks."""
     config = path.with_name("config.json")
     try:
         return str(int(json.loads(config.read_text(encoding="utf-8"))["network"]["landmarks"]))

@@ -97,10 +97,10 @@ def _occluded(sample: FaceSample, scheme: LandmarkScheme) -> Scene:
 
 CONDITIONS: Mapping[str, Callable[[FaceSample, LandmarkScheme], Scene]] = {
     "as given": _as_given,
-    "spoilt boxes": _perturbed,
+    "perturbed boxes": _perturbed,
     "drawn occluders": _occluded,
 }
-"""Ways a face is shown. Spoilt: as ``facemsm evaluate --perturb 0.15,0.25,30``."""
+"""Ways a face is shown. Perturbed: as ``facemsm evaluate --perturb 0.15,0.25,30``."""
 
 
 # --- Outputs ---------------------------------------------------------------------------------------------------------
