@@ -25,7 +25,6 @@ from torch import Tensor
 
 from facemsm.data.sample import FaceSample
 from facemsm.data.sources import Source
-from facemsm.hourglass.losses import LOSSES
 from facemsm.hourglass.training import HourglassModule, HourglassTraining
 from facemsm.provenance import commit, machine
 from facemsm.schemes import SCHEME_68
@@ -121,11 +120,8 @@ def main() -> None:
 
         def heatmap(batch: dict[str, Any]) -> Tensor:
             outputs: list[Tensor] = hourglass.network(images_to_tensor(batch["image"]))
-            targets = [
-                batch[f"rows_{i}"][..., :, None] * batch[f"columns_{i}"][..., None, :] for i in range(len(outputs))
-            ]
-            loss = LOSSES[config.loss]
-            values = [loss(o.float(), t, batch["labelled"]) for o, t in zip(outputs, targets, strict=True)]
+            targets = [batch[key] for key in ("labelled", "points", "peak")]
+            values = [hourglass._loss(heatmaps.float(), *targets) for heatmaps in outputs]
             return torch.stack(values).sum()
 
         print("| 2, hourglass", measure(hourglass, heatmap, args.steps, PHOTO_MEMORY), flush=True)

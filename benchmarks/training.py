@@ -37,8 +37,7 @@ from torch import Tensor
 
 from facemsm.data.sample import FaceSample
 from facemsm.data.sources import Source
-from facemsm.heatmaps import HeatmapCodec
-from facemsm.hourglass.losses import LOSSES, by_face
+from facemsm.hourglass.losses import by_face
 from facemsm.hourglass.network import HEATMAP_SIZE, INPUT_SIZE
 from facemsm.hourglass.training import HourglassModule, HourglassTraining
 from facemsm.provenance import commit, machine
@@ -209,8 +208,7 @@ def network_options(faces: Faces, images: int, threads: int) -> dict[str, Callab
             module.network.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
         examples: Any = module._training
         if side != INPUT_SIZE:
-            codec = HeatmapCodec(side, HEATMAP_SIZE * side // INPUT_SIZE, paper.sigma)
-            examples = replace(examples, codecs=(codec,) * paper.network.stacks)
+            examples = replace(examples, size=side)
         batch = next(iter(loader(ExampleStream(faces, examples, total=images, seed=0), batch=images, workers=0)))
         optimiser = module.optimiser(module.network)
 
@@ -234,21 +232,6 @@ def network_options(faces: Faces, images: int, threads: int) -> dict[str, Callab
     }
 
 
-class FullMaps:
-    """Examples with their target heatmaps instead of the heatmaps' profiles."""
-
-    def __init__(self, make: MakeExample, stacks: int) -> None:
-        self.make, self.stacks = make, stacks
-
-    def __call__(self, face: FaceSample, rng: np.random.Generator) -> Example:
-        """As ``make``, with ``target_i`` (L, size, size) for ``columns_i`` and ``rows_i``."""
-        example = self.make(face, rng)
-        for i in range(self.stacks):
-            columns, rows = example.pop(f"columns_{i}"), example.pop(f"rows_{i}")
-            example[f"target_{i}"] = rows[:, :, None] * columns[:, None, :]
-        return example
-
-
 def pass_over(
     faces: Faces, make: MakeExample, batch_size: int, steps: int, workers: int, use: Callable[[Example], None]
 ) -> None:
@@ -259,42 +242,12 @@ def pass_over(
     gc.collect()  # ends the loader processes, whose processor time counts from then on
 
 
-def target_options(faces: Faces, steps: int) -> dict[str, Callable[[], None]]:
-    """Where the ``lite`` hourglass's targets are drawn."""
-    config = HourglassTraining.preset("lite", 68)
-    module = HourglassModule(config, SCHEME_68, faces)
-    stacks, optimiser = config.network.stacks, module.optimiser(module.network)
-    module.network.train()
-
-    def loss(batch: Example) -> Tensor:
-        outputs = module.network(images_to_tensor(batch["image"]))
-        values = []
-        for i, heatmaps in enumerate(outputs):
-            target = batch.get(f"target_{i}")
-            if target is None:
-                target = batch[f"rows_{i}"][..., :, None] * batch[f"columns_{i}"][..., None, :]
-            values.append(LOSSES[config.loss](heatmaps.float(), target, batch["labelled"]))
-        return torch.stack(values).sum()
-
-    def use(batch: Example) -> None:
-        take_step(optimiser, lambda: loss(batch), bf16=True)
-
-    def option(make: MakeExample) -> Callable[[], None]:
-        return lambda: pass_over(faces, make, config.schedule.batch_size, steps, 1, use)
-
-    return {
-        "heatmaps drawn by the loader process": option(FullMaps(module._training, stacks)),
-        "drawn by the training process, from profiles": option(module._training),
-    }
-
-
 def loss_options(faces: Faces) -> dict[str, Callable[[], None]]:
     """The ``lite`` hourglass's last loss with its gradient, on heatmaps that are there already."""
     config = HourglassTraining.preset("lite", 68)
     module, size = HourglassModule(config, SCHEME_68, faces), config.schedule.batch_size
     batch = next(iter(loader(ExampleStream(faces, module._training, total=size, seed=0), batch=size, workers=0)))
-    last = config.network.stacks - 1
-    targets = [batch[key] for key in ("labelled", "points", f"columns_{last}", f"rows_{last}")]
+    targets = [batch[key] for key in ("labelled", "points", "peak")]
     heatmaps = torch.rand(size, 68, HEATMAP_SIZE, HEATMAP_SIZE).to(torch.bfloat16)  # as the network emits them
     heatmaps = heatmaps.to(memory_format=torch.channels_last).requires_grad_()
 
@@ -365,8 +318,6 @@ def main() -> None:
         print(f"\nStage 2, the paper's network with one thing changed; steps of {images}, median of {rounds} rounds.\n")
         compare(network_options(faces, images, args.threads), images, rounds)
         steps = 2 if quick else 4
-        print(f"\nStage 2, `lite`: where target heatmaps are drawn; median of {rounds} rounds of {steps} steps.\n")
-        compare(target_options(faces, steps), steps * 16, rounds)
         print(f"\nStage 2, `lite`: the last loss and its gradient, batches of 16; median of {rounds} rounds.\n")
         compare(loss_options(faces), 16, rounds)
         images = 4 if quick else 32

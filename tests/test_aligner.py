@@ -281,3 +281,16 @@ def test_bad_boxes_are_refused(aligner: Aligner, photo: Image, boxes: object) ->
 def test_as_many_box_lists_as_photos(aligner: Aligner, photo: Image) -> None:
     with pytest.raises(FacemsmError, match="2 photos, but there are 1"):
         aligner.align_batch([photo], [None, None])
+
+
+def test_points_in_the_convention_of_a_data_set(plain: Path, photo: Image, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(plain, tmp_path / "model"))
+    fields = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**fields, "conventions": {"300w": [0.01, -0.002]}}))
+    aligner = Aligner.from_pretrained(folder)
+    (consensus,) = aligner.align(photo, [BOX])
+    (own,) = aligner.align(photo, [BOX], settings=Settings(convention="300w"))
+    scale = np.sqrt(np.prod(np.ptp(consensus.points, axis=0)))
+    np.testing.assert_allclose(own.points - consensus.points, np.full((68, 2), (0.01, -0.002)) * scale, atol=1e-3)
+    with pytest.raises(FacemsmError, match="no convention 'cofw': the model knows 300w"):
+        aligner.align(photo, [BOX], settings=Settings(convention="cofw"))

@@ -13,6 +13,7 @@ from facemsm.geometry import (
     CROP_ENLARGEMENT,
     Matrix,
     apply_affine,
+    box_scale,
     box_to_crop,
     canonical_matrix,
     compose,
@@ -23,6 +24,7 @@ from facemsm.geometry import (
     normalised_to_pixels,
     perturb_box,
     pixels_to_normalised,
+    shifted,
     similarity,
     theta_to_matrix,
     tight_box,
@@ -345,3 +347,11 @@ def test_an_eye_is_the_mean_of_its_labelled_points() -> None:
     face = face_of(scheme, 0)
     face[37:42] = np.nan
     np.testing.assert_allclose(upright_anchors(face, scheme)[0], face[36])
+
+
+def test_a_convention_is_a_share_of_the_box_there_and_back() -> None:
+    points = np.array([[10.0, 20.0], [110.0, 45.0], [60.0, np.nan]])  # 100 x 25: the root of the area is 50
+    moved = shifted(points, (0.02, -0.01))
+    np.testing.assert_allclose(moved, points + np.array((1.0, -0.5)))
+    np.testing.assert_allclose(shifted(moved, (-0.02, 0.01)), points)
+    np.testing.assert_allclose(box_scale(np.stack((points, 2 * points))), [50, 100])

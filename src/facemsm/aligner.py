@@ -20,7 +20,7 @@ from facemsm.confidence.model import Calibration, detail
 from facemsm.detectors import FaceDetector, get_detector
 from facemsm.errors import FacemsmError
 from facemsm.face import Face
-from facemsm.geometry import apply_affine, box_to_crop, check_boxes
+from facemsm.geometry import apply_affine, box_to_crop, check_boxes, shifted
 from facemsm.imaging.io import check_image, read_image
 from facemsm.runtime.model import DICTIONARY, HOURGLASS, PRIOR, STGAN, Model, load_model
 from facemsm.runtime.session import LANDMARKS, Network
@@ -185,8 +185,11 @@ class Aligner:
         seen = self.run_stages([job.photo for job in jobs], np.stack([job.box for job in jobs]), settings)  # 1 to 4
         refined = self.refine(seen, settings)  # lines 5 to 13
         # Line 14. θ runs from canonical to crop (Eq. 2), so it is θ and not its inverse that is applied.
-        points = apply_affine(seen.to_photo, refined.points).astype(np.float32)
-        preliminary = apply_affine(seen.to_photo, seen.points).astype(np.float32)
+        points, preliminary = (apply_affine(seen.to_photo, p) for p in (refined.points, seen.points))
+        if settings.convention:
+            shift = self.model.conventions[settings.convention]
+            points, preliminary = shifted(points, shift), shifted(preliminary, shift)
+        points, preliminary = points.astype(np.float32), preliminary.astype(np.float32)
         return [
             Face(
                 points=points[i],
@@ -303,6 +306,9 @@ class Aligner:
 
     def _resolved(self, settings: Settings) -> Settings:
         """Settings that name the method."""
+        known = self.model.conventions
+        if settings.convention and settings.convention not in known:
+            raise FacemsmError(f"no convention {settings.convention!r}: the model knows {', '.join(known) or 'none'}")
         if settings.method == "calibrated" and not self.model.calibration:
             raise FacemsmError(
                 f"{self.model.folder}: has no calibration; run 'facemsm calibrate' on it, or use method='paper'"

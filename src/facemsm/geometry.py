@@ -257,6 +257,12 @@ def box_scale(points: NDArray[np.floating]) -> NDArray[np.floating]:
     return np.asarray(np.sqrt(_extent(points).prod(axis=-1)))
 
 
+def shifted(points: NDArray[np.floating], convention: tuple[float, float]) -> Array:
+    """Points (..., L, 2) moved by x, y in shares of :func:`box_scale`: from the consensus of all data sets to the
+    convention of one, or back with the signs reversed."""
+    return np.asarray(points + np.asarray(convention) * box_scale(points)[..., None, None])
+
+
 def _extent(points: NDArray[np.floating]) -> Array:
     """Width and height (..., 2) of the labelled points' tight boxes."""
     # fmin and fmax pass over NaN without NumPy's warning for a face that has nothing else

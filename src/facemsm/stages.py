@@ -51,6 +51,8 @@ class Settings:
         stages: which run; 2 must be among them. Without 1 the box is taken as it is; without 3 no point is moved.
         reconstruction: the paper's stage 3, with its thresholds.
         retry: whether ``calibrated`` may retry.
+        convention: name of a training data set, such as ``300w``: points are where its labels would be, rather than
+            where the consensus of all sets is.
 
     Raises:
         FacemsmError: an unknown method or stage.
@@ -60,6 +62,7 @@ class Settings:
     stages: Collection[int] = (1, 2, 3)
     reconstruction: Reconstruction = field(default_factory=Reconstruction)
     retry: bool = True
+    convention: str | None = None
 
     def __post_init__(self) -> None:
         if self.method not in (None, "calibrated", "paper"):

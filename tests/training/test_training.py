@@ -27,6 +27,7 @@ from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.data.sources import Source
 from facemsm.errors import FacemsmError
 from facemsm.heatmaps import HeatmapCodec
+from facemsm.hourglass.losses import gaussians
 from facemsm.hourglass.network import HEATMAP_SIZE, INPUT_SIZE, HourglassConfig, StackedHourglass
 from facemsm.hourglass.training import HourglassModule, HourglassTraining
 from facemsm.resnet50.network import ResNet50, ResNet50Config
@@ -35,7 +36,15 @@ from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.stgan.training import STGANModule, STGANTraining
 from facemsm.training.config import Schedule, as_json, from_mapping, override
 from facemsm.training.faces import Faces, load_faces
-from facemsm.training.run import AtomicCheckpointIO, StageModule, fit, load_weights, running_mean, save_weights
+from facemsm.training.run import (
+    AtomicCheckpointIO,
+    StageModule,
+    fit,
+    load_weights,
+    read_conventions,
+    running_mean,
+    save_weights,
+)
 from facemsm.training.stream import ExampleStream, ResumableSampler, loader
 from facemsm.training.transfer import start_from
 from synthetic_faces import write_faces
@@ -884,6 +893,43 @@ def test_every_stack_is_supervised(drawn: Path) -> None:
         error = ((heatmaps - target).square() * (1 + 10 * target)).mean((2, 3)) * batch["labelled"]
         parts.append(error.sum() / batch["labelled"].sum())
     assert whole.item() == pytest.approx(sum(part.item() for part in parts), rel=1e-4)
+
+
+def test_the_shift_of_a_data_sets_labels_is_learned(drawn: Path) -> None:
+    """Two sets of the same faces, one of them labelled to the right: half of the offset to each side, and none in y."""
+    module: Any = hourglass(drawn, adapt=0.2)
+    module.faces = replace(
+        module.faces, sources=(Source("300w", "", "train"), Source("wflw", "", "train")), source=np.array([0, 1])
+    )
+    module.shifts = torch.zeros(2, 2)
+    module._share = torch.tensor([0.5, 0.5])
+    size = HEATMAP_SIZE
+    truth = torch.rand(8, 68, 2) * 60 + 34
+    heatmaps = gaussians((truth + 0.5) * size / INPUT_SIZE - 0.5, size, 1.5)
+    mirrored = torch.diag(torch.tensor([-1.0, 1.0]))
+    frames = torch.stack([100 * (mirrored if i % 4 > 1 else torch.eye(2)) for i in range(8)])  # every other pair is
+    batch = {
+        "convention": torch.arange(8) % 2,
+        "shift": frames,
+        "labelled": torch.ones(8, 68),
+        "peak": torch.ones(8, 68),
+        "points": truth + (frames @ torch.tensor([[0.01, 0.004], [0.03, 0.008]])[torch.arange(8) % 2, :, None]).mT,
+    }
+    for _ in range(60):
+        module._adapt(batch, module._consensus(batch), heatmaps)
+    learned = module.conventions
+    assert learned["300w"] == pytest.approx([0.01, -0.002], abs=1e-3)
+    assert learned["wflw"] == pytest.approx([0.03, 0.002], abs=1e-3)
+    points = module._consensus(batch)
+    torch.testing.assert_close(points[..., 0], truth[..., 0], atol=0.1, rtol=0)
+
+
+def test_conventions_travel_with_the_weights(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(StackedHourglass(TINY), path, conventions={"300w": [0.0052, 0.0015]})
+    assert read_conventions(path) == {"300w": [0.0052, 0.0015]}
+    save_weights(StackedHourglass(TINY), path)
+    assert read_conventions(path) == {}
 
 
 CHOSEN = [0, 8, 16, 19, 24, 30, 36, 39, 42, 45, 48, 54]

@@ -147,7 +147,8 @@ def evaluate(
         if save:
             save_predictions(save, predicted)
 
-    evaluation = Evaluation.of(samples, predicted, landmarks)
+    convention = predicted.origin.get("convention")
+    evaluation = Evaluation.of(samples, predicted, landmarks, convention)
     report = measure(evaluation, kinds)
     report["run"] = {
         "data set": f"{dataset}, {split}",
@@ -161,7 +162,7 @@ def evaluate(
     }
     if occlude:
         report["run"]["painted over"] = list(EVALUATED)
-        report["occluded and clean"] = compare(evaluation, Evaluation.of(samples, clean, landmarks), kinds)
+        report["occluded and clean"] = compare(evaluation, Evaluation.of(samples, clean, landmarks, convention), kinds)
     stem = output / f"{dataset}-{split.replace('/', '-')}{'-occluded' if occlude else ''}"
     _write(evaluation, report, stem)
 
@@ -236,6 +237,7 @@ def _predict(
         "crop enlargement": CROP_ENLARGEMENT,
         "perturbation": asdict(perturbation) if perturbation else None,
         "data set": dataset,
+        "convention": aligner.model.conventions.get(find_dataset(dataset).convention or dataset),
         "commit": commit(),
         "machine": machine(),
     }

@@ -26,12 +26,14 @@ class DataSet:
         splits: published number of faces of each split, None where none is published.
         scheme: name of its landmark scheme; None where the user says which.
         provided_boxes: whether it comes with face boxes of its own.
+        convention: the data set whose habit of placing points its labels follow, where that is another's.
     """
 
     read: Reader
     splits: Mapping[str, int | None]
     scheme: str | None
     provided_boxes: bool = True
+    convention: str | None = None
 
 
 def _coco_split(root: Path, split: str, box_source: BoxSource, count: int) -> Iterator[Item]:
@@ -52,7 +54,7 @@ CATALOGUE: Mapping[str, DataSet] = {
         },
         "68",
     ),
-    "300w-private": DataSet(ibug.read_private, {"indoor": 300, "outdoor": 300, "full": 600}, "68"),
+    "300w-private": DataSet(ibug.read_private, {"indoor": 300, "outdoor": 300, "full": 600}, "68", convention="300w"),
     "cofw": DataSet(cofw.read_cofw, {"train": 1345, "test": 507}, "29"),
     "cofw68": DataSet(cofw68.read_cofw68, {"test": 507}, "68"),
     "wflw": DataSet(

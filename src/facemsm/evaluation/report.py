@@ -18,7 +18,7 @@ from facemsm.data.sample import FaceSample
 from facemsm.errors import FacemsmError
 from facemsm.evaluation import metrics, occlusion, plots
 from facemsm.evaluation.predictions import Predictions
-from facemsm.geometry import Normaliser, face_scale, normaliser
+from facemsm.geometry import Normaliser, face_scale, normaliser, shifted
 from facemsm.schemes import OCCLUDED, UNLABELLED, LandmarkScheme
 from facemsm.typing import Array, BoolArray, FloatArray
 
@@ -38,7 +38,7 @@ CORRECT_PERCENT = 5
 PRECISION = 0.8
 """At which the recall of occlusion scores is read, as in the COFW literature."""
 
-FINAL, BEFORE = "final", "before stage 3"
+FINAL, BEFORE, OWN = "final", "before stage 3", "in the set's convention"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,15 +50,24 @@ class Evaluation:
         truth: (N, L, 2) photo pixels, NaN where unlabelled.
         visibility: (N, L) int8 as in ``FaceSample``; ``UNLABELLED`` everywhere if the data set marks no occlusion.
         scheme: the landmark scheme of both.
+        convention: of the data set's labels, as in :attr:`facemsm.runtime.model.Model.conventions`; errors are then
+            reported in it, too (label adaptation: Wood et al., ICCV 2021).
     """
 
     predictions: Predictions
     truth: FloatArray
     visibility: NDArray[np.int8]
     scheme: LandmarkScheme
+    convention: tuple[float, float] | None = None
 
     @classmethod
-    def of(cls, samples: Sequence[FaceSample], predictions: Predictions, scheme: LandmarkScheme) -> Evaluation:
+    def of(
+        cls,
+        samples: Sequence[FaceSample],
+        predictions: Predictions,
+        scheme: LandmarkScheme,
+        convention: tuple[float, float] | None = None,
+    ) -> Evaluation:
         """Put the predictions for ``samples`` beside their truth. Other predictions are left out.
 
         Raises:
@@ -73,6 +82,7 @@ class Evaluation:
             np.stack([sample.points for sample in samples]),
             visibility if known else np.full_like(visibility, UNLABELLED),
             scheme,
+            convention,
         )
 
     @property
@@ -82,10 +92,12 @@ class Evaluation:
 
     @property
     def stages(self) -> dict[str, FloatArray]:
-        """The predicted points and, where stage 3 ran, those before it, by name."""
+        """The predicted points; where stage 3 ran, those before it; where the convention is known, those in it."""
         points = {FINAL: self.predictions.points}
         if self.predictions.preliminary is not None:
             points[BEFORE] = self.predictions.preliminary
+        if self.convention:
+            points[OWN] = shifted(self.predictions.points, self.convention).astype(np.float32)
         return points
 
     @property

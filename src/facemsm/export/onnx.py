@@ -36,7 +36,7 @@ from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.stgan.networks import Generator
 from facemsm.training.config import from_mapping
 from facemsm.training.landmarks import images_to_tensor
-from facemsm.training.run import load_weights
+from facemsm.training.run import load_weights, read_conventions
 from facemsm.typing import FloatArray, Image
 
 OPSET = 18
@@ -356,7 +356,12 @@ def export_model(
         _export(stage_2, staging / HOURGLASS, faces, expected)
         shutil.copyfile(dictionary, staging / DICTIONARY)
         write_manifest(
-            staging, name=name, scheme=scheme_to_dict(scheme), codec=asdict(codec), provenance=dict(provenance)
+            staging,
+            name=name,
+            scheme=scheme_to_dict(scheme),
+            codec=asdict(codec),
+            provenance=dict(provenance),
+            conventions=read_conventions(hourglass / "best.safetensors"),
         )
         folder.mkdir(parents=True, exist_ok=True)
         for file in staging.iterdir():

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class Model:
         provenance: preset, commit, data and the like, for reports.
         checksum: of ``model.json``, which holds the checksums of all else; names the model in reports.
         calibration: what turns scores into probabilities; None if the model was not calibrated.
+        conventions: how far the labels of each training data set lie from the points that the model finds, the
+            consensus: x, y in the photo, in shares of :func:`facemsm.geometry.box_scale`.
     """
 
     folder: Path
@@ -51,6 +53,7 @@ class Model:
     provenance: Mapping[str, Any]
     checksum: str
     calibration: Calibration | None = None
+    conventions: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def path(self, file: str) -> Path:
         """Where one of the model's files lies."""
@@ -92,6 +95,7 @@ def load_model(name: PathLike) -> Model:
             dict(fields["provenance"]),
             hashlib.sha256(content).hexdigest(),
             None if calibration is None else Calibration.from_dict(calibration, scheme.count),
+            {str(name): (float(x), float(y)) for name, (x, y) in fields.get("conventions", {}).items()},
         )
         expected = dict(files.items())
     except FacemsmError as error:
@@ -106,7 +110,13 @@ def load_model(name: PathLike) -> Model:
 
 
 def write_manifest(
-    folder: Path, *, name: str, scheme: Mapping[str, Any], codec: Mapping[str, Any], provenance: Mapping[str, Any]
+    folder: Path,
+    *,
+    name: str,
+    scheme: Mapping[str, Any],
+    codec: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    conventions: Mapping[str, Sequence[float]] | None = None,
 ) -> None:
     """Write ``model.json`` for the files that lie in ``folder``."""
     files = {file: _sha256(folder / file) for file in (STGAN, HOURGLASS, DICTIONARY)}
@@ -116,6 +126,7 @@ def write_manifest(
         "scheme": scheme,
         "codec": codec,
         "provenance": provenance,
+        **({"conventions": conventions} if conventions else {}),
         "files": files,
     }
     (folder / MANIFEST).write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")

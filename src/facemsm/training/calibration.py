@@ -19,7 +19,7 @@ from facemsm.errors import FacemsmError
 from facemsm.evaluation import occlusion
 from facemsm.evaluation.conditions import Perturbation, in_poor_photo, mostly_covered, painted
 from facemsm.evaluation.metrics import point_errors
-from facemsm.geometry import apply_affine, canonical_matrix, compose, face_scale, invert, similarity
+from facemsm.geometry import apply_affine, canonical_matrix, compose, face_scale, invert, shifted, similarity
 from facemsm.runtime.model import DICTIONARY, PRIOR, write_calibration
 from facemsm.schemes import OCCLUDED, UNLABELLED, LandmarkScheme
 from facemsm.shapes.dictionary import ShapeDictionary
@@ -124,8 +124,11 @@ def _observe(aligner: Aligner, faces: Sequence[FaceSample]) -> Observations:
             visibility = np.full(len(face.points), UNLABELLED, np.int8)
         fold = zlib.crc32(face.name.encode()) % FOLDS
         assert found.spread is not None
+        truth = face.points
+        if shift := aligner.model.conventions.get(face.convention):
+            truth = shifted(truth, (-shift[0], -shift[1])).astype(np.float32)  # a score is for the consensus
         row = (found.points[0], found.scores[0], found.spread[0], detail(found.canonical)[0])
-        rows.append((*row, compose(invert(turned), found.to_photo[0]), face.points, visibility, kind, fold))
+        rows.append((*row, compose(invert(turned), found.to_photo[0]), truth, visibility, kind, fold))
     return Observations(*(np.array(column) for column in zip(*rows, strict=True)))
 
 

@@ -31,6 +31,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -516,6 +517,13 @@ def save_weights(
     content = save(tensors, told | ({"conventions": json.dumps(conventions)} if conventions else {}))
     with atomic_write(path) as partial:
         partial.write_bytes(content)
+
+
+def read_conventions(path: Path) -> dict[str, list[float]]:
+    """The shifts of data sets' labels that :func:`save_weights` wrote beside weights; none if it wrote none."""
+    with safe_open(path, "pt") as file:
+        found: dict[str, list[float]] = json.loads((file.metadata() or {}).get("conventions", "{}"))
+    return {name: [round(value, 5) for value in shift] for name, shift in found.items()}
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
