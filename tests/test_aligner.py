@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import copy
 import json
+import multiprocessing
+import pickle
 import shutil
 import threading
 from collections.abc import Sequence
@@ -294,3 +297,39 @@ def test_points_in_the_convention_of_a_data_set(plain: Path, photo: Image, tmp_p
     np.testing.assert_allclose(own.points - consensus.points, np.full((68, 2), (0.01, -0.002)) * scale, atol=1e-3)
     with pytest.raises(FacemsmError, match="no convention 'cofw': the model knows 300w"):
         aligner.align(photo, [BOX], settings=Settings(convention="cofw"))
+
+
+def _points_of(aligner: Aligner, photo: Image) -> FloatArray:
+    return np.stack([face.points for face in aligner.align(photo, [BOX] * 3)])
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+def test_a_used_aligner_survives_a_fork(photo: Image) -> None:
+    """As in a DataLoader's workers, under gunicorn or in multiprocessing: threads do not survive a fork."""
+    aligner, context = Aligner.from_pretrained("68", threads=2), multiprocessing.get_context("fork")
+    here = _points_of(aligner, photo), [face.points for face in aligner.align(photo)]
+    queue = context.Queue()  # nothing is pickled on the way in
+    child = context.Process(
+        target=lambda: queue.put((_points_of(aligner, photo), [face.points for face in aligner.align(photo)]))
+    )
+    child.start()
+    there = queue.get(timeout=120)
+    child.join(30)
+    np.testing.assert_array_equal(here[0], there[0])
+    np.testing.assert_array_equal(here[1], there[1])
+
+
+def test_an_aligner_goes_to_a_new_process(photo: Image) -> None:
+    aligner = Aligner.from_pretrained("68", threads=2)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        there = pool.apply_async(_points_of, (aligner, photo)).get(timeout=120)
+    np.testing.assert_array_equal(_points_of(aligner, photo), there)
+
+
+@pytest.mark.parametrize("made", [copy.copy, copy.deepcopy, lambda aligner: pickle.loads(pickle.dumps(aligner))])
+def test_copies_are_aligners_with_the_same_settings(made: Any, photo: Image) -> None:
+    aligner = Aligner.from_pretrained("68", method="paper", threads=2, keep=("canonical",))
+    (expected,) = aligner.align(photo, [BOX])
+    twin = made(aligner)
+    assert (twin.settings, twin.keep, twin.threads) == (aligner.settings, aligner.keep, 2)
+    np.testing.assert_array_equal(twin.align(photo, [BOX])[0].points, expected.points)
