@@ -41,7 +41,7 @@ from facemsm.training.run import (
     StageModule,
     fit,
     load_weights,
-    read_conventions,
+    read_notes,
     running_mean,
     save_weights,
 )
@@ -899,7 +899,7 @@ def test_the_shift_of_a_data_sets_labels_is_learned(drawn: Path) -> None:
     """Two sets of the same faces, one of them labelled to the right: half of the offset to each side, and none in y."""
     module: Any = hourglass(drawn, adapt=0.2)
     module.faces = replace(
-        module.faces, sources=(Source("300w", "", "train"), Source("wflw", "", "train")), source=np.array([0, 1])
+        module.faces, training=[replace(module.faces.training[0], convention=name) for name in ("300w", "wflw")]
     )
     module.shifts = torch.zeros(2, 2)
     module._share = torch.tensor([0.5, 0.5])
@@ -927,9 +927,9 @@ def test_the_shift_of_a_data_sets_labels_is_learned(drawn: Path) -> None:
 def test_conventions_travel_with_the_weights(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_weights(StackedHourglass(TINY), path, conventions={"300w": [0.0052, 0.0015]})
-    assert read_conventions(path) == {"300w": [0.0052, 0.0015]}
+    assert read_notes(path) == {"scheme": None, "conventions": {"300w": [0.0052, 0.0015]}}
     save_weights(StackedHourglass(TINY), path)
-    assert read_conventions(path) == {}
+    assert read_notes(path)["conventions"] == {}
 
 
 CHOSEN = [0, 8, 16, 19, 24, 30, 36, 39, 42, 45, 48, 54]

@@ -18,7 +18,10 @@ from facemsm.data.catalogue import CATALOGUE, dataset_scheme, load_dataset
 from facemsm.data.check import Check, check_dataset
 from facemsm.data.coco import write_coco
 from facemsm.data.contact_sheet import contact_sheet
+from facemsm.data.pack import QUALITY, SIDE, write_pack
+from facemsm.data.packing import packed_faces
 from facemsm.data.reading import NoPhoto
+from facemsm.data.sources import Source
 from facemsm.errors import FacemsmError
 from facemsm.imaging.io import write_image
 
@@ -107,6 +110,23 @@ def convert(
     photo_root = (root if root.is_dir() else root.parent) if copy_photos else None
     write_coco(_track(samples, "faces"), output, dataset_scheme(name, scheme), photo_root=photo_root)
     Console().print(f"{output}: {len(samples)} faces", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def pack(
+    data: Annotated[list[str], typer.Argument(metavar="NAME=ROOT:SPLIT...", help="Data sets, as for 'facemsm train'.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .tar file to write.")],
+    scheme: Scheme = None,
+    side: Annotated[int, typer.Option(min=64, help="Largest side of a crop, px.")] = SIDE,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Of the crops' JPEG compression.")] = QUALITY,
+) -> None:
+    """Write training faces into one file of crops (WebDataset's form), to train on elsewhere.
+
+    Train with --data pack=FILE:NAME for each set in it. The same faces are held out as from the data sets themselves.
+    """
+    faces = list(packed_faces([Source.parse(text) for text in data], scheme))
+    count = write_pack(_track(faces, "faces"), output, side=side, quality=quality)
+    typer.echo(f"{output}: {count} faces, {output.stat().st_size / 1e6:.1f} MB")
 
 
 app.command()(label)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from facemsm.data import coco, cofw, cofw68, ibug, menpo, table, wflw
+from facemsm.data import coco, cofw, cofw68, ibug, menpo, pack, table, wflw
 from facemsm.data.reading import Item, faces
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import FacemsmError
@@ -72,9 +72,13 @@ CATALOGUE: Mapping[str, DataSet] = {
     "coco": DataSet(_coco_file, {"all": None}, None),
     "csv": DataSet(table.read_csv, {"all": None}, None),
     "pts": DataSet(ibug.read_pts_tree, {"all": None}, None, provided_boxes=False),
+    "pack": DataSet(
+        pack.read_pack, dict.fromkeys(("300w", "aflw2000", "wflw", "cofw", "ytf", "coco", "csv", "pts", "all")), None
+    ),
 }
-"""Data sets by name. ``aflw2000`` and ``ytf`` are folders with train.json and val.json, COCO keypoints; the last three
-are anybody's own: a COCO file, a CSV file (:mod:`facemsm.data.table`), a folder of ``.pts`` files."""
+"""Data sets by name. ``aflw2000`` and ``ytf`` are folders with train.json and val.json, COCO keypoints; ``coco``,
+``csv`` and ``pts`` are anybody's own: a COCO file, a CSV file (:mod:`facemsm.data.table`), a folder of ``.pts`` files;
+``pack`` is a file of :mod:`facemsm.data.pack`, and its splits are the sets in it."""
 
 
 def load_dataset(

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from facemsm.data.pack import PackedCrop
+from facemsm.data.sample import FaceSample
 from facemsm.errors import FacemsmError
 
 
@@ -40,3 +45,22 @@ class Source:
         if not (equals and colon and root and split and 0 < share <= 1 and 0 < until <= 1 and len(numbers) <= 2):
             raise FacemsmError(f"data {text!r}: expected NAME=ROOT:SPLIT[@SHARE[@UNTIL]], fractions above 0 up to 1")
         return cls(name, root, split, share, until)
+
+
+def faces_per_photo(faces: Iterable[FaceSample]) -> Counter[Path]:
+    """How many faces each photo shows, of those in files of their own."""
+    return Counter(face.image for face in faces if isinstance(face.image, Path))
+
+
+def photo_key(face: FaceSample, shared: Mapping[Path, int]) -> str:
+    """What the faces of one photo have in common: the file, or AFW's name without the face's number.
+
+    Args:
+        face: one of a data set.
+        shared: of :func:`faces_per_photo` for the data set.
+    """
+    if isinstance(face.image, PackedCrop):
+        return face.image.photo
+    if isinstance(face.image, Path) and shared[face.image] > 1:
+        return face.image.name
+    return face.name.rsplit("_", 1)[0] if face.name.startswith("afw/") else face.name

@@ -36,7 +36,7 @@ from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.stgan.networks import Generator
 from facemsm.training.config import from_mapping
 from facemsm.training.landmarks import images_to_tensor
-from facemsm.training.run import load_weights, read_conventions
+from facemsm.training.run import load_weights, read_notes
 from facemsm.typing import FloatArray, Image
 
 OPSET = 18
@@ -361,7 +361,7 @@ def export_model(
             scheme=scheme_to_dict(scheme),
             codec=asdict(codec),
             provenance=dict(provenance),
-            conventions=read_conventions(hourglass / "best.safetensors"),
+            conventions=read_notes(hourglass / "best.safetensors")["conventions"],
         )
         folder.mkdir(parents=True, exist_ok=True)
         for file in staging.iterdir():

@@ -99,16 +99,19 @@ class HourglassModule(LandmarkModule):
         self.network = StackedHourglass(config.network)
         self.shifts: Tensor
         self.register_buffer("shifts", torch.zeros(len(known), 2))
-        faces_of = dict.fromkeys(known, 0.0)
-        for source, count in zip(faces.sources, np.bincount(faces.source, minlength=len(faces.sources)), strict=True):
-            faces_of[source.name] += source.share * count
-        self._share = torch.tensor([n / sum(faces_of.values()) for n in faces_of.values()])
+        seen = np.zeros(len(known))
+        for face, source in zip(faces.training, faces.source, strict=True):
+            seen[known.index(face.convention)] += faces.sources[source].share
+        self._share = torch.tensor(seen / seen.sum(), dtype=torch.float32)
 
     @property
     def conventions(self) -> dict[str, list[float]]:
         """How far each data set's labels lie from the consensus: x, y in the photo, as a share of the root of the tight
         box's area; 0 where ``adapt`` is 0."""
-        return {name: shift.tolist() for name, shift in zip(self.faces.conventions, self.shifts, strict=True)}
+        return {
+            name: [round(x, 5) for x in shift.tolist()]
+            for name, shift in zip(self.faces.conventions, self.shifts, strict=True)
+        }
 
     def _consensus(self, batch: dict[str, Any]) -> Tensor:
         """The labels (N, L, 2) in canonical px without their data sets' shifts."""

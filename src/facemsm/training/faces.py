@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import zlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from facemsm.data.catalogue import find_dataset, load_dataset
 from facemsm.data.completion import Completion, to_68
 from facemsm.data.sample import BoxSource, FaceSample
-from facemsm.data.sources import Source
+from facemsm.data.sources import Source, faces_per_photo, photo_key
 from facemsm.errors import FacemsmError
 from facemsm.typing import IntArray
 
@@ -30,8 +28,8 @@ class Faces:
 
     @property
     def conventions(self) -> tuple[str, ...]:
-        """Names of the data sets, each once."""
-        return tuple(dict.fromkeys(source.name for source in self.sources))
+        """Names of the data sets whose conventions the labels follow, each once."""
+        return tuple(dict.fromkeys(face.convention for face in self.training))
 
     @property
     def epoch_size(self) -> int:
@@ -98,13 +96,13 @@ def load_faces(
             samples = [replace(face, points=to_68(face.points)) for face in known]
         else:
             samples = load_dataset(source.name, source.root, source.split, box_source, scheme)
-        shared = Counter(face.image for face in samples if isinstance(face.image, Path))
-        for face in (replace(face, convention=source.name) for face in samples):
+        shared = faces_per_photo(samples)
+        for face in (replace(face, convention=face.convention or source.name) for face in samples):
             unknown.discard(face.name)
             if face.name in exclude:
                 continue
-            crowded = isinstance(face.image, Path) and shared[face.image] > 1
-            if source.share == 1.0 and zlib.crc32(_photo(face, crowded=crowded).encode()) % 1000 < 1000 * holdout:
+            key = photo_key(face, shared)
+            if source.share == 1.0 and zlib.crc32(key.encode()) % 1000 < 1000 * holdout:
                 validation.append(face)
             else:
                 training.append(face)
@@ -120,11 +118,3 @@ def _learn_completion(source: Source, scheme: str | None) -> Completion:
     if scheme != "98" or find_dataset(source.name).scheme != "98":
         raise FacemsmError("faces are completed to scheme 98 by a data set of scheme 98 only, such as wflw")
     return Completion.learn(np.stack([f.points for f in load_dataset(source.name, source.root, source.split, "gt")]))
-
-
-def _photo(face: FaceSample, *, crowded: bool) -> str:
-    """What the faces of one photo have in common: the file, or AFW's name without the face's number."""
-    if crowded:
-        assert isinstance(face.image, Path)
-        return face.image.name
-    return face.name.rsplit("_", 1)[0] if face.name.startswith("afw/") else face.name

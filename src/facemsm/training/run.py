@@ -43,6 +43,8 @@ from facemsm.training.faces import Faces
 from facemsm.training.stream import ExampleStream, FixedExamples, MakeExample, ResumableSampler, loader, stop_workers
 from facemsm.typing import Image
 
+_NOTES = "facemsm"
+
 PICTURED = 8
 """Validation faces that TensorBoard shows after each validation."""
 
@@ -513,17 +515,26 @@ def save_weights(
         FacemsmError: the file cannot be written.
     """
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    told = {"scheme": scheme.name} if scheme else {}
-    content = save(tensors, told | ({"conventions": json.dumps(conventions)} if conventions else {}))
+    notes = {"scheme": scheme.name if scheme else None, "conventions": dict(conventions or {})}
+    # one entry only: safetensors writes several in an order that differs from run to run
+    content = save(tensors, {_NOTES: json.dumps(notes)})
     with atomic_write(path) as partial:
         partial.write_bytes(content)
 
 
-def read_conventions(path: Path) -> dict[str, list[float]]:
-    """The shifts of data sets' labels that :func:`save_weights` wrote beside weights; none if it wrote none."""
-    with safe_open(path, "pt") as file:
-        found: dict[str, list[float]] = json.loads((file.metadata() or {}).get("conventions", "{}"))
-    return {name: [round(value, 5) for value in shift] for name, shift in found.items()}
+def read_notes(path: Path) -> dict[str, Any]:
+    """``scheme``, a name or None, and ``conventions``, shifts by data set: what :func:`save_weights` wrote beside weights.
+
+    Raises:
+        FacemsmError: the file is missing or is not safetensors.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except Exception as error:
+        raise FacemsmError(f"{path}: cannot be read as weights ({type(error).__name__})") from error
+    notes: dict[str, Any] = json.loads(metadata.get(_NOTES, "{}"))
+    return {"scheme": metadata.get("scheme"), "conventions": {}, **notes}  # older files name the scheme alone
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

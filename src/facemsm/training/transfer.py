@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from facemsm.errors import FacemsmError
 from facemsm.schemes import LandmarkScheme, get_scheme, relation
-from facemsm.training.run import load_weights
+from facemsm.training.run import load_weights, read_notes
 
 
 def start_from(network: nn.Module, path: Path, scheme: LandmarkScheme) -> str:
@@ -37,8 +37,8 @@ def start_from(network: nn.Module, path: Path, scheme: LandmarkScheme) -> str:
     """
     fresh, left_out = network.state_dict(), ""
     try:
+        name = read_notes(path)["scheme"]
         with safe_open(path, "pt") as file:
-            name = (file.metadata() or {}).get("scheme")
             old = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except Exception:
         old = {}
