@@ -523,7 +523,7 @@ def save_weights(
 
 
 def read_notes(path: Path) -> dict[str, Any]:
-    """``scheme``, a name or None, and ``conventions``, shifts by data set: what :func:`save_weights` wrote beside weights.
+    """What :func:`save_weights` wrote beside weights: ``scheme``, a name or None, and ``conventions``, shifts by set.
 
     Raises:
         FacemsmError: the file is missing or is not safetensors.
