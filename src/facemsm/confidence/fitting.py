@@ -37,6 +37,7 @@ class Observations:
         visibility: (M, L) int8, as in ``FaceSample``.
         kind: (M,) of ``CONDITIONS``.
         fold: (M,) from 0 to ``FOLDS`` - 1, the same for all observations of a face.
+        source: (M,) name of the data set, or of the part of it.
     """
 
     points: FloatArray
@@ -48,6 +49,7 @@ class Observations:
     visibility: NDArray[np.int8]
     kind: NDArray[np.int64]
     fold: NDArray[np.int64]
+    source: NDArray[np.str_]
 
     def __len__(self) -> int:
         return len(self.points)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from facemsm.aligner import Aligner
 from facemsm.confidence.fitting import CONDITIONS, FOLDS, Observations, fit_logistic, fit_noise
-from facemsm.confidence.model import CORRECT, FEATURES, OF_ERRORS, Calibration, Stage3, describe, detail
+from facemsm.confidence.model import CORRECT, FEATURES, OF_ERRORS, Calibration, Logistic, Stage3, describe, detail
 from facemsm.data.sample import FaceSample
 from facemsm.data.sources import Source
 from facemsm.errors import FacemsmError
@@ -23,7 +23,7 @@ from facemsm.geometry import apply_affine, canonical_matrix, compose, face_scale
 from facemsm.runtime.model import DICTIONARY, PRIOR, write_calibration
 from facemsm.schemes import OCCLUDED, UNLABELLED, LandmarkScheme
 from facemsm.shapes.dictionary import ShapeDictionary
-from facemsm.shapes.posterior import Noise, ShapePrior, learn_prior, observation_covariance, posterior
+from facemsm.shapes.posterior import Noise, Posterior, ShapePrior, learn_prior, observation_covariance, posterior
 from facemsm.shapes.reconstruction import Reconstruction, reconstruct
 from facemsm.training.faces import load_faces
 from facemsm.typing import Array
@@ -87,6 +87,7 @@ def calibrate_model(
     report(f"log of noise: {noise[0]:.2f} {noise[1]:+.2f} (1 - score) {-noise[2]:+.2f} turn")
     parts = [_fit(seen.take(seen.fold != fold), prior, scheme, noise) for fold in range(FOLDS)]
     stage3, threshold = _report(report, seen, parts, prior, dictionary, scheme)
+    _report_left_out(report, seen, prior, scheme, noise)
     fitted = replace(_fit(seen, prior, scheme, noise), stage3=stage3, threshold=threshold)
     folder = aligner.model.folder
     prior.save(folder / PRIOR)
@@ -128,22 +129,37 @@ def _observe(aligner: Aligner, faces: Sequence[FaceSample]) -> Observations:
         if shift := aligner.model.conventions.get(face.convention):
             truth = shifted(truth, (-shift[0], -shift[1])).astype(np.float32)  # a score is for the consensus
         row = (found.points[0], found.scores[0], found.spread[0], detail(found.canonical)[0])
-        rows.append((*row, compose(invert(turned), found.to_photo[0]), truth, visibility, kind, fold))
+        rows.append((*row, compose(invert(turned), found.to_photo[0]), truth, visibility, kind, fold, _part(face)))
     return Observations(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
-def _fit(seen: Observations, prior: ShapePrior, scheme: LandmarkScheme, noise: Noise) -> Calibration:
+def _part(face: FaceSample) -> str:
+    """The data set, or the part of 300-W, whose parts differ in their labels."""
+    return face.name.partition("/")[0] if face.convention == "300w" and "/" in face.name else face.convention
 
-    covariance = observation_covariance(seen.points, seen.scores, seen.spread, noise, scheme)
-    found = posterior(seen.points, covariance, prior)
-    features = describe(seen.points, seen.scores, seen.spread, seen.details, found, prior, scheme)
-    errors = _errors(seen, found.points, scheme)
-    correct = fit_logistic(features, errors < CORRECT, np.isfinite(errors), scheme)
+
+def _fit(seen: Observations, prior: ShapePrior, scheme: LandmarkScheme, noise: Noise) -> Calibration:
+    """Both logistic regressions, on posteriors by the noise."""
+    correct, features = _fit_correct(seen, prior, scheme, noise)
     # rectangles over most of a face teach what not to trust, but not how a face looks behind a thing of life
     labelled = (seen.visibility != UNLABELLED) & (seen.kind != len(CONDITIONS) - 1)[:, None]
     features[..., [FEATURES.index(name) for name in OF_ERRORS]] = 0
     hidden = fit_logistic(features, seen.visibility == OCCLUDED, labelled, scheme)
     return Calibration(noise, correct, hidden, 0.5, "posterior")
+
+
+def _fit_correct(seen: Observations, prior: ShapePrior, scheme: LandmarkScheme, noise: Noise) -> tuple[Logistic, Array]:
+    """That points are right, and the features it was fitted on."""
+    found, features = _described(seen, prior, scheme, noise)
+    errors = _errors(seen, found.points, scheme)
+    return fit_logistic(features, errors < CORRECT, np.isfinite(errors), scheme), features
+
+
+def _described(seen: Observations, prior: ShapePrior, scheme: LandmarkScheme, noise: Noise) -> tuple[Posterior, Array]:
+    """Posteriors, and ``FEATURES`` (M, L, F) of them."""
+    covariance = observation_covariance(seen.points, seen.scores, seen.spread, noise, scheme)
+    found = posterior(seen.points, covariance, prior)
+    return found, describe(seen.points, seen.scores, seen.spread, seen.details, found, prior, scheme)
 
 
 def _errors(seen: Observations, points: NDArray[np.floating], scheme: LandmarkScheme) -> Array:
@@ -204,3 +220,26 @@ def _report(
     good = seen.kind < FAIR
     better = np.nanmean(errors["posterior"][good]) <= np.nanmean(errors["exemplars"][good])
     return "posterior" if better else "exemplars", threshold
+
+
+def _report_left_out(
+    report: Callable[[str], None], seen: Observations, prior: ShapePrior, scheme: LandmarkScheme, noise: Noise
+) -> None:
+    """Print how honest scores are on a data set that the fit knew nothing of, each set in turn."""
+    sources = np.unique(seen.source)
+    if len(sources) < 2:
+        return
+    report("\neach set left out of the fit in turn, its faces as they are and behind painted occluders")
+    report("set          faces  calibration error")
+    for source in sources:
+        own = seen.source == source
+        correct, _ = _fit_correct(seen.take(~own), prior, scheme, noise)
+        line = f"{source:12s} {(own & (seen.kind == 0)).sum() // TIMES[0]:5d}"
+        for condition in range(FAIR):
+            left = seen.take(own & (seen.kind == condition))
+            found, features = _described(left, prior, scheme, noise)
+            errors = _errors(left, found.points, scheme)
+            known = np.isfinite(errors)
+            ece = occlusion.reliability(correct(features)[known], errors[known] < CORRECT).expected_calibration_error
+            line += f"{100 * ece:9.2f} %"
+        report(line)
