@@ -64,7 +64,7 @@ def check(
 ) -> None:
     """Read all of a data set, list every fault (missing, broken, short of the published count), and draw its faces.
 
-    Ends with exit code 1 if there is any fault; an incomplete data set is none.
+    Ends with exit code 1 if there is a fault. An incomplete data set is not a fault.
     """
     console = Console()
     found = check_dataset(name, root, split or (), scheme, lambda samples: _track(samples, "photos"))

@@ -1,1 +1,1 @@
-"""How far to trust a point, and whether something hides it, as probabilities."""
+"""Confidence: the probabilities that a point is right and that it is occluded."""

@@ -1,4 +1,4 @@
-"""Fitting what a model says of its points, on faces that no stage was trained on."""
+"""Fitting confidence on faces that no stage was trained on."""
 
 from __future__ import annotations
 

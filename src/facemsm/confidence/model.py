@@ -1,4 +1,4 @@
-"""What stage 2 saw, turned into probabilities: that a point is right, and that something hides it.
+"""Confidence: the probabilities that a point is right and that it is occluded, from what stage 2 found.
 
 Two logistic regressions on what heatmaps, neighbours and the shape say of a point. Everything is fitted on faces that
 no stage was trained on, by ``facemsm calibrate``; the numbers live in ``model.json``.
@@ -33,8 +33,8 @@ FEATURES = (
 OF_ERRORS = (
     *("turned", "turned²", "profile", "fine detail²", "coarse detail²", "doubt of the face²", "doubt of an eye"),
 )
-"""``FEATURES`` that tell how large errors are. Whether something hides a point is told without them: they are the same
-all over a face, and what a few faces have in common would pass for a sign of it."""
+"""``FEATURES`` of the size of errors only. Occlusion is predicted without them: they are the same for all points of a
+face, and with few faces to fit on, properties of single faces would be taken for signs of occlusion."""
 
 _NEAR, _AROUND = 8.0, 20.0  # px between points of the mean shape, that count as neighbours
 _PROFILE = 0.7  # head_turn from which an eye corner is hidden, mostly
@@ -43,7 +43,7 @@ _FLAT = 0.01  # grey levels, of an image without any detail
 
 
 class Confidence(NamedTuple):
-    """What is thought of stage 2's points.
+    """Posterior points and probabilities of N faces.
 
     Attributes:
         points: (M, L, 2) float32 canonical pixels, the posterior's.
@@ -76,7 +76,7 @@ class Logistic:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Fitted numbers of one model.
+    """The fitted parameters of one model's confidence.
 
     Attributes:
         noise: a, b and c of :func:`facemsm.shapes.posterior.observation_covariance`.

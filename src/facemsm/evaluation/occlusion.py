@@ -111,7 +111,7 @@ class Reliability:
 
 
 def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 10, kind: Bins = "equal-width") -> Reliability:
-    """Compare what scores promise with what they keep.
+    """Compare scores with the share of correct predictions, bin by bin.
 
     Args:
         confidence: in [0, 1], the stated chance of being correct.

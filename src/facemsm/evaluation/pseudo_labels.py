@@ -1,7 +1,7 @@
 """Labels made by a model: for faces without any, or with poor ones.
 
 Each face is aligned in several views (turned, scaled, shifted, every other one mirrored) and the points are averaged.
-Where the views disagree the model does not know; such a face is left out rather than taught.
+Faces whose views disagree are left out.
 """
 
 from __future__ import annotations

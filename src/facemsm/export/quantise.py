@@ -37,7 +37,7 @@ _CHUNK = 4  # faces at once while ranges are measured: every feature map of them
 
 
 class Measured(NamedTuple):
-    """Faces to measure ranges on.
+    """Calibration faces: activations are measured on them.
 
     Attributes:
         crops: (N, 128, 128, 3) uint8, what stage 1 sees.

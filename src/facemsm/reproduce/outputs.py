@@ -1,4 +1,4 @@
-"""What stages 1 and 2 make of annotated faces, kept so that stage 3 and all measures cost next to nothing after it."""
+"""Cached outputs of stages 1 and 2 on annotated faces; stage 3 and all measures start from them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Stages(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A face as a condition shows it: photo, box (4,), truth (L, 2) and its visibility (L,), all in one frame."""
+    """A face under a condition: photo, box (4,), truth (L, 2) and its visibility (L,), all in one frame."""
 
     image: Image
     box: FloatArray

@@ -184,7 +184,7 @@ def train(plan: Plan, name: str, folder: Path, *, progress: bool = True) -> None
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], within: str = "") -> list[str]:
-    """What differs that makes a difference, as ``schedule.steps was 600, is 700``; threads and workers do not."""
+    """Relevant differences, as ``schedule.steps was 600, is 700``; threads and workers do not."""
     found = []
     for key, value in new.items():
         before = old.get(key)

@@ -383,7 +383,7 @@ class Workspace:
 
 @dataclass(frozen=True)
 class FullPipeline:
-    """All stages as :class:`facemsm.reproduce.outputs.Stages`: what is kept of them are their last points."""
+    """All stages as :class:`facemsm.reproduce.outputs.Stages`, with the points of the last one."""
 
     aligner: Aligner
 

@@ -1,4 +1,4 @@
-"""What landmarks are used for next: crops for face recognition, how far eyes and mouth are open, where the head points.
+"""Measures of faces: aligned crops for face recognition, eye and mouth openness, head pose.
 
 Every function takes points (..., L, 2) in photo pixels, such as ``Face.points``. They may be of any scheme that says
 where its points lie among the 68 (``LandmarkScheme.from_68``); the built-in ones are known by the number of points.
@@ -104,7 +104,7 @@ def _openness(known: Array, pairs: tuple[tuple[int, int], ...]) -> Array:
 
 
 class HeadPose(NamedTuple):
-    """Where a head points, in degrees; all are 0 for a face that looks straight along the camera's axis.
+    """Head pose in degrees; all angles are 0 for a face that looks straight along the camera's axis.
 
     Attributes:
         yaw: positive when the face points to the right side of the photo (the person's left).
@@ -120,7 +120,7 @@ class HeadPose(NamedTuple):
 def head_pose(
     points: NDArray[np.floating], image_shape: tuple[int, ...], scheme: LandmarkScheme | None = None
 ) -> HeadPose:
-    """Where a head points, by fitting ``HEAD`` to nine of the points or as many as there are.
+    """Head pose, by fitting ``HEAD`` to nine of the points or as many as there are.
 
     The camera is taken to have no distortion, its centre in the photo's, and a focal length of the photo's width (a
     field of view of 53°). No face is the average one: the angles are estimates, and pitch is the least sure of them.

@@ -95,7 +95,7 @@ class ShapePrior:
 
 
 class Posterior(NamedTuple):
-    """What is known of shapes after stage 2 has looked.
+    """The posterior of shapes, given stage 2's points.
 
     Attributes:
         points: (M, L, 2) float64 canonical pixels, the mean.
@@ -110,8 +110,8 @@ class Posterior(NamedTuple):
 
 
 def yaw_proxy(points: NDArray[np.floating], scheme: LandmarkScheme) -> Array:
-    """(M,) how far heads are turned, by how near their eyes seem: log of the tight box's side over the inter-ocular
-    distance of points (M, L, 2), finite. About 0.5 for a face from the front, 3 at most."""
+    """(M,) a proxy of the head's yaw: log of the tight box's side over the inter-ocular distance of points (M, L, 2),
+    finite. About 0.5 for a frontal face, 3 at most."""
     right, left = (points[:, corner].mean(axis=1, dtype=np.float64) for corner in map(list, scheme.outer_eye_corners))
     (x, y), (width, height) = (right - left).T, np.ptp(points, axis=1).T
     return np.asarray(-np.log(np.clip(np.hypot(x, y) / np.sqrt(np.maximum(width * height, _TINY)), 0.05, 1)))
@@ -146,7 +146,7 @@ def observation_covariance(
 
 
 def posterior(points: NDArray[np.floating], covariance: Array, prior: ShapePrior) -> Posterior:
-    """Shapes given where stage 2 saw their points.
+    """Shapes given stage 2's points.
 
     Faces do not influence each other: many at once give the same numbers, to the last bit, as one by one.
 

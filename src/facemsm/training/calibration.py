@@ -1,4 +1,4 @@
-"""Fitting what a model says of its points, on the faces that its training held out."""
+"""Calibrating a model: its confidence is fitted on the faces that its training held out."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def _part(face: FaceSample) -> str:
 def _fit(seen: Observations, prior: ShapePrior, scheme: LandmarkScheme, noise: Noise) -> Calibration:
     """Both logistic regressions, on posteriors by the noise."""
     correct, features = _fit_correct(seen, prior, scheme, noise)
-    # rectangles over most of a face teach what not to trust, but not how a face looks behind a thing of life
+    # rectangles over most of a face show which points not to trust, but real occluders look different
     labelled = (seen.visibility != UNLABELLED) & (seen.kind != len(CONDITIONS) - 1)[:, None]
     features[..., [FEATURES.index(name) for name in OF_ERRORS]] = 0
     hidden = fit_logistic(features, seen.visibility == OCCLUDED, labelled, scheme)
