@@ -64,7 +64,7 @@ def scored(is_hidden: NDArray[np.bool_], seed: int = 0) -> FloatArray:
 
 def test_defaults_are_the_published_parameters() -> None:
     published = {"k": 100, "ridge": 60.0, "contour_threshold": 0.4, "feature_threshold": 0.6}
-    ours = {"method": "exemplars", "minimum_reliable": 0.2, "replace": "unreliable", "centred": False}
+    ours = {"minimum_reliable": 0.2, "replace": "unreliable", "centred": False}
     assert asdict(PAPER) == published | ours
     assert build_dictionary.__kwdefaults__ == {"count": 500, "mirror": True, "seed": 0, "size": 128}
 
