@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 import runpy
 import shlex
@@ -17,9 +18,12 @@ import numpy as np
 import pytest
 import typer
 
+import facemsm
+from facemsm import Aligner, Face, HeatmapCodec, LandmarkScheme, list_models
 from facemsm.apps import cli
 from facemsm.imaging.io import read_image
 from facemsm.results.tables import write_pts
+from facemsm.shapes.reconstruction import reconstruct
 from facemsm.video.io import VideoWriter
 from official_files import write_300w
 
@@ -224,3 +228,26 @@ def test_the_site_builds(tmp_path: Path) -> None:
     method = (tmp_path / "method/index.html").read_text(encoding="utf-8")
     assert re.search(r'<a [^>]*href="../api/method/#facemsm.heatmaps.HeatmapCodec.decode"', method)
     assert "V*D_S" in method  # asterisks are not taken for emphasis
+
+
+@pytest.mark.parametrize("example", [Aligner, Face, HeatmapCodec, LandmarkScheme, list_models, reconstruct])
+def test_examples_of_docstrings_run(example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(SAMPLE, "photo.jpg")
+    module = sys.modules[example.__module__]
+    names = {**vars(module), "facemsm": facemsm, "np": np}
+    (test,) = [test for test in doctest.DocTestFinder(recurse=False).find(example, globs=names) if test.examples]
+    assert doctest.DocTestRunner().run(test).failed == 0
+
+
+def test_the_docs_import_public_names_only() -> None:
+    listed = set(
+        re.findall(r"^::: (\S+)", "".join(p.read_text() for p in (ROOT / "docs/api").glob("*.md")), re.MULTILINE)
+    )
+    for page in PAGES:
+        for block in blocks(page, "python"):
+            for module, names in re.findall(r"^from (facemsm[\w.]*) import (.*)$", block, re.MULTILINE):
+                public = facemsm.__all__ if module == "facemsm" else names.split(", ") if module in listed else []
+                assert set(names.split(", ")) <= set(public), f"{page.name}: {module}: {names}"
+    for name in set(facemsm.__all__) - {"align_dataset"}:  # which needs Ray
+        assert getattr(facemsm, name) is not None

@@ -1,7 +1,8 @@
 """facemsm: robust face alignment in three stages, after the paper "Multistage Model for Robust Face Alignment Using
 Deep Neural Networks".
 
-The public names are loaded when they are first used, so that importing the package costs nothing.
+What ``__all__`` lists is public, and so is what the API pages of the documentation list; anything else may change. The
+public names are loaded when they are first used, so that importing the package costs nothing.
 """
 
 from __future__ import annotations
@@ -11,23 +12,82 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from facemsm.aligner import Aligner
+    from facemsm.batch.ray import align_dataset
+    from facemsm.data.catalogue import load_dataset
+    from facemsm.detectors import get_detector
     from facemsm.errors import FacemsmError
+    from facemsm.evaluation.evaluate import evaluate
     from facemsm.face import Face
+    from facemsm.heatmaps import HeatmapCodec
+    from facemsm.imaging.drawing import draw_faces
+    from facemsm.imaging.io import read_image, write_image
     from facemsm.results.coco import to_coco
+    from facemsm.results.jsonl import PhotoResult, read_results
     from facemsm.results.tables import to_dataframe
+    from facemsm.runtime.model import list_models, load_model
     from facemsm.schemes import LandmarkScheme, get_scheme
+    from facemsm.shapes.measures import eye_aspect_ratio, head_pose, mouth_openness, recognition_crop
+    from facemsm.stages import Settings
+    from facemsm.video.tracking import Tracker
 
-__all__ = ["Aligner", "Face", "FacemsmError", "LandmarkScheme", "get_scheme", "to_coco", "to_dataframe"]
+__version__ = "0.1.0"
 
 _HOME = {
     "Aligner": "facemsm.aligner",
     "Face": "facemsm.face",
     "FacemsmError": "facemsm.errors",
+    "HeatmapCodec": "facemsm.heatmaps",
     "LandmarkScheme": "facemsm.schemes",
+    "PhotoResult": "facemsm.results.jsonl",
+    "Settings": "facemsm.stages",
+    "Tracker": "facemsm.video.tracking",
+    "align_dataset": "facemsm.batch.ray",
+    "draw_faces": "facemsm.imaging.drawing",
+    "evaluate": "facemsm.evaluation.evaluate",
+    "eye_aspect_ratio": "facemsm.shapes.measures",
+    "get_detector": "facemsm.detectors",
     "get_scheme": "facemsm.schemes",
+    "head_pose": "facemsm.shapes.measures",
+    "list_models": "facemsm.runtime.model",
+    "load_dataset": "facemsm.data.catalogue",
+    "load_model": "facemsm.runtime.model",
+    "mouth_openness": "facemsm.shapes.measures",
+    "read_image": "facemsm.imaging.io",
+    "read_results": "facemsm.results.jsonl",
+    "recognition_crop": "facemsm.shapes.measures",
     "to_coco": "facemsm.results.coco",
     "to_dataframe": "facemsm.results.tables",
+    "write_image": "facemsm.imaging.io",
 }
+
+__all__ = [
+    "Aligner",
+    "Face",
+    "FacemsmError",
+    "HeatmapCodec",
+    "LandmarkScheme",
+    "PhotoResult",
+    "Settings",
+    "Tracker",
+    "__version__",
+    "align_dataset",
+    "draw_faces",
+    "evaluate",
+    "eye_aspect_ratio",
+    "get_detector",
+    "get_scheme",
+    "head_pose",
+    "list_models",
+    "load_dataset",
+    "load_model",
+    "mouth_openness",
+    "read_image",
+    "read_results",
+    "recognition_crop",
+    "to_coco",
+    "to_dataframe",
+    "write_image",
+]
 
 
 def __getattr__(name: str) -> Any:

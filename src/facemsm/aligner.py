@@ -76,9 +76,13 @@ class Aligner:
 
     Example::
 
-        aligner = Aligner.from_pretrained("68")
-        for face in aligner.align("photo.jpg"):
-            print(face.points[30], face.scores[30], face.occluded[30])  # the nose's tip
+        >>> aligner = Aligner.from_pretrained("68")
+        >>> (face,) = aligner.align("photo.jpg")
+        >>> face.points.shape, bool(face.scores[30] > 0.5), bool(face.occluded[30])  # 30 is the nose's tip
+        ((68, 2), True, False)
+        >>> (paper,) = aligner.align("photo.jpg", [face.box], settings=Settings("paper"))
+        >>> float(paper.scores.max())  # relative to the face's best
+        1.0
     """
 
     def __init__(

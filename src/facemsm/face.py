@@ -38,6 +38,15 @@ class Face:
             3 are shares of the face's highest.
         rebuilt: (L,) bool, where stage 3 by exemplars took the point from the others; None by the posterior, which
             weighs all points, and without stage 3.
+
+    Example::
+
+        >>> (face,) = facemsm.Aligner.from_pretrained("68").align("photo.jpg")
+        >>> face.points.shape, bool(face.scores.mean() > 0.5)
+        ((68, 2), True)
+        >>> drawn = face.draw(facemsm.read_image("photo.jpg"))
+        >>> face.to_coco()["num_keypoints"]
+        68
     """
 
     points: FloatArray

@@ -56,6 +56,12 @@ class LandmarkScheme:
         names: one name per point, or empty.
         from_68: for each point, those of the 68 whose mean is nearest to it, none where nothing is near; or empty.
             Used by :func:`relation` only, and not written into model files.
+
+    Example::
+
+        >>> scheme = get_scheme("68")
+        >>> scheme.count, scheme.flip[:3].tolist(), len(scheme.contour)
+        (68, [16, 15, 14], 17)
     """
 
     name: str

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from facemsm import Aligner, FacemsmError
-from facemsm.runtime.model import MANIFEST, WEIGHTS, Model, bundled_models, load_model
+from facemsm.runtime.model import MANIFEST, WEIGHTS, Model, list_models, load_model
 from facemsm.runtime.session import LANDMARKS, Network
 from facemsm.typing import FloatArray
 
@@ -33,7 +33,7 @@ def change(folder: Path, **fields: Any) -> None:
 
 
 def test_the_bundled_model() -> None:
-    assert "68" in bundled_models()
+    assert "68" in list_models()
     model = load_model("68")
     assert model.scheme.count == 68
     assert model.codec.input_size == 128

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from facemsm import __version__
 from facemsm.errors import FacemsmError
 
 COMMANDS = {
@@ -50,7 +50,7 @@ app = typer.Typer(cls=_LazyGroup, no_args_is_help=True, pretty_exceptions_enable
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(version("facemsm"))
+        print(__version__)
         raise typer.Exit
 
 

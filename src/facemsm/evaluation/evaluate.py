@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,8 +14,9 @@ from facemsm.detectors.boxes import overlaps
 from facemsm.errors import FacemsmError
 from facemsm.evaluation.conditions import Perturbation
 from facemsm.evaluation.predictions import Predictions
+from facemsm.evaluation.report import Evaluation, measure
 from facemsm.face import Face
-from facemsm.geometry import apply_affine, invert, similarity, tight_box
+from facemsm.geometry import Normaliser, apply_affine, invert, similarity, tight_box
 from facemsm.typing import FloatArray
 
 if TYPE_CHECKING:
@@ -23,6 +24,36 @@ if TYPE_CHECKING:
 
 LEAST_OVERLAP = 0.3
 """A detection is of the annotated face if its IoU with the tight box of the landmarks is at least this."""
+
+
+def evaluate(
+    aligner: Aligner,
+    samples: Sequence[FaceSample],
+    *,
+    detector: FaceDetector | None = None,
+    perturbation: Perturbation | None = None,
+    normalisers: Sequence[Normaliser] = (),
+    convention: str | None = None,
+) -> dict[str, Any]:
+    """Measure an aligner on annotated faces, as ``facemsm evaluate`` does.
+
+    Args:
+        aligner, detector, perturbation: as for :func:`run_aligner`.
+        samples: of the aligner's scheme, by :func:`facemsm.load_dataset`.
+        normalisers: as for :func:`facemsm.evaluation.report.measure`.
+        convention: name of a data set; if the model knows its convention, errors in that are reported, too.
+
+    Returns:
+        The figures of :func:`facemsm.evaluation.report.measure`.
+
+    Raises:
+        FacemsmError: as those.
+    """
+    predictions = run_aligner(aligner, samples, detector, perturbation)
+    return measure(
+        Evaluation.of(samples, predictions, aligner.scheme, aligner.model.conventions.get(convention or "")),
+        normalisers,
+    )
 
 
 def run_aligner(

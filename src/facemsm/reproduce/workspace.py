@@ -21,7 +21,7 @@ from facemsm.data.reading import NoPhoto
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import AbsentError, FacemsmError
 from facemsm.reproduce.outputs import PERTURBED, CachedOutputs, Stages, locate
-from facemsm.runtime.model import DICTIONARY, bundled_models, load_model
+from facemsm.runtime.model import DICTIONARY, list_models, load_model
 from facemsm.schemes import LandmarkScheme, get_scheme
 from facemsm.shapes.dictionary import ShapeDictionary, build_dictionary
 from facemsm.stages import StageOutputs
@@ -215,7 +215,7 @@ class Workspace:
         found = {load_model(name).scheme.name: name for name in self.weights}
         if scheme in found:
             return found[scheme]
-        if not self.weights and self.preset == "lite" and scheme in bundled_models():
+        if not self.weights and self.preset == "lite" and scheme in list_models():
             return scheme
         try:
             self._run_settings(scheme, CONFIGURATIONS["ST-GAN + HG"])

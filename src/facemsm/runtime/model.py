@@ -60,8 +60,14 @@ class Model:
         return self.folder / file
 
 
-def bundled_models() -> list[str]:
-    """Names of the models that ship with facemsm."""
+def list_models() -> list[str]:
+    """Names of the models that ship with facemsm.
+
+    Example::
+
+        >>> list_models()
+        ['68', '98']
+    """
     return sorted(path.parent.name for path in WEIGHTS.glob(f"*/{MANIFEST}"))
 
 
@@ -71,12 +77,12 @@ def load_model(name: PathLike) -> Model:
     Raises:
         FacemsmError: there is no such model, or one of its files is missing, truncated or altered.
     """
-    folder = WEIGHTS / str(name) if str(name) in bundled_models() else Path(name)
+    folder = WEIGHTS / str(name) if str(name) in list_models() else Path(name)
     manifest = folder / MANIFEST
     try:
         content = manifest.read_bytes()
     except OSError as error:
-        choices = ", ".join(bundled_models()) or "none"
+        choices = ", ".join(list_models()) or "none"
         raise FacemsmError(
             f"no model {str(name)!r}: bundled are {choices}; or name a folder with {MANIFEST}"
         ) from error

@@ -132,6 +132,15 @@ def reconstruct(
 
     Raises:
         FacemsmError: points or scores are not of the dictionary's scheme.
+
+    Example::
+
+        >>> dictionary = ShapeDictionary.load(facemsm.load_model("68").path("dictionary.safetensors"))
+        >>> points, scores = dictionary.shapes[:1].copy(), np.ones((1, 68), np.float32)
+        >>> points[0, 8], scores[0, 8] = 0, 0.1  # the chin, lost
+        >>> found, rebuilt = reconstruct(points, scores, dictionary, Reconstruction())
+        >>> np.flatnonzero(rebuilt).tolist(), bool(np.abs(found[0, 8] - dictionary.shapes[0, 8]).max() < 3)
+        ([8], True)
     """
     points, scores = np.asarray(points, dtype=np.float32), np.asarray(scores)
     scheme = dictionary.scheme
