@@ -8,16 +8,17 @@ import pytest
 from typer.testing import CliRunner
 
 from facemsm import FacemsmError
-from facemsm.apps import benchmark
-from facemsm.apps.benchmark import Method, _compare, _network, app
+from facemsm.apps.benchmark import app
+from facemsm.evaluation import speed
+from facemsm.evaluation.speed import Method, _compare, _network
 from facemsm.runtime.model import WEIGHTS
 from facemsm.typing import FloatArray
 
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark, "BATCHES", (1, 2))
-    monkeypatch.setattr(benchmark, "ROUNDS", 1)
+    monkeypatch.setattr(speed, "BATCHES", (1, 2))
+    monkeypatch.setattr(speed, "ROUNDS", 1)
 
 
 @pytest.mark.usefixtures("short")

@@ -282,7 +282,7 @@ def test_scores_know_a_blurred_face() -> None:
 
 
 def test_the_same_points_clean_and_behind_something(tmp_path: Path) -> None:
-    from facemsm.apps.evaluate import compare
+    from facemsm.evaluation.report import compare
 
     bare = [face(tmp_path, i) for i in range(2)]
     over = [painted(sample, SCHEME_68) for sample in bare]

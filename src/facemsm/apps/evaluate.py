@@ -21,15 +21,23 @@ from facemsm.data.catalogue import CATALOGUE, dataset_scheme, find_dataset, load
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.detectors import get_detector
 from facemsm.errors import FacemsmError
-from facemsm.evaluation import metrics
 from facemsm.evaluation.conditions import EVALUATED, Perturbation, painted
 from facemsm.evaluation.evaluate import run_aligner
 from facemsm.evaluation.predictions import Predictions, check_ending, load_predictions, save_predictions
-from facemsm.evaluation.report import REPORTED_NORMALISERS, THRESHOLDS, Evaluation, draw_plots, markdown, measure
+from facemsm.evaluation.report import (
+    REPORTED_NORMALISERS,
+    THRESHOLDS,
+    Evaluation,
+    compare,
+    comparison_markdown,
+    draw_plots,
+    markdown,
+    measure,
+)
 from facemsm.files import atomic_write
 from facemsm.geometry import CROP_ENLARGEMENT, NORMALISERS, Normaliser
 from facemsm.provenance import commit, machine
-from facemsm.schemes import OCCLUDED, UNLABELLED, LandmarkScheme
+from facemsm.schemes import LandmarkScheme
 from facemsm.stages import Settings
 
 if TYPE_CHECKING:
@@ -181,40 +189,6 @@ def _normaliser(name: str) -> Normaliser:
     raise FacemsmError(f"unknown normaliser {name!r}: use one of {', '.join(NORMALISERS)}")
 
 
-def compare(painted: Evaluation, clean: Evaluation, kinds: Sequence[Normaliser]) -> list[dict[str, Any]]:
-    """Errors of the same points with and without something in front of them, %, and their ratio.
-
-    One entry for each normaliser, stage and group of points: all, those that are seen and those that are hidden.
-    """
-    rows: list[dict[str, Any]] = []
-    both = painted.found & clean.found
-    told, hidden = painted.visibility != UNLABELLED, painted.visibility == OCCLUDED
-    for kind in kinds or [kind for kind in REPORTED_NORMALISERS if painted.usable(kind)]:
-        for stage in painted.stages:
-            after, before = (
-                100 * metrics.normalised_errors(side.stages[stage], side.truth, side.scheme, kind)
-                for side in (painted, clean)
-            )
-            for name, group in (("all", told), ("visible", told & ~hidden), ("hidden", hidden)):
-                counted = group & both[:, None] & np.isfinite(after)
-                if counted.any():
-                    pair = float(before[counted].mean()), float(after[counted].mean())
-                    row = {"normaliser": kind, "points": stage, "group": name, "count": int(counted.sum())}
-                    rows.append(
-                        {**row, "clean": pair[0], "occluded": pair[1], "ratio": pair[1] / pair[0] if pair[0] else None}
-                    )
-    return rows
-
-
-def _comparison(rows: Sequence[dict[str, Any]]) -> str:
-    lines = ["| normaliser | points | group | count | clean | occluded | ratio |", "|---|---|---|--:|--:|--:|--:|"]
-    for row in rows:
-        numbers = f"{row['count']} | {row['clean']:.2f} | {row['occluded']:.2f} | {row['ratio'] or float('nan'):.2f}"
-        lines.append(f"| {row['normaliser']} | {row['points']} | {row['group']} | {numbers} |")
-    heading = "\n## Painted occluders\n\nMean error of the same points in the same photos, in %.\n\n"
-    return heading + "\n".join(lines) + "\n"
-
-
 def _aligner(weights: str, settings: Settings, threads: int, scheme: LandmarkScheme) -> Aligner:
     from facemsm.aligner import Aligner
 
@@ -248,7 +222,7 @@ def _write(evaluation: Evaluation, report: dict[str, Any], stem: Path) -> None:
     """Print the tables, write ``STEM.json`` and ``STEM.md``, draw the plots if matplotlib is there."""
     text = markdown(report)
     if "occluded and clean" in report:
-        text += _comparison(report["occluded and clean"])
+        text += comparison_markdown(report["occluded and clean"])
     print(text)
     written = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".json", ".md")]
     for path, content in zip(written, (json.dumps(report, indent=1, allow_nan=False) + "\n", text), strict=True):

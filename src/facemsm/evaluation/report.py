@@ -243,6 +243,41 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, np.integer) else value
 
 
+def compare(painted: Evaluation, clean: Evaluation, kinds: Sequence[Normaliser]) -> list[dict[str, Any]]:
+    """Errors of the same points with and without something in front of them, %, and their ratio.
+
+    One entry for each normaliser, stage and group of points: all, those that are seen and those that are hidden.
+    """
+    rows: list[dict[str, Any]] = []
+    both = painted.found & clean.found
+    labelled, hidden = painted.visibility != UNLABELLED, painted.visibility == OCCLUDED
+    for kind in kinds or [kind for kind in REPORTED_NORMALISERS if painted.usable(kind)]:
+        for stage in painted.stages:
+            after, before = (
+                100 * metrics.normalised_errors(side.stages[stage], side.truth, side.scheme, kind)
+                for side in (painted, clean)
+            )
+            for name, group in (("all", labelled), ("visible", labelled & ~hidden), ("hidden", hidden)):
+                counted = group & both[:, None] & np.isfinite(after)
+                if counted.any():
+                    pair = float(before[counted].mean()), float(after[counted].mean())
+                    row = {"normaliser": kind, "points": stage, "group": name, "count": int(counted.sum())}
+                    rows.append(
+                        {**row, "clean": pair[0], "occluded": pair[1], "ratio": pair[1] / pair[0] if pair[0] else None}
+                    )
+    return rows
+
+
+def comparison_markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The table of :func:`compare`."""
+    lines = ["| normaliser | points | group | count | clean | occluded | ratio |", "|---|---|---|--:|--:|--:|--:|"]
+    for row in rows:
+        numbers = f"{row['count']} | {row['clean']:.2f} | {row['occluded']:.2f} | {row['ratio'] or float('nan'):.2f}"
+        lines.append(f"| {row['normaliser']} | {row['points']} | {row['group']} | {numbers} |")
+    heading = "\n## Painted occluders\n\nMean error of the same points in the same photos, in %.\n\n"
+    return heading + "\n".join(lines) + "\n"
+
+
 # --- Markdown --------------------------------------------------------------------------------------------------------
 
 
