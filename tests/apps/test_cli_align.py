@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +34,7 @@ class StandInAligner:
     """Finds one face in the middle of every photo that is not black; its landmarks are spread over the box."""
 
     scheme = get_scheme("68")
+    description: Mapping[str, Any] = {"weights": "68", "checksum": "0"}
     options: Mapping[str, Any] = {}
     interrupt_at: int | None = None
 
@@ -44,6 +46,7 @@ class StandInAligner:
         if name != "68":
             raise FacemsmError(f"there are no weights {name!r}; choose 68")
         cls.options = options
+        cls.description = {"weights": name, "checksum": "0", **asdict(options["settings"] or Settings())}
         return cls()
 
     def align(self, image: PathLike | Image, boxes: ArrayLike | None = None) -> list[Face]:
@@ -68,7 +71,10 @@ class StandInAligner:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Runs ``facemsm align ARGS`` in an empty folder with the stand-in; exit code, stdout, stderr."""
+    """Runs ``facemsm align ARGS -o facemsm-out``, or another -o of ARGS, in an empty folder with the stand-in.
+
+    Returns exit code, stdout, stderr.
+    """
     module = ModuleType("facemsm.aligner")
     module.Aligner = StandInAligner  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "facemsm.aligner", module)
@@ -76,7 +82,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     monkeypatch.chdir(tmp_path)
 
     def run_align(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["facemsm", "align", *args])
+        output = [] if {"-o", "--output"} & set(args) else ["-o", "facemsm-out"]
+        monkeypatch.setattr(sys, "argv", ["facemsm", "align", *args, *output])
         with pytest.raises(SystemExit) as exit_:
             main()
         out, err = capsys.readouterr()
@@ -169,11 +176,11 @@ def test_bad_photos_are_reported_in_a_line_each_and_the_rest_goes_on(run: Run) -
 def test_no_face_at_all_is_no_error(run: Run) -> None:
     photo("black.png", 0)
     for form in ("json", "csv", "pts"):
-        code, out, err = run("black.png", "--draw", "-f", form)
+        code, out, err = run("black.png", "--draw", "-f", form, "-o", form)
         assert (code, err) == (0, "black.png: no face found\n")
         assert "0 faces, 1 photo without a face" in out
         assert "pictures" not in out
-    assert next(read_results(Path("facemsm-out/landmarks.jsonl"))).faces == []
+        assert next(read_results(Path(form, "landmarks.jsonl"))).faces == []
 
 
 def test_large_and_odd_photos_give_points_in_their_own_pixels(run: Run) -> None:
@@ -209,9 +216,24 @@ def test_csv_and_pts_are_made_from_all_results(run: Run) -> None:
 def test_drawn_pictures_are_not_aligned_the_next_time(run: Run) -> None:
     photo("a.jpg")
     for _ in range(2):
-        assert run(".", "--draw", "--output", ".")[0] == 0
+        assert run(".", "--draw", "--output", ".", "--resume")[0] == 0
         assert sorted(path.as_posix() for path in Path().rglob("*.jpg")) == ["a.jpg", "drawn/a.jpg"]
     assert [r.image for r in read_results(Path("landmarks.jsonl"))] == ["a.jpg"]
+    assert run(".", "--draw", "--output", "facemsm-out/2026-11-28-1")[0] == 0
+    code, out, err = run(".", "--draw", "--output", "more/second")
+    assert (code, "1 photo read" in out) == (0, True)
+    assert err.splitlines() == [
+        "drawn: left out, it holds what earlier runs wrote",
+        "facemsm-out: left out, it holds what earlier runs wrote",
+    ]
+    photo("more/drawn/mine.jpg")  # a folder of that name beside which nothing says that it is ours
+    photo("drawn/named.jpg")
+    assert run("drawn", "more", "--output", "third")[0] == 0
+    assert [r.image for r in read_results(Path("third/landmarks.jsonl"))] == [
+        "drawn/a.jpg",
+        "drawn/named.jpg",
+        "more/drawn/mine.jpg",
+    ]
 
 
 def test_given_boxes(run: Run) -> None:
@@ -234,8 +256,8 @@ def test_given_boxes(run: Run) -> None:
     assert a.faces[0].detection_score is None
     assert f.faces[0].box.tolist() == [-20, -20, 30, 30]
     # the results serve as boxes for the same photos
-    assert run("in/a.jpg", "--boxes", "facemsm-out/landmarks.jsonl")[0] == 0
-    assert [face.box.tolist() for face in next(read_results(Path("facemsm-out/landmarks.jsonl"))).faces] == [
+    assert run("in/a.jpg", "--boxes", "facemsm-out/landmarks.jsonl", "-o", "again")[0] == 0
+    assert [face.box.tolist() for face in next(read_results(Path("again/landmarks.jsonl"))).faces] == [
         [10, 10, 30, 30],
         [40, 10, 70, 40],
     ]
@@ -267,14 +289,17 @@ def test_what_stops_a_run_before_any_photo(run: Run, args: list[str], why: str) 
     assert not Path("facemsm-out/landmarks.jsonl").exists() or not images()
 
 
-def test_output_that_fails_in_the_middle_stops_the_run(run: Run) -> None:
+@pytest.mark.parametrize("name", ["drawn/a.jpg", "pts/a.pts", "landmarks.csv", "landmarks.jsonl"])
+def test_what_is_there_already_is_left_as_it_is(run: Run, name: str) -> None:
     photo("a.jpg")
-    Path("facemsm-out").mkdir()
-    Path("facemsm-out/drawn").touch()
-    code, _, err = run("a.jpg", "--draw")
-    assert code == 2
+    path = Path("facemsm-out", name)
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    code, out, err = run("a.jpg", "--draw", "-f", "csv")
+    assert (code, out) == (2, "")
     assert len(err.splitlines()) == 1
-    assert "cannot be written" in err
+    assert "choose another --output" in err
+    assert path.read_text() == "mine"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -307,9 +332,13 @@ def test_interrupt_leaves_whole_results_and_resume_continues(run: Run, monkeypat
     assert "3 photos read" in out
     assert "2 finished before" in out
 
-    run("in/0.jpg")
-    assert images() == ["in/0.jpg"]
-    assert len(list(read_results(Path("facemsm-out/landmarks.previous.jsonl")))) == 5
+    code, _, err = run("in/0.jpg")
+    assert code == 2
+    assert err == (
+        f"facemsm: {Path('facemsm-out/landmarks.jsonl')}: holds an earlier run's results; add --resume to continue "
+        "them, or choose another --output\n"
+    )
+    assert images() == [f"in/{i}.jpg" for i in range(5)]
 
 
 def test_without_ray_it_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,7 +391,7 @@ def test_single_photo_has_all_threads(run: Run) -> None:
     photo("b.jpg")
     run("a.jpg", "--threads", "3")
     assert StandInAligner.options["threads"] == 3
-    run("a.jpg", "b.jpg", "--threads", "3")
+    run("a.jpg", "b.jpg", "--threads", "3", "--resume")
     assert StandInAligner.options["threads"] == 1
 
 

@@ -106,13 +106,15 @@ def test_resume_keeps_whole_lines_and_drops_the_unfinished_one(tmp_path: Path) -
     assert path.read_bytes() == b""
 
 
-def test_a_new_run_keeps_the_previous_results(tmp_path: Path) -> None:
+def test_results_are_never_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "landmarks.jsonl"
-    record(path, [photo("a.jpg")])
     record(path, [])
-    record(path, [photo("b.jpg")])  # the empty run in between must not cost the results of the first
-    assert [result.image for result in read_results(path)] == ["b.jpg"]
-    assert [result.image for result in read_results(tmp_path / "landmarks.previous.jsonl")] == ["a.jpg"]
+    record(path, [photo("a.jpg")])
+    with pytest.raises(FacemsmError, match="holds an earlier run's results; choose another --output"):
+        record(path, [photo("b.jpg")])
+    assert [result.image for result in read_results(path)] == ["a.jpg"]
+    record(path, [photo("b.jpg")], resume=True)
+    assert [result.image for result in read_results(path)] == ["a.jpg", "b.jpg"]
 
 
 def test_results_that_cannot_be_continued_or_written(tmp_path: Path) -> None:

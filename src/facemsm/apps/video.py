@@ -28,6 +28,7 @@ from facemsm.apps.options import (
     read_settings,
 )
 from facemsm.errors import FacemsmError
+from facemsm.files import new_folder
 from facemsm.results.jsonl import ResultsFile
 from facemsm.video.io import Frame, VideoReader, VideoWriter, frame_line, write_video_csv
 from facemsm.video.tracking import Tracker
@@ -46,7 +47,7 @@ def video(
             "--output",
             "-o",
             help="The drawn video: .mp4, .mkv, .mov or .avi. The landmarks are written beside it, with .jsonl.",
-            show_default="facemsm-out/NAME.mp4",
+            show_default="NAME.mp4 in a new folder, such as facemsm-out/2026-11-28-1",
         ),
     ] = None,
     camera: Annotated[
@@ -56,7 +57,12 @@ def video(
     seconds: Annotated[float | None, typer.Option(min=0, help="Stop after so much of the video.")] = None,
     format: Annotated[
         Format,
-        typer.Option("--format", "-f", help="json: one line a frame, always written. csv: also one row a face."),
+        typer.Option(
+            "--format",
+            "-f",
+            case_sensitive=False,
+            help="json: one line a frame, always written. csv: also one row a face.",
+        ),
     ] = Format.JSON,
     smooth: Annotated[
         bool, typer.Option("--smooth/--no-smooth", help="Steady the landmarks, or leave them as each frame gives them.")
@@ -87,9 +93,8 @@ def video(
         raise FacemsmError("name either a video file or --camera 0")
     if format is Format.PTS:
         raise FacemsmError("--format pts is for photos; choose json or csv")
-    path = output or Path("facemsm-out") / f"{source.stem if source else f'camera-{camera}'}.mp4"
-    if source and path.resolve() == source.resolve():
-        raise FacemsmError(f"{path}: is the video that is read; choose another --output")
+    if source and output and output.resolve() == source.resolve():
+        raise FacemsmError(f"{output}: is the video that is read; choose another --output")
 
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong with a frame is said once, by us
     tally: Counter[str] = Counter()
@@ -109,6 +114,7 @@ def video(
     tracker = Tracker(aligner, detect_every=detect_every, smooth=smooth)
     interrupt, silent = 0, None
     with closing(VideoReader(source if source else camera or 0)) as reader:
+        path = output or new_folder() / f"{source.stem if source else f'camera-{camera}'}.mp4"
         writer = VideoWriter(path, reader.rate, reader.width, reader.height)
         try:
             with closing(ResultsFile(path.with_suffix(".jsonl"), aligner.scheme.name)) as results:
