@@ -93,6 +93,22 @@ def test_killed_at_any_moment_nothing_is_lost_or_doubled(tmp_path: Path) -> None
     assert results.read_bytes() == expected
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs a limit on the size of files")
+def test_a_disk_that_fills_up_at_any_byte_loses_nothing(tmp_path: Path) -> None:
+    photos(tmp_path / "in", 5)
+    child("in", "--output", "whole", folder=tmp_path, delay=0).communicate()
+    expected = (tmp_path / "whole/landmarks.jsonl").read_bytes()
+    for share in (0.0, 0.3, 0.5, 0.999):
+        limit = max(1000, int(share * len(expected)))  # below it there is no room for what the run was made with
+        code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))\n"
+        command = [sys.executable, "-c", code + CHILD.replace("DELAY", "0"), "in", "-o", f"{share}", "--resume"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+        assert "landmarks.jsonl: cannot be written (the disk is full)" in done.stderr
+        child("in", "--output", f"{share}", "--resume", folder=tmp_path, delay=0).communicate()
+        assert (tmp_path / f"{share}/landmarks.jsonl").read_bytes() == expected
+
+
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("threads", ["1", "3"])
@@ -222,7 +238,7 @@ def test_output_names_are_unique_and_follow_the_folders(tmp_path: Path) -> None:
     assert max(len(name.encode()) for name in got.values()) <= 200
     (tmp_path / "x/e.jpg").unlink()
     assert name_of(tmp_path / "x/e.jpg") == "e.jpg", "what is deleted does not come to share a name"
-    assert name_of(Path("/elsewhere/g.jpg")) == "elsewhere/g"
+    assert name_of(Path("/elsewhere/g.jpg")) == "elsewhere/g.jpg"
 
 
 @given(path=st.text("abc/é. ", min_size=1), count=st.integers(1, 20))

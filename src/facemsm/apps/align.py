@@ -209,7 +209,7 @@ def align(
     finally:
         results.close()
 
-    converted = _convert(results.path, format, scheme.count, OutputNames(run.common), failed)
+    converted = _convert(results.path, format, scheme.count, run, failed)
     _tell(_summary(tally, time.monotonic() - started))
     for path in (results.path, *converted):
         _tell(f"landmarks: {path}")
@@ -272,7 +272,7 @@ def _progress(outcomes: Iterable[Outcome], count: Callable[[], int]) -> Iterator
             progress.advance(task)
 
 
-def _convert(results: Path, format: Format, count: int, name: OutputNames, failed: Callable[[str], None]) -> list[Path]:
+def _convert(results: Path, format: Format, count: int, run: Run, failed: Callable[[str], None]) -> list[Path]:
     """Write the other formats from the record of the run; return the paths written.
 
     Those that an earlier part of the run wrote are brought up to date, too.
@@ -283,10 +283,11 @@ def _convert(results: Path, format: Format, count: int, name: OutputNames, faile
         write_csv(table, read_results(results), count)
         written.append(table)
     if format is Format.PTS or folder.is_dir():
+        name = OutputNames(run.common)
         for result in read_results(results):
             try:
                 for i, face in enumerate(result.faces, 1):
-                    write_pts(folder / f"{name(Path(result.image))}_{i}.pts", face.points)
+                    write_pts(folder / f"{name(run.folder / result.image)}_{i}.pts", face.points)
             except FacemsmError as error:  # one name must not cost the others  # noqa: PERF203
                 if isinstance(error, StorageError):
                     raise

@@ -83,10 +83,16 @@ def main() -> None:
             finally:
                 sys.stdout.flush()
     except FacemsmError as error:
-        print(f"facemsm: {error}", file=sys.stderr)
+        with suppress(OSError):
+            print(f"facemsm: {error}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:  # who reads it has seen enough
         sys.exit(1)
+    finally:
+        try:
+            sys.stderr.flush()
+        except OSError:  # nobody can be told
+            _abandon(sys.stderr)
 
 
 def _prepare_streams() -> None:
@@ -100,6 +106,12 @@ def _prepare_streams() -> None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):  # a code page may lack a photo's characters, as on Windows
             stream.reconfigure(errors="backslashreplace")
+
+
+def _abandon(stream: TextIO) -> None:
+    """Let what waits in a stream's buffer go nowhere; Python would fail at its own end otherwise."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class _Output:
@@ -124,8 +136,7 @@ class _Output:
         try:
             yield
         except OSError as error:
-            with suppress(OSError):  # what waits to be written goes nowhere
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            _abandon(self._stream)
             if isinstance(error, BrokenPipeError):
                 raise
             raise FacemsmError(

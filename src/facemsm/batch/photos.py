@@ -137,10 +137,10 @@ def _photos_in(folder: Path, report: Callable[[str], None], left_out: Callable[[
         report(f"{error.filename}: cannot be read ({error.strerror})")
 
     for root, folders, files in os.walk(folder, onerror=unreadable):
-        for name in [name for name in folders if name == OUTPUT.name or is_drawn(name, files)]:
+        written = sorted(name for name in folders if name == OUTPUT.name or is_drawn(name, files))
+        for name in written:
             left_out(f"{Path(root, name)}: left out, it holds what earlier runs wrote")
-            folders.remove(name)
-        folders[:] = sorted(name for name in folders if name[0] != ".")
+        folders[:] = sorted(name for name in folders if name[0] != "." and name not in written)
         files.sort()
         yield from (Path(root, name) for name in files if _is_photo(name))
 
