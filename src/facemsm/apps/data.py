@@ -66,7 +66,7 @@ def check(
 
     Ends with exit code 1 if there is a fault. An incomplete data set is not a fault.
     """
-    console = Console()
+    console = Console(markup=False)  # names may look like it
     found = check_dataset(name, root, split or (), scheme, lambda samples: _track(samples, "photos"))
     _print_check(console, found, name)
     samples = [sample for sample in found.samples if not isinstance(sample.image, NoPhoto)]
@@ -109,7 +109,7 @@ def convert(
     samples = load_dataset(name, root, split or splits[0], boxes.value, scheme)
     photo_root = (root if root.is_dir() else root.parent) if copy_photos else None
     write_coco(_track(samples, "faces"), output, dataset_scheme(name, scheme), photo_root=photo_root)
-    Console().print(f"{output}: {len(samples)} faces", highlight=False, soft_wrap=True)
+    Console(markup=False).print(f"{output}: {len(samples)} faces", highlight=False, soft_wrap=True)
 
 
 @app.command()

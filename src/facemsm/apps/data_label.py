@@ -56,7 +56,7 @@ def label(
 
     if not photos and not data:
         raise FacemsmError("nothing to label: name photos, or a data set with --data NAME=ROOT:SPLIT")
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
 
     def shown(items: Sequence[T], what: str) -> Iterable[T]:
         return track(items, what, console=console, transient=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from facemsm.apps.align import Format, _plural, _sigterm_as_interrupt
+from facemsm.apps.align import Format, _plural, _sigterm_as_interrupt, _tell, _warn
 from facemsm.apps.options import (
     ContourThreshold,
     Detector,
@@ -93,15 +92,16 @@ def video(
         raise FacemsmError("name either a video file or --camera 0")
     if format is Format.PTS:
         raise FacemsmError("--format pts is for photos; choose json or csv")
-    if source and output and output.resolve() == source.resolve():
-        raise FacemsmError(f"{output}: is the video that is read; choose another --output")
+    if output and output.exists():
+        what = "the video that is read" if source and output.resolve() == source.resolve() else "there already"
+        raise FacemsmError(f"{output}: is {what}; choose another --output")
 
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong with a frame is said once, by us
     tally: Counter[str] = Counter()
     identities: set[int] = set()
 
     def broken(line: str, frames: int = 1) -> None:
-        print(line, file=sys.stderr)
+        _warn(line)
         tally["broken"] += frames
 
     finder = get_detector(detector, model=detector_model)
@@ -149,14 +149,14 @@ def video(
         f"looked for faces in {_plural(tracker.detections, 'frame')}",
         f"{tally['broken']} broken, reasons above" if tally["broken"] else "",
     ]
-    print(", ".join(filter(None, parts)))
-    print(f"landmarks: {results.path}")
+    _tell(", ".join(filter(None, parts)))
+    _tell(f"landmarks: {results.path}")
     if format is Format.CSV:
         write_video_csv(path.with_suffix(".csv"), results.path, aligner.scheme.count)
-        print(f"landmarks: {path.with_suffix('.csv')}")
-    print(f"video:     {path}{f' (no sound: {silent})' if silent else ''}")
+        _tell(f"landmarks: {path.with_suffix('.csv')}")
+    _tell(f"video:     {path}{f' (no sound: {silent})' if silent else ''}")
     if interrupt:
-        print("interrupted; the files hold what came before")
+        _tell("interrupted; the files hold what came before")
         raise typer.Exit(128 + interrupt)
     raise typer.Exit(1 if tally["broken"] else 0)
 

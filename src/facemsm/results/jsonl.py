@@ -75,6 +75,8 @@ class PhotoSet:
         return len(self._sums)
 
     def __contains__(self, photo: PathLike) -> bool:
+        if not len(self._sums):
+            return False
         value = np.uint64(name_hash(identity(photo)))
         i = int(np.searchsorted(self._sums, value))
         return i < len(self._sums) and bool(self._sums[i] == value)
