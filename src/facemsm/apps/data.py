@@ -40,10 +40,13 @@ class Boxes(str, Enum):
 
 
 Name = Annotated[str, typer.Argument(help=f"Data set: {', '.join(CATALOGUE)}.")]
-Root = Annotated[Path, typer.Argument(help="The folder it lies in; the file itself for coco and csv.")]
+Root = Annotated[
+    Path,
+    typer.Argument(help="The folder it lies in, or the file: coco, csv, dlib, hrnet, cvat, label-studio."),
+]
 Scheme = Annotated[
     str | None,
-    typer.Option(help="Landmark scheme of coco, csv and pts: 29, 68, 98 or a .toml file.", show_default=False),
+    typer.Option(help="Landmark scheme of one's own data: 29, 68, 98 or a .toml file.", show_default=False),
 ]
 
 
@@ -98,7 +101,9 @@ def convert(
         ),
     ] = False,
 ) -> None:
-    """Write a data set, a folder of .pts files (pts) or a CSV file (csv) as COCO keypoints.
+    """Write a data set, or one's own annotations in another format, as COCO keypoints.
+
+    Folders: pts, labelme. Files: csv, dlib (XML of imglab), hrnet (CSV), cvat (CVAT for images 1.1), label-studio.
 
     Columns of a CSV file: image, x0, y0, x1, y1, ... (0-based pixels, empty where unlabelled); optional v0, v1, ...
     (2 visible, 1 occluded, 0 unlabelled), x_min, y_min, x_max, y_max, and attributes.
@@ -107,6 +112,8 @@ def convert(
     if split is None and len(splits) > 1:
         raise FacemsmError(f"{name} has several splits: say --split {', '.join(splits)}")
     samples = load_dataset(name, root, split or splits[0], boxes.value, scheme)
+    if not samples:
+        raise FacemsmError(f"{root}: no face to convert; facemsm data check says what was left out and why")
     photo_root = (root if root.is_dir() else root.parent) if copy_photos else None
     write_coco(_track(samples, "faces"), output, dataset_scheme(name, scheme), photo_root=photo_root)
     Console(markup=False).print(f"{output}: {len(samples)} faces", highlight=False, soft_wrap=True)
@@ -149,6 +156,8 @@ def _print_check(console: Console, found: Check, name: str) -> None:
         lines.append(f"{found.without_photo} faces without photo")
     lines += [f"{count} x {reason}, skipped" for reason, count in found.skipped.items()]
     lines.append(f"{sum(found.outside.values())} points of {len(found.outside)} faces lie outside their photo")
+    lines.append("points: " + (", ".join(f"{count} {kind}" for kind, count in found.visibility.items()) or "none"))
+    lines += [f"doubtful: {doubt}" for doubt in found.doubts]
     count = len(found.problems)
     lines.append(f"{count or 'no'} fault{'s' if count > 1 else ''}")
     for line in lines + found.problems:
