@@ -380,7 +380,7 @@ def scene_aligner(monkeypatch: pytest.MonkeyPatch) -> type[SceneAligner]:
     return SceneAligner
 
 
-def records(path: str | Path) -> list[dict[str, Any]]:
+def records(path: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
@@ -445,7 +445,7 @@ def test_camera_until_its_seconds_are_over(run: Run, monkeypatch: pytest.MonkeyP
     assert (code, err) == (0, "")
     (folder,) = Path("facemsm-out").iterdir()
     assert f"video:     {folder / 'camera-3.mp4'}\n" in out
-    times = [line["time"] for line in records(folder / "camera-3.jsonl")]
+    times = [line["time"] for line in records(str(folder / "camera-3.jsonl"))]
     assert 0.1 < times[-1] < 0.3
     assert len(read_video(folder / "camera-3.mp4")[0]) == round(times[-1] * 30) + 1
 
