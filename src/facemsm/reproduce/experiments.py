@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from facemsm.assets import SAMPLE, SAMPLE_BOX
+from facemsm.evaluation.markdown import markdown_table
 from facemsm.files import atomic_write
 from facemsm.imaging.io import read_image
 from facemsm.provenance import commit, machine
@@ -297,7 +298,7 @@ def _verdicts(found: Sequence[dict[str, Any]]) -> str:
         "network was trained once: the intervals do not know what another training would give. Where the best other is "
         "the rival, it was picked on the same faces, which favours it. (weights): with the weights of Table III, not "
         "the ablation's networks.",
-        render.markdown_table(["claim", "verdict", "on"], rows),
+        markdown_table(["claim", "verdict", "on"], rows, "<"),
     ]
     return "\n\n".join(lines) + "\n"
 

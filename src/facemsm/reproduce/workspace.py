@@ -18,7 +18,7 @@ import numpy as np
 
 from facemsm.data.catalogue import find_dataset, load_dataset
 from facemsm.data.reading import NoPhoto
-from facemsm.data.sample import BoxSource, FaceSample
+from facemsm.data.sample import BoxSource, FaceSample, evenly_chosen
 from facemsm.errors import AbsentError, FacemsmError
 from facemsm.reproduce.outputs import PERTURBED, CachedOutputs, Stages, locate
 from facemsm.runtime.model import DICTIONARY, list_models, load_model
@@ -142,9 +142,7 @@ class Workspace:
         found = [face for face in self.every(name, split) if not isinstance(face.image, NoPhoto)]
         if not found:
             raise MissingError(f"{name} {split}: {self.root(name)} holds labels but no photos; add the set's photos")
-        if self.limit is not None and self.limit < len(found):
-            found = [found[i] for i in np.linspace(0, len(found) - 1, self.limit).astype(int)]
-        return found
+        return evenly_chosen(found, self.limit)
 
     def has(self, name: str, split: str) -> bool:
         """Whether there are such faces."""
