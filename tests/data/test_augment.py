@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from facemsm.apps.data_preview import draw_crop, preview
 from facemsm.data.augment import Augmentation, Crop, augment_crop, jitter_matrix, take_crop
 from facemsm.data.occluders import OCCLUDERS, occlude
+from facemsm.data.preview import draw_crop, preview
 from facemsm.errors import FacemsmError
 from facemsm.geometry import Matrix, apply_affine, similarity
 from facemsm.imaging.warping import warp

@@ -29,6 +29,10 @@ COMMANDS = {
 """Name and help. ``facemsm NAME`` runs the typer ``app`` of ``facemsm.apps.NAME``."""
 
 
+ALIASES = {"quantize": "quantise"}
+"""Other spellings, which the help does not list."""
+
+
 class _LazyGroup(TyperGroup):
     """Lists ``COMMANDS`` without importing them."""
 
@@ -39,6 +43,7 @@ class _LazyGroup(TyperGroup):
         return TyperCommand(cmd_name, help=COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        args = [ALIASES.get(args[0], args[0]), *args[1:]]
         name, stub, rest = super().resolve_command(ctx, args)
         if name in COMMANDS:
             return name, typer.main.get_command(import_module(f"facemsm.apps.{name}").app), rest

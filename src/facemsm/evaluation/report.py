@@ -5,9 +5,11 @@ Every figure says what it was divided by and at which threshold. The same predic
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from facemsm.errors import FacemsmError
 from facemsm.evaluation import metrics, occlusion, plots
 from facemsm.evaluation.markdown import markdown_table
 from facemsm.evaluation.predictions import Predictions
+from facemsm.files import atomic_write
 from facemsm.geometry import Normaliser, face_scale, normaliser, shifted
 from facemsm.schemes import OCCLUDED, UNLABELLED, LandmarkScheme
 from facemsm.typing import Array, BoolArray, FloatArray
@@ -282,19 +285,20 @@ def markdown(report: Mapping[str, Any]) -> str:
     if report["calibration"]:
         found = report["calibration"]
         parts += ["## Calibration of scores", f"Correct: {found['correct']}. ECE {found['ece'] * 100:.2f} %, 10 bins."]
+    if rows := report.get("occluded and clean"):
+        parts += ["## Painted occluders", "Mean error of the same points in the same photos, in %."]
+        parts.append(_comparison_table(rows))
     return "\n\n".join(parts) + "\n"
 
 
-def comparison_markdown(found: Sequence[Mapping[str, Any]]) -> str:
-    """The table of :func:`compare`."""
+def _comparison_table(found: Sequence[Mapping[str, Any]]) -> str:
     head = ["normaliser", "points", "group", "count", "clean", "occluded", "ratio"]
     rows = [
         [row["normaliser"], row["points"], row["group"], str(row["count"])]
         + [_number(row[name]) for name in ("clean", "occluded", "ratio")]
         for row in found
     ]
-    words = "Mean error of the same points in the same photos, in %."
-    return f"\n## Painted occluders\n\n{words}\n\n{markdown_table(head, rows, '<<<>')}\n"
+    return markdown_table(head, rows, "<<<>")
 
 
 def _run_table(run: Mapping[str, Any]) -> str:
@@ -368,6 +372,28 @@ def _number(value: float | None, digits: int = 2, sign: str = "") -> str:
 
 def _percent(value: float | None) -> str:
     return "undefined" if value is None else f"{value * 100:.1f} %"
+
+
+def write_report(evaluation: Evaluation, report: Mapping[str, Any], stem: Path) -> list[Path]:
+    """Write ``STEM.json`` and ``STEM.md`` and, if matplotlib is there, the plots of :func:`draw_plots`.
+
+    Args:
+        evaluation: predictions and truth.
+        report: of :func:`measure`.
+        stem: beginning of the files' paths.
+
+    Returns:
+        The files.
+
+    Raises:
+        FacemsmError: a file cannot be written.
+    """
+    written = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".json", ".md")]
+    texts = json.dumps(report, indent=1, allow_nan=False) + "\n", markdown(report)
+    for path, text in zip(written, texts, strict=True):
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return written + (draw_plots(evaluation, list(report["errors"]), stem) if find_spec("matplotlib") else [])
 
 
 # --- Plots -----------------------------------------------------------------------------------------------------------

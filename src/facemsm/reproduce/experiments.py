@@ -205,7 +205,8 @@ def _key(exp: Workspace, name: str, there: Sets) -> str:
     timed = machine() if experiment.make is figures.speed else ""
     shapes = exp.shapes_checksum(experiment.scheme) if there else ""
     printed = paper.FILE.read_text(encoding="utf-8")
-    return digest([_FORMAT, name, outputs, networks, own, subsets, shapes, exp.photos, timed, printed])
+    rows = [] if exp.calibrated else ["paper"]
+    return digest([_FORMAT, name, outputs, networks, own, subsets, shapes, exp.photos, timed, printed, *rows])
 
 
 def _networks(exp: Workspace, experiment: Experiment, there: Sets) -> list[dict[str, Any]]:
