@@ -18,7 +18,7 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], sides: st
     """
     lines = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
     widths = [min(WIDEST, max(3, *map(len, column))) for column in zip(*lines, strict=True)]
-    sides = sides.ljust(len(widths), sides[-1])
+    sides = sides.ljust(len(widths), sides[-1])[: len(widths)]
     first, *others = (" | ".join(f"{c:{s}{w}}" for c, s, w in zip(row, sides, widths, strict=True)) for row in lines)
-    rules = ["-" * width + ("-" if side == "<" else ":") for side, width in zip(sides, widths, strict=False)]
+    rules = ["-" * width + ("-" if side == "<" else ":") for side, width in zip(sides, widths, strict=True)]
     return "\n".join([f"| {first} |", f"|-{'|-'.join(rules)}|", *(f"| {line} |" for line in others)])
