@@ -183,6 +183,18 @@ def find_dataset(name: str) -> DataSet:
     return CATALOGUE[name]
 
 
+def only_split(name: str) -> str:
+    """The split of a data set that has one only.
+
+    Raises:
+        FacemsmError: it has several, or there is no such data set.
+    """
+    splits = list(find_dataset(name).splits)
+    if len(splits) > 1:
+        raise FacemsmError(f"{name} has several splits: say --split {', '.join(splits)}")
+    return splits[0]
+
+
 def dataset_scheme(name: str, scheme: str | None = None) -> LandmarkScheme:
     """The landmark scheme of a data set; ``scheme`` is needed where the data set has any.
 

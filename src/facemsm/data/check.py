@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,10 +13,9 @@ from facemsm.data.reading import NoPhoto, Skipped, collect_errors, try_read
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import AbsentError, FacemsmError
 from facemsm.schemes import OCCLUDED, VISIBLE, LandmarkScheme
-from facemsm.typing import PathLike
+from facemsm.typing import PathLike, Progress, untracked
 
 _Sizes = Mapping[object, tuple[int, int]]
-Progress = Callable[[Sequence[FaceSample]], Iterable[FaceSample]]
 
 
 @dataclass
@@ -62,7 +61,7 @@ def check_dataset(
     root: PathLike,
     splits: Sequence[str] = (),
     scheme: str | None = None,
-    progress: Progress = lambda samples: samples,
+    progress: Progress = untracked,
 ) -> Check:
     """Read every annotation, box and photo of a data set, and collect all faults instead of stopping at the first.
 
@@ -113,7 +112,7 @@ def check_dataset(
 def _check_photos(check: Check, samples: Sequence[FaceSample], progress: Progress) -> _Sizes:
     """Decode each photo once; their widths and heights."""
     sizes: dict[object, tuple[int, int] | FacemsmError] = {}
-    for sample in progress(samples):
+    for sample in progress(samples, "photos"):
         if isinstance(sample.image, NoPhoto):
             check.without_photo += 1
             check.samples.append(sample)
