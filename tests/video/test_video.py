@@ -380,7 +380,7 @@ def scene_aligner(monkeypatch: pytest.MonkeyPatch) -> type[SceneAligner]:
     return SceneAligner
 
 
-def records(path: str) -> list[dict[str, Any]]:
+def records(path: str | Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
