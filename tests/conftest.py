@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 
 CI = bool(os.environ.get("CI"))
-NEED_TORCH = ("training", "stgan", "hourglass", "resnet50", "reproduce")
+NEED_TORCH = ("training", "stgan", "hourglass", "resnet50", "reproduce", "export")
 """Folders whose tests import PyTorch, all of them; each has the marker ``train``."""
 
 settings.register_profile("facemsm", deadline=None, derandomize=CI, max_examples=100 if CI else 25)
