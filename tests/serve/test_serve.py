@@ -46,7 +46,7 @@ from facemsm.serve.answers import AlignAnswer, Problem
 from facemsm.serve.app import STATIC, FewFaces, create_app, load_aligner
 from facemsm.serve.guard import HEADERS
 from facemsm.serve.limits import Limits
-from facemsm.serve.photo import TooManyPixelsError, decode_photo
+from facemsm.serve.photo import TooManyPixelsError, decode_image
 from facemsm.shapes.reconstruction import Reconstruction, reliable_points
 from facemsm.typing import FloatArray, Image
 
@@ -217,7 +217,7 @@ def test_exif_orientation_is_applied() -> None:
     tiff = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHII", 0x0112, 3, 1, 6) + b"\0\0\0\0"
     exif = b"Exif\0\0" + tiff
     turned = upright[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + upright[2:]
-    assert decode_photo(turned, 10**6).shape == (20, 30, 3)
+    assert decode_image(turned, 10**6).shape == (20, 30, 3)
 
 
 # --- Refusals ---
@@ -241,21 +241,21 @@ def huge_webp() -> bytes:
 def test_too_many_pixels_are_refused_before_decoding(photo: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
     with pytest.raises(TooManyPixelsError, match="above the limit of 64 megapixels"):
-        decode_photo(photo, 64_000_000)
+        decode_image(photo, 64_000_000)
 
 
 @pytest.mark.parametrize("suffix", SMALL)
 def test_the_header_gives_the_size(suffix: str) -> None:
-    assert decode_photo(SMALL[suffix], 64 * 80).shape == (64, 80, 3)
+    assert decode_image(SMALL[suffix], 64 * 80).shape == (64, 80, 3)
     with pytest.raises(TooManyPixelsError):
-        decode_photo(SMALL[suffix], 64 * 80 - 1)
+        decode_image(SMALL[suffix], 64 * 80 - 1)
 
 
 def test_lossless_webp_gives_its_size() -> None:
     data = cv2.imencode(".webp", np.zeros((64, 80, 3), np.uint8), [cv2.IMWRITE_WEBP_QUALITY, 101])[1].tobytes()
     assert data[12:16] == b"VP8L"
     with pytest.raises(TooManyPixelsError, match="80 x 64"):
-        decode_photo(data, 64 * 80 - 1)
+        decode_image(data, 64 * 80 - 1)
 
 
 @given(st.sampled_from(sorted(SMALL)), st.data())
@@ -265,7 +265,7 @@ def test_damaged_photos_are_refused_or_decoded(suffix: str, data: st.DataObject)
         photo[data.draw(st.integers(0, min(200, len(photo) - 1)))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, len(photo)))
     try:
-        image = decode_photo(bytes(photo[:cut]), 10**6)
+        image = decode_image(bytes(photo[:cut]), 10**6)
     except FacemsmError:
         return
     assert image.shape[0] * image.shape[1] <= 10**6
@@ -613,7 +613,7 @@ def test_page_shows_faces_and_downloads_them(page: Any, tmp_path: Path) -> None:
 
     path = downloaded("json")
     (result,) = read_results(path)
-    expected = Aligner.from_pretrained("68").align(decode_photo(TWO_FACES, 10**7))
+    expected = Aligner.from_pretrained("68").align(decode_image(TWO_FACES, 10**7))
     assert (path.name, result.image, result.width, result.height) == ("two, faces.json", "two, faces.jpg", 640, 300)
     for face, other in zip(result.faces, expected, strict=True):
         np.testing.assert_allclose(face.points, other.points, atol=2e-3)
@@ -625,7 +625,7 @@ def test_page_shows_faces_and_downloads_them(page: Any, tmp_path: Path) -> None:
     assert float(rows[1]["y_67"]) == pytest.approx(float(result.faces[1].points[67, 1]))
     drawn = read_image(downloaded("png"))
     assert drawn.shape == (900, 1920, 3)
-    plain = decode_photo(TWO_FACES, 10**7)
+    plain = decode_image(TWO_FACES, 10**7)
     x, y = np.round(result.faces[0].points[30]).astype(int)
     assert np.abs(drawn[3 * y + 1, 3 * x + 1].astype(int) - plain[y, x]).max() > 20
 
