@@ -11,6 +11,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -213,13 +214,9 @@ def _decode_by_pillow(data: bytes, kind: str, check: Check) -> Image:
     # the plugin itself, as Image.open would look through more kinds and has a limit of its own
     with getattr(plugin, name)(io.BytesIO(data)) as photo:
         check(*photo.size)
-        if kind == "WebP" and photo.n_frames == 1:
-            image = _decode_by_opencv(data)
-        else:
-            photo.load()
-            image = _rgb(photo)
-        # libjxl has turned it; Pillow has turned a TIFF and taken the orientation away
-        return image if kind in ("JPEG XL", "TIFF") else _upright(image, photo.info.get("exif", b""))
+        still_webp = kind == "WebP" and photo.n_frames == 1
+        image = _decode_by_opencv(data) if still_webp else _rgb(photo)
+        return _upright(image, _exif(photo))
 
 
 def from_pillow(picture: PillowImage, where: str = "picture") -> Image:
@@ -229,13 +226,20 @@ def from_pillow(picture: PillowImage, where: str = "picture") -> Image:
         FacemsmError: its file is truncated or damaged, or it has pixels of unknown range.
     """
     try:
-        picture.load()
-        return _upright(_rgb(picture), picture.info.get("exif", b""))
+        return _upright(_rgb(picture), _exif(picture))
     except Exception as error:
         raise FacemsmError(f"{where}: the picture cannot be read ({' '.join(str(error).split())})") from error
 
 
+def _exif(photo: PillowImage) -> bytes:
+    """EXIF data whose orientation is still to be followed. Pillow has turned a TIFF and taken it away."""
+    if photo.format == "JXL" and not getattr(photo, "jpeg", False):  # libjxl has turned it, unless it holds a JPEG
+        return b""
+    return photo.info.get("exif") or b""
+
+
 def _rgb(photo: PillowImage) -> Image:
+    photo.load()
     if photo.mode.startswith("I;16"):
         grey = (np.asarray(photo) >> 8).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
@@ -280,17 +284,21 @@ def _jxl_size(data: bytes) -> tuple[int, int]:
 
 def _upright(image: Image, exif: bytes) -> Image:
     """Turned as the orientation in EXIF data says, if they have one."""
-    if not exif:
-        return image
-    from PIL.Image import Exif
-
-    tags = Exif()
-    try:
-        tags.load(exif)
-        orientation = int(tags.get(0x0112, 1))
-    except Exception:  # EXIF data that are garbage turn nothing
-        return image
+    orientation = _orientation(exif.removeprefix(b"Exif\0\0"))
     if orientation in (5, 6, 7, 8):
         image = np.asarray(cv2.transpose(image), np.uint8)
     flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)
     return image if flip is None else np.asarray(cv2.flip(image, flip), np.uint8)
+
+
+def _orientation(exif: bytes) -> int:
+    """Tag 0x0112 of the first directory; 1, upright, where there is none or the data are garbage."""
+    order = ">" if exif.startswith(b"MM") else "<"
+    with suppress(struct.error):
+        (directory,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, directory)
+        for entry in range(directory + 2, directory + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(f"{order}HH", exif, entry)
+            if tag == 0x0112:
+                return int(struct.unpack_from(f"{order}{'I' if kind == 4 else 'H'}", exif, entry + 8)[0])
+    return 1
