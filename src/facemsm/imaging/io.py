@@ -19,7 +19,7 @@ from facemsm.typing import Image, PathLike
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
-    ImageSource = PathLike | bytes | IO[bytes] | PillowImage | NDArray[Any]
+    ImageSource = PathLike | bytes | bytearray | memoryview | IO[bytes] | PillowImage | NDArray[Any]
     """What is taken for a photo: see :func:`as_image`."""
 
 WRITTEN_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -73,7 +73,7 @@ def as_image(source: ImageSource, where: str = "image") -> Image:
         where: begins the error's message; a path stands for itself.
 
     Returns:
-        (H, W, 3) uint8 RGB, contiguous; a fitting array itself.
+        (H, W, 3) uint8 RGB, contiguous; of a fitting array a view.
 
     Raises:
         FacemsmError: none of these, or not a sound photo; see :func:`read_image` and :func:`check_image`.
