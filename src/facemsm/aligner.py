@@ -6,12 +6,12 @@ refine, 14 back to the photo.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import cached_property, partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,7 +21,7 @@ from facemsm.detectors import FaceDetector, get_detector
 from facemsm.errors import FacemsmError
 from facemsm.face import Face
 from facemsm.geometry import apply_affine, box_to_crop, check_boxes, shifted
-from facemsm.imaging.io import check_image, read_image
+from facemsm.imaging.io import as_image
 from facemsm.runtime.model import DICTIONARY, HOURGLASS, PRIOR, STGAN, Model, load_model
 from facemsm.runtime.session import LANDMARKS, Network
 from facemsm.schemes import LandmarkScheme
@@ -30,6 +30,9 @@ from facemsm.shapes.posterior import ShapePrior
 from facemsm.shapes.reconstruction import Reconstruction, reconstruct, relative_scores
 from facemsm.stages import Located, Method, Settings, StageOutputs, retry_rotated, run_stages
 from facemsm.typing import BoolArray, FloatArray, Image, PathLike
+
+if TYPE_CHECKING:
+    from facemsm.imaging.io import ImageSource
 
 BATCH = 32
 """Faces that a thread works on at once; bounds the memory."""
@@ -140,12 +143,13 @@ class Aligner:
         return cls(load_model(name), settings=settings, detector=detector, keep=keep, threads=threads)
 
     def align(
-        self, image: PathLike | Image, boxes: ArrayLike | None = None, *, settings: Settings | None = None
+        self, image: ImageSource, boxes: ArrayLike | None = None, *, settings: Settings | None = None
     ) -> list[Face]:
         """Landmarks of the faces in one photo.
 
         Args:
-            image: a path, or (H, W, 3) uint8 RGB.
+            image: a path, bytes, a file object, a PIL picture, or (H, W, 3) uint8 RGB: see
+                :func:`facemsm.imaging.io.as_image`.
             boxes: (N, 4) ``[x_min, y_min, x_max, y_max]`` in photo pixels, tight around the landmarks or a usual
                 detector's. The detector finds them if None.
             settings: for this call, instead of the aligner's.
@@ -160,7 +164,7 @@ class Aligner:
 
     def align_batch(
         self,
-        images: Sequence[PathLike | Image],
+        images: Sequence[ImageSource],
         boxes: Sequence[ArrayLike | None] | None = None,
         *,
         settings: Settings | None = None,
@@ -319,9 +323,9 @@ class Aligner:
             )
         return replace(settings, method=settings.method or ("calibrated" if self.model.calibration else "paper"))
 
-    def _jobs(self, image: PathLike | Image, boxes: ArrayLike | None, index: int) -> list[_Job]:
-        where = f"image {index}" if isinstance(image, np.ndarray) else str(image)
-        photo = check_image(image, where) if isinstance(image, np.ndarray) else read_image(Path(image))
+    def _jobs(self, image: ImageSource, boxes: ArrayLike | None, index: int) -> list[_Job]:
+        where = str(image) if isinstance(image, (str, os.PathLike)) else f"image {index}"
+        photo = as_image(image, where)
         if boxes is None:
             return [_Job(photo, found[:4], float(found[4])) for found in self.detector.detect(photo)]
         return [_Job(photo, box, None) for box in check_boxes(boxes, photo.shape, where)]

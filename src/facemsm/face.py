@@ -14,6 +14,7 @@ from facemsm.typing import BoolArray, FloatArray, Image
 if TYPE_CHECKING:
     import pandas
 
+    from facemsm.imaging.io import ImageSource
     from facemsm.schemes import LandmarkScheme
 
 
@@ -62,15 +63,15 @@ class Face:
     intensity: FloatArray | None = None
     rebuilt: BoolArray | None = None
 
-    def draw(self, image: Image, scheme: LandmarkScheme | None = None) -> Image:
+    def draw(self, image: ImageSource, scheme: LandmarkScheme | None = None) -> Image:
         """A copy of its photo (H, W, 3) uint8 RGB with the landmarks, by :func:`facemsm.imaging.drawing.draw_faces`.
 
         Args:
-            image: the photo.
+            image: the photo, given as to :meth:`facemsm.Aligner.align`: a path, bytes, a PIL picture or an array.
             scheme: of the points, for the lines between them; by default the built-in one with as many points.
 
         Raises:
-            FacemsmError: no built-in scheme has as many points.
+            FacemsmError: no built-in scheme has as many points, or the image cannot be used.
         """
         from facemsm.imaging.drawing import draw_faces
         from facemsm.schemes import get_scheme

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError
+from facemsm.imaging.io import as_image
 from facemsm.schemes import LandmarkScheme, get_scheme
 from facemsm.typing import BoolArray, FloatArray, Image
+
+if TYPE_CHECKING:
+    from facemsm.imaging.io import ImageSource
 
 _SHIFT = 4  # OpenCV draws at 1/16 pixel
 _WHITE = (255, 255, 255)
@@ -39,22 +43,25 @@ class Drawable(Protocol):
         """(4,) photo pixels."""
 
 
-def draw_faces(image: Image, faces: Sequence[Drawable], scheme: LandmarkScheme, *, boxes: bool = False) -> Image:
+def draw_faces(image: ImageSource, faces: Sequence[Drawable], scheme: LandmarkScheme, *, boxes: bool = False) -> Image:
     """Draw faces into a copy of the photo.
 
     Discs are points that were seen, rings hidden ones (``Face.occluded``). Their colour is the score, from violet
     (0) to yellow (1). Sizes follow the face. A legend is added at the bottom left if the photo has room for it.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
+        image: a path, bytes, a PIL picture or an array; see :func:`facemsm.imaging.io.as_image`.
         faces: their points are ``scheme``'s.
         scheme: names the lines of the skeleton.
         boxes: draw the face boxes too.
 
     Returns:
         (H, W, 3) uint8 RGB.
+
+    Raises:
+        FacemsmError: the image cannot be used.
     """
-    canvas: Image = image.copy()
+    canvas: Image = as_image(image).copy()
     for face in faces:
         _draw_face(canvas, face, scheme, boxes)
     if faces:

@@ -20,10 +20,10 @@ from facemsm.aligner import Aligner
 from facemsm.assets import SAMPLE
 from facemsm.detectors import FaceDetector, get_detector
 from facemsm.errors import FacemsmError
+from facemsm.imaging.decoding import TooManyPixelsError, UnknownKindError, decode_image
 from facemsm.serve.answers import AlignAnswer, Extra, ModelAnswer, Problem, face_answer, model_answer
 from facemsm.serve.guard import Guard
 from facemsm.serve.limits import Limits
-from facemsm.serve.photo import TooManyPixelsError, UnknownKindError, decode_photo
 from facemsm.shapes.reconstruction import Reconstruction
 from facemsm.stages import Settings
 from facemsm.typing import FloatArray, Image, PathLike
@@ -161,7 +161,7 @@ def _align(
 ) -> str:
     """The answer to a request, as JSON; runs in the worker."""
     try:
-        image = decode_photo(data, limits.pixels)
+        image = decode_image(data, max_pixels=limits.pixels, kinds=("JPEG", "PNG", "WebP"))
         faces = aligner.align(image, boxes, settings=settings)
     except UnknownKindError as error:
         raise HTTPException(415, str(error)) from error
