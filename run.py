@@ -2,9 +2,9 @@
 """Run facemsm from a fresh clone: each command first builds the environment it needs, once.
 
     python3 run.py align [PHOTO ...]      find the landmarks of every face; a sample photo if none is named
-    python3 run.py test [ARGUMENT ...]    run the tests; arguments go to pytest
+    python3 run.py test [ARGUMENT ...]    run the tests, on all cores; arguments go to pytest instead
 
-Needs Python 3.10 to 3.13 and a network for the first call of each. What follows ``align`` goes to ``facemsm align``.
+Needs Python 3.10 to 3.14 and a network for the first call of each. What follows ``align`` goes to ``facemsm align``.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def main(arguments: list[str]) -> int:
     if command not in ("align", "test"):
         print(__doc__)
         return 0 if command in ("-h", "--help") else 2
-    if not (3, 10) <= sys.version_info[:2] <= (3, 13):
-        sys.exit("run.py: needs Python 3.10 to 3.13, this is {}.{}".format(*sys.version_info[:2]))
+    if not (3, 10) <= sys.version_info[:2] <= (3, 14):
+        sys.exit("run.py: needs Python 3.10 to 3.14, this is {}.{}".format(*sys.version_info[:2]))
     if command == "align":
         programs = environment(".venv-align", ".")
         words, folder = ["facemsm", "align", "--draw", *rest], Path.cwd()
     else:
-        programs = environment(".venv-test", ".[train,serve,dev]", *cpu_torch())
-        words, folder = ["pytest", *rest], ROOT
+        programs = environment(".venv-test", ".[train,serve,dev,browser]", *cpu_torch())
+        words, folder = ["pytest", *(rest or ["-n", "auto"])], ROOT
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is the command's to answer
     return subprocess.call([str(programs / words[0]), *words[1:]], cwd=str(folder))
 

@@ -14,8 +14,8 @@ HEAVY = {"h5py", "lightning", "matplotlib", "onnx", "onnxscript", "scipy", "skle
 
 
 def imported(code: str, folder: Path) -> set[str]:
-    """Top-level modules loaded once a fresh interpreter has run the code."""
-    report = "import json, sys\nprint(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    """Modules loaded once a fresh interpreter has run the code, the packages that hold them included."""
+    report = "import json, sys\nprint(json.dumps(sorted(sys.modules)))"
     run = subprocess.run(
         [sys.executable, "-c", f"{code}\n{report}"], cwd=folder, capture_output=True, text=True, check=False
     )
@@ -37,6 +37,18 @@ def imported(code: str, folder: Path) -> set[str]:
 )
 def test_importing_stays_light(module: str, tmp_path: Path) -> None:
     assert "facemsm" in (modules := imported(f"import {module}", tmp_path))
+    assert modules & HEAVY == set()
+
+
+def test_inference_loads_neither_evaluation_nor_training(tmp_path: Path) -> None:
+    code = """
+import facemsm
+from facemsm.assets import SAMPLE
+assert facemsm.Aligner.from_pretrained("68").align(SAMPLE)
+"""
+    modules = imported(code, tmp_path)
+    rooms = {".".join(name.split(".")[:2]) for name in modules}
+    assert rooms & {"facemsm.apps", "facemsm.data", "facemsm.evaluation", "facemsm.export", "facemsm.training"} == set()
     assert modules & HEAVY == set()
 
 

@@ -69,7 +69,7 @@ def test_each_command_has_an_environment_of_its_own(run: ModuleType, commands: C
     assert commands[1][-2:] == ["-e", "."]
     words(commands)
     run.main(["test", "-x"])
-    assert commands[1][-2:] == ["-e", ".[train,serve,dev]"]
+    assert commands[1][-2:] == ["-e", ".[train,serve,dev,browser]"]
     assert words(commands) == ["venv", "pip", "pytest -x"]
 
 
@@ -111,12 +111,12 @@ def test_pips_last_lines_are_shown(run: ModuleType, commands: Commands, monkeypa
     assert words(commands) == ["venv"]
 
 
-@pytest.mark.parametrize("version", [(3, 9, 18), (3, 14, 0)])
+@pytest.mark.parametrize("version", [(3, 9, 18), (3, 15, 0)])
 def test_a_python_that_cannot_run_it(
     run: ModuleType, commands: Commands, monkeypatch: pytest.MonkeyPatch, version: tuple[int, int, int]
 ) -> None:
     monkeypatch.setattr(run.sys, "version_info", version)
-    with pytest.raises(SystemExit, match=r"needs Python 3\.10 to 3\.13, this is 3\.\d+$"):
+    with pytest.raises(SystemExit, match=r"needs Python 3\.10 to 3\.14, this is 3\.\d+$"):
         run.main(["align"])
     assert not commands
 

@@ -1,9 +1,30 @@
 """The one exception that facemsm raises for input it cannot use."""
 
+from __future__ import annotations
+
+import re
+
+_UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
 
 class FacemsmError(ValueError):
     """Unusable input. ``str(error)`` is one line: which file, line or field is wrong, and what to do about it."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
 
 class AbsentError(FacemsmError):
     """A whole file or folder of a data set is not there: an incomplete copy rather than a broken one."""
+
+
+class StorageError(FacemsmError):
+    """Nothing more can be written there: the disk is full, broken, or may only be read."""
+
+
+def printable(text: str) -> str:
+    r"""``text`` with the characters that command a terminal or end a line as escapes such as ``\n``.
+
+    Names of files may hold them: to move the cursor, to colour, to turn the direction of writing, to forge lines.
+    """
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

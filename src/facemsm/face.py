@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from facemsm.errors import FacemsmError
-from facemsm.schemes import OCCLUDED, VISIBLE
+from facemsm.schemes import OCCLUDED, VISIBLE, coco_annotation
 from facemsm.typing import BoolArray, FloatArray, Image
 
 if TYPE_CHECKING:
@@ -96,20 +96,8 @@ class Face:
         :func:`facemsm.to_coco` makes whole documents.
         """
         visibility = np.where(self.occluded, OCCLUDED, VISIBLE)
-        x_min, y_min, x_max, y_max = self.box.astype(np.float64)
-        box = np.round([x_min, y_min, x_max - x_min, y_max - y_min], 3)
-        keypoints = np.column_stack([self.points.astype(np.float64), visibility])
-        return {
-            "id": annotation_id,
-            "image_id": image_id,
-            "category_id": 1,
-            "iscrowd": 0,
-            "bbox": box.tolist(),
-            "area": round(float(box[2] * box[3]), 3),
-            "num_keypoints": len(visibility),
-            "keypoints": keypoints.round(3).ravel().tolist(),
-            "score": round(float(self.scores.mean()), 3),
-        }
+        annotation = coco_annotation(annotation_id, image_id, self.points, visibility, self.box)
+        return {**annotation, "score": round(float(self.scores.mean()), 3)}
 
     def __repr__(self) -> str:
         x, y = np.round((self.box[:2] + self.box[2:]) / 2)

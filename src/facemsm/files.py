@@ -1,15 +1,82 @@
-"""Files that appear whole or not at all, and text files read strictly."""
+"""Files that appear whole or not at all, folders for what is written, text files read strictly, names of files."""
 
 from __future__ import annotations
 
 import csv
+import errno
+import hashlib
 import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import date
+from functools import lru_cache
+from itertools import count
 from pathlib import Path
 
-from facemsm.errors import AbsentError, FacemsmError
+from facemsm.errors import AbsentError, FacemsmError, StorageError
+from facemsm.typing import PathLike
+
+OUTPUT = Path("facemsm-out")
+"""Where commands write by default."""
+
+_STORAGE = {getattr(errno, name, -1) for name in ("ENOSPC", "EDQUOT", "EROFS", "EIO", "ENODEV", "ENXIO", "ESTALE")}
+
+
+def new_folder(root: Path = OUTPUT) -> Path:
+    """Make ``root/2026-11-28-1``, or the next number that no run of that day has.
+
+    Raises:
+        FacemsmError: it cannot be made.
+    """
+    day = date.today().isoformat()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        taken = [int(path.name.rpartition("-")[2]) for path in _numbered(root) if path.name.startswith(day)]
+        for number in count(max(taken, default=0) + 1):
+            folder = root / f"{day}-{number}"
+            with suppress(FileExistsError):  # another run was faster
+                folder.mkdir()
+                return folder
+    except OSError as error:
+        raise FacemsmError(f"{root}: cannot be written ({error.strerror}); choose another --output") from error
+    raise AssertionError("numbers do not end")
+
+
+def newest_folder(file: str, root: Path = OUTPUT) -> Path | None:
+    """The newest folder of :func:`new_folder` that holds ``file``."""
+    folders = (path for path in _numbered(root) if (path / file).is_file())
+    return max(folders, key=lambda path: (path.name[:10], int(path.name[11:])), default=None)
+
+
+def _numbered(root: Path) -> Iterator[Path]:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        yield from (path for path in root.iterdir() if re.fullmatch(r"\d{4}-\d\d-\d\d-\d{1,9}", path.name, re.ASCII))
+
+
+def name_hash(name: str) -> int:
+    """64 bits that are the same for a name on every machine."""
+    return int.from_bytes(hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest(), "big")
+
+
+def identity(path: PathLike, folder: PathLike = "") -> str:
+    """One name for all spellings of a path: absolute, links among its folders followed.
+
+    A link in the last place keeps its own name: photos may link to one file and be meant as several.
+
+    Args:
+        path: need not exist.
+        folder: where relative paths start, if not here.
+    """
+    # without pathlib, which takes several times as long: names come by the million
+    head, name = os.path.split(os.path.join(os.getcwd(), folder, path))  # noqa: PTH109, PTH118
+    if name in ("", ".", ".."):
+        head, name = os.path.join(head, name), ""  # noqa: PTH118
+    return os.path.normcase(os.path.join(_real(head), name) if name else _real(head))  # noqa: PTH118
+
+
+_real = lru_cache(1024)(os.path.realpath)
 
 
 @contextmanager
@@ -19,15 +86,18 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Missing folders are made. An interrupted writer leaves ``path`` as it was.
 
     Raises:
-        FacemsmError: the file or its folder cannot be written.
+        StorageError: the disk is full, broken, or may only be read.
+        FacemsmError: the file or its folder cannot be written for another reason.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")  # a name that no search for photos finds
+    # a name that no search for photos finds, and not too long where ``path`` is not
+    temporary = path.with_name(f".{name_hash(path.name):016x}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        raise FacemsmError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+        kind = StorageError if error.errno in _STORAGE else FacemsmError
+        raise kind(f"{path}: cannot be written ({error.strerror}); choose another place") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError
 from facemsm.typing import FloatArray, IntArray, PathLike
@@ -37,6 +38,8 @@ Edge = tuple[int, int]
 
 VISIBLE, OCCLUDED, UNLABELLED = 2, 1, 0
 """Visibility of a landmark, as in COCO keypoints."""
+
+_MOST_POINTS = 10_000  # tables of all pairs of points still fit into memory
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ class LandmarkScheme:
         where = f"landmark scheme {self.name!r}"
         if self.count < 3:
             raise FacemsmError(f"{where}: count is {self.count}, at least 3 points are needed")
+        if self.count > _MOST_POINTS:
+            raise FacemsmError(f"{where}: count is beyond {_MOST_POINTS} points")
         groups: dict[str, Iterable[int]] = {
             "flip": [i for pair in self.flip_pairs for i in pair],
             "right_eye": self.right_eye,
@@ -278,6 +283,42 @@ def relation(source: LandmarkScheme, target: LandmarkScheme) -> FloatArray:
     return weights
 
 
+def coco_category(scheme: LandmarkScheme) -> dict[str, Any]:
+    """The COCO keypoints category of a scheme: names and skeleton of its points."""
+    return {
+        "id": 1,
+        "name": "face",
+        "keypoints": list(scheme.names) or [str(i) for i in range(scheme.count)],
+        "skeleton": [[a + 1, b + 1] for a, b in scheme.edges],  # COCO counts keypoints from 1 here
+    }
+
+
+def coco_annotation(
+    annotation_id: int, image_id: int, points: FloatArray, visibility: NDArray[np.integer[Any]], box: FloatArray
+) -> dict[str, Any]:
+    """The COCO keypoints annotation of one face, to 0.0001 px.
+
+    Args:
+        annotation_id, image_id: numbers of the face and of its photo.
+        points: (L, 2), photo pixels; not used where unlabelled.
+        visibility: (L,), ``VISIBLE``, ``OCCLUDED`` or ``UNLABELLED``.
+        box: (4,), ``x_min, y_min, x_max, y_max``; becomes x, y, width, height.
+    """
+    located = np.where((visibility == UNLABELLED)[:, None], 0, points.astype(np.float64))
+    x_min, y_min, x_max, y_max = box.astype(np.float64)
+    width, height = x_max - x_min, y_max - y_min
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": 1,
+        "iscrowd": 0,
+        "bbox": [round(float(value), 4) for value in (x_min, y_min, width, height)],
+        "area": round(float(width * height), 4),
+        "num_keypoints": int(np.count_nonzero(visibility)),
+        "keypoints": [round(value, 4) for value in np.column_stack([located, visibility]).ravel().tolist()],
+    }
+
+
 def load_scheme(path: PathLike) -> LandmarkScheme:
     """Read a scheme from a TOML file (see the module's docstring).
 
@@ -292,7 +333,7 @@ def load_scheme(path: PathLike) -> LandmarkScheme:
         fields: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise FacemsmError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:  # TOML syntax, or bytes that are not UTF-8
+    except (ValueError, RecursionError) as error:  # TOML syntax, bytes that are not UTF-8, brackets without end
         raise FacemsmError(f"{path}: not valid TOML: {error}") from error
     return scheme_from_dict(fields, str(path))
 

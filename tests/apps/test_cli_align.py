@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +36,7 @@ class StandInAligner:
     """Finds one face in the middle of every photo that is not black; its landmarks are spread over the box."""
 
     scheme = get_scheme("68")
+    description: Mapping[str, Any] = {"weights": "68", "checksum": "0"}
     options: Mapping[str, Any] = {}
     interrupt_at: int | None = None
 
@@ -44,6 +48,7 @@ class StandInAligner:
         if name != "68":
             raise FacemsmError(f"there are no weights {name!r}; choose 68")
         cls.options = options
+        cls.description = {"weights": name, "checksum": "0", **asdict(options["settings"] or Settings())}
         return cls()
 
     def align(self, image: PathLike | Image, boxes: ArrayLike | None = None) -> list[Face]:
@@ -68,7 +73,10 @@ class StandInAligner:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Runs ``facemsm align ARGS`` in an empty folder with the stand-in; exit code, stdout, stderr."""
+    """Runs ``facemsm align ARGS -o facemsm-out``, or another -o of ARGS, in an empty folder with the stand-in.
+
+    Returns exit code, stdout, stderr.
+    """
     module = ModuleType("facemsm.aligner")
     module.Aligner = StandInAligner  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "facemsm.aligner", module)
@@ -76,7 +84,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     monkeypatch.chdir(tmp_path)
 
     def run_align(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["facemsm", "align", *args])
+        output = [] if {"-o", "--output"} & set(args) else ["-o", "facemsm-out"]
+        monkeypatch.setattr(sys, "argv", ["facemsm", "align", *args, *output])
         with pytest.raises(SystemExit) as exit_:
             main()
         out, err = capsys.readouterr()
@@ -169,11 +178,11 @@ def test_bad_photos_are_reported_in_a_line_each_and_the_rest_goes_on(run: Run) -
 def test_no_face_at_all_is_no_error(run: Run) -> None:
     photo("black.png", 0)
     for form in ("json", "csv", "pts"):
-        code, out, err = run("black.png", "--draw", "-f", form)
+        code, out, err = run("black.png", "--draw", "-f", form, "-o", form)
         assert (code, err) == (0, "black.png: no face found\n")
         assert "0 faces, 1 photo without a face" in out
         assert "pictures" not in out
-    assert next(read_results(Path("facemsm-out/landmarks.jsonl"))).faces == []
+        assert next(read_results(Path(form, "landmarks.jsonl"))).faces == []
 
 
 def test_large_and_odd_photos_give_points_in_their_own_pixels(run: Run) -> None:
@@ -209,9 +218,24 @@ def test_csv_and_pts_are_made_from_all_results(run: Run) -> None:
 def test_drawn_pictures_are_not_aligned_the_next_time(run: Run) -> None:
     photo("a.jpg")
     for _ in range(2):
-        assert run(".", "--draw", "--output", ".")[0] == 0
+        assert run(".", "--draw", "--output", ".", "--resume")[0] == 0
         assert sorted(path.as_posix() for path in Path().rglob("*.jpg")) == ["a.jpg", "drawn/a.jpg"]
     assert [r.image for r in read_results(Path("landmarks.jsonl"))] == ["a.jpg"]
+    assert run(".", "--draw", "--output", "facemsm-out/2026-11-28-1")[0] == 0
+    code, out, err = run(".", "--draw", "--output", "more/second")
+    assert (code, "1 photo read" in out) == (0, True)
+    assert err.splitlines() == [
+        "drawn: left out, it holds what earlier runs wrote",
+        "facemsm-out: left out, it holds what earlier runs wrote",
+    ]
+    photo("more/drawn/mine.jpg")  # a folder of that name beside which nothing says that it is ours
+    photo("drawn/named.jpg")
+    assert run("drawn", "more", "--output", "third")[0] == 0
+    assert [r.image for r in read_results(Path("third/landmarks.jsonl"))] == [
+        "drawn/a.jpg",
+        "drawn/named.jpg",
+        "more/drawn/mine.jpg",
+    ]
 
 
 def test_given_boxes(run: Run) -> None:
@@ -234,8 +258,8 @@ def test_given_boxes(run: Run) -> None:
     assert a.faces[0].detection_score is None
     assert f.faces[0].box.tolist() == [-20, -20, 30, 30]
     # the results serve as boxes for the same photos
-    assert run("in/a.jpg", "--boxes", "facemsm-out/landmarks.jsonl")[0] == 0
-    assert [face.box.tolist() for face in next(read_results(Path("facemsm-out/landmarks.jsonl"))).faces] == [
+    assert run("in/a.jpg", "--boxes", "facemsm-out/landmarks.jsonl", "-o", "again")[0] == 0
+    assert [face.box.tolist() for face in next(read_results(Path("again/landmarks.jsonl"))).faces] == [
         [10, 10, 30, 30],
         [40, 10, 70, 40],
     ]
@@ -267,14 +291,17 @@ def test_what_stops_a_run_before_any_photo(run: Run, args: list[str], why: str) 
     assert not Path("facemsm-out/landmarks.jsonl").exists() or not images()
 
 
-def test_output_that_fails_in_the_middle_stops_the_run(run: Run) -> None:
+@pytest.mark.parametrize("name", ["drawn/a.jpg", "pts/a.pts", "landmarks.csv", "landmarks.jsonl"])
+def test_what_is_there_already_is_left_as_it_is(run: Run, name: str) -> None:
     photo("a.jpg")
-    Path("facemsm-out").mkdir()
-    Path("facemsm-out/drawn").touch()
-    code, _, err = run("a.jpg", "--draw")
-    assert code == 2
+    path = Path("facemsm-out", name)
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    code, out, err = run("a.jpg", "--draw", "-f", "csv")
+    assert (code, out) == (2, "")
     assert len(err.splitlines()) == 1
-    assert "cannot be written" in err
+    assert "choose another --output" in err
+    assert path.read_text() == "mine"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -307,9 +334,13 @@ def test_interrupt_leaves_whole_results_and_resume_continues(run: Run, monkeypat
     assert "3 photos read" in out
     assert "2 finished before" in out
 
-    run("in/0.jpg")
-    assert images() == ["in/0.jpg"]
-    assert len(list(read_results(Path("facemsm-out/landmarks.previous.jsonl")))) == 5
+    code, _, err = run("in/0.jpg")
+    assert code == 2
+    assert err == (
+        f"facemsm: {Path('facemsm-out/landmarks.jsonl')}: holds an earlier run's results; add --resume to continue "
+        "them, or choose another --output\n"
+    )
+    assert images() == [f"in/{i}.jpg" for i in range(5)]
 
 
 def test_without_ray_it_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,7 +393,7 @@ def test_single_photo_has_all_threads(run: Run) -> None:
     photo("b.jpg")
     run("a.jpg", "--threads", "3")
     assert StandInAligner.options["threads"] == 3
-    run("a.jpg", "b.jpg", "--threads", "3")
+    run("a.jpg", "b.jpg", "--threads", "3", "--resume")
     assert StandInAligner.options["threads"] == 1
 
 
@@ -393,6 +424,272 @@ def test_shards_and_boxes(run: Run) -> None:
     outs = [run("in", "--shard", f"{i}/4", "--boxes", "boxes.csv")[:2] for i in (1, 2, 3, 4)]
     assert {code for code, _ in outs} == {0}
     assert sum(int(out.split()[0]) for _, out in outs) == 2
+
+
+LONG = f"k{'é' * 122}.jpg"
+"""249 bytes. File systems take 255."""
+
+
+def test_no_name_stops_a_run(run: Run) -> None:
+    names = ("a.jpg", LONG, LONG.replace(".jpg", ".png"), "z", "z.jpg")
+    for name in names:
+        photo("new.jpg")
+        Path("new.jpg").rename(name)
+    for before in (0, 5):
+        code, out, err = run(*names, "--draw", "-f", "pts", "--resume")
+        assert (code, err) == (0, "")
+        assert f"{5 - before} photos read" in out
+    assert len(list(Path("facemsm-out/drawn").iterdir())) == 5
+    assert len(list(Path("facemsm-out/pts").iterdir())) == 5
+    assert {"a.jpg", "z.jpg"} < {path.name for path in Path("facemsm-out/drawn").iterdir()}
+    assert {"a_1.pts", "z_1.pts"} < {path.name for path in Path("facemsm-out/pts").iterdir()}
+
+
+def test_a_picture_that_cannot_be_written_or_drawn_costs_its_photo_only(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from facemsm.batch import pipeline
+    from facemsm.imaging.drawing import draw_faces
+
+    def draw_most(image: Image, *args: Any) -> Image:
+        if image[0, 0, 0] < 20:
+            raise ZeroDivisionError("a bug")
+        return draw_faces(image, *args)
+
+    monkeypatch.setattr(pipeline, "draw_faces", draw_most)
+    photo("in/a.jpg")
+    photo("in/a.png")
+    photo("in/a.png.jpg/deep.jpg")  # the folder of its picture would have the name of the other's picture
+    photo("in/b.jpg")
+    photo("in/dark.jpg", 10)
+    code, out, err = run("in", "--draw", "--threads", "1")
+    assert code == 1
+    assert [line.replace("\\", "/").split(": ")[0] for line in err.splitlines()] == [
+        "in/dark.jpg",
+        "in/a.png.jpg/deep.jpg",
+    ]
+    assert "failed unexpectedly (ZeroDivisionError" in err
+    assert "cannot be written" in err
+    assert images() == ["in/a.jpg", "in/a.png", "in/b.jpg"]
+    assert "2 failed, reasons above" in out
+
+
+def test_a_full_disk_under_the_pictures_stops_the_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, *_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    photo("a.jpg")
+    photo("b.jpg")
+    monkeypatch.setattr(Path, "write_bytes", full)
+    code, out, err = run("a.jpg", "b.jpg", "--draw")
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert "drawn" in err
+    assert "(No space left on device)" in err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_in_a_folder_is_reported(run: Run) -> None:
+    photo("in/a.jpg")
+    os.mkfifo("in/b.jpg")
+    photo("in/c.jpg")
+    code, _, err = run("in")
+    assert (code, err) == (1, "in/b.jpg: is a pipe or a device, not a file\n")
+    assert images() == ["in/a.jpg", "in/c.jpg"]
+
+
+def test_runs_write_into_new_folders(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    del run  # which names a folder
+
+    def newly(*args: str) -> tuple[int, Path]:
+        monkeypatch.setattr(sys, "argv", ["facemsm", "align", *args])
+        before = set(Path("facemsm-out").glob("*"))
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        made = set(Path("facemsm-out").glob("*")) - before
+        return int(exit_.value.code or 0), made.pop() if made else Path()
+
+    photo("a.jpg")
+    photo("b.jpg")
+    assert newly("a.jpg", "--weights", "none") == (2, Path()), "no folder for what fails before any photo"
+    code, first = newly("a.jpg")
+    assert code == 0
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d-1", first.name)
+    for number in range(2, 11):
+        assert newly("a.jpg")[1].name == f"{first.name[:-2]}-{number}"
+    assert newly("a.jpg", "b.jpg", "--resume") == (0, Path())
+    counts = {path.parent.name: len(list(read_results(path))) for path in Path("facemsm-out").glob("*/*.jsonl")}
+    assert counts.pop(f"{first.name[:-2]}-10") == 2, "the newest is continued"
+    assert set(counts.values()) == {1}
+    assert newly("a.jpg", "--shard", "1/2") == (2, Path())
+
+
+def test_interrupted_in_a_new_folder_it_says_which(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del run
+    photo("a.jpg")
+    photo("b.jpg")
+    monkeypatch.setattr(StandInAligner, "interrupt_at", 1)
+    monkeypatch.setattr(sys, "argv", ["facemsm", "align", "a.jpg", "b.jpg", "--threads", "1"])
+    with pytest.raises(SystemExit):
+        main()
+    (folder,) = Path("facemsm-out").iterdir()
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"interrupted; the same command with --output {folder} --resume continues"
+
+
+def test_resume_knows_photos_by_any_spelling(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    photo("p/in/a.jpg")
+    photo("q/in/a.jpg")
+    (tmp_path / "link").symlink_to("p")
+    output = ("-o", str(tmp_path / "o"), "--resume", "-f", "pts", "-d")
+    monkeypatch.chdir("p")
+    run("in", *output)
+    for again in ("./in", "in/../in/a.jpg", str(tmp_path / "p/in"), "../link/in", "../link/in/a.jpg"):
+        assert "1 finished before" in run(again, *output)[1], again
+    monkeypatch.chdir("../q")
+    assert "1 photo read" in run("in", *output)[1]
+    assert "2 finished before" in run("in", "../p", *output)[1]
+    monkeypatch.chdir("..")
+    assert "2 finished before" in run("p/in", "q", *output)[1]
+    names = [result.image for result in read_results(Path("o/landmarks.jsonl"))]
+    assert names == ["in/a.jpg", (tmp_path / "q/in/a.jpg").as_posix()]
+    for kind in ("drawn", "pts"):
+        assert len([path for path in Path("o", kind).rglob("*") if path.is_file()]) == 2, "neither in the other's place"
+    (tmp_path / "p").rename("moved")  # what the names were relative to is gone: they start here
+    monkeypatch.chdir("moved")
+    assert "1 finished before" in run("in", *output)[1]
+
+
+def test_resume_keeps_to_the_settings(run: Run) -> None:
+    photo("a.jpg")
+    photo("b.jpg")
+    Path("boxes.csv").write_text("image,x_min,y_min,x_max,y_max\na.jpg,10,10,30,30\n")
+    assert run("a.jpg")[0] == 0
+    for args, why in (
+        (["--stages", "2"], "made with stages [1, 2, 3] (landmarks.run.json), not [2]"),
+        (["--method", "paper"], 'made with method null (landmarks.run.json), not "paper"'),
+        (["--boxes", "boxes.csv"], 'made with detector "centerface" (landmarks.run.json), not null'),
+        (["--draw"], "was begun without --draw"),
+        (["--shard", "1/2", "--stages", "2"], "made with stages [1, 2, 3] (landmarks.run.json), not [2]"),
+    ):
+        code, out, err = run("a.jpg", "b.jpg", "--resume", *args)
+        assert (code, out) == (2, ""), args
+        assert len(err.splitlines()) == 1
+        assert why in err, args
+    assert images() == ["a.jpg"]
+    run("a.jpg", "--draw", "-f", "csv", "-o", "drawing")
+    assert run("a.jpg", "b.jpg", "-o", "drawing", "--resume")[0] == 0
+    assert Path("drawing/drawn/b.jpg").is_file(), "a run that draws goes on drawing"
+    assert len(Path("drawing/landmarks.csv").read_text().splitlines()) == 3, "and its other files stay complete"
+
+
+def test_names_with_control_characters(run: Run) -> None:
+    name = "in/a\x1b]0;title\x07\x1b[31m\r\nforged.jpg: all well\u202e.jpg"
+    formula = '=HYPERLINK("http:x","y").jpg'
+    photo("a.jpg")
+    Path("in").mkdir()
+    try:
+        Path("a.jpg").rename(name)
+    except OSError:
+        pytest.skip("no such names here")
+    Path("in/bad\x1b[31m.jpg").write_text("no photo")
+    photo(formula)
+    code, out, err = run("in", formula, "--draw", "-f", "csv")
+    assert code == 1
+    assert err.startswith("in/bad\\x1b[31m.jpg: is not a")
+    assert not set("\x1b\x07\r") & set(out + err)
+    assert len(err.splitlines()) == 1
+    lines = Path("facemsm-out/landmarks.csv").read_bytes().decode().split("\n")
+    assert [line[:8] for line in lines] == ["image,fa", "in/a\\x1b", '"./=HYPE', ""]
+    assert "\r" not in "".join(lines)
+    assert images() == [name, formula]
+    assert run("in", formula, "-o", "again", "--boxes", "facemsm-out/landmarks.csv")[0] == 1
+    assert len(list(read_results(Path("again/landmarks.jsonl")))) == 2
+
+
+def child(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Runs ``facemsm ARGS`` in a process of its own."""
+    settings: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "check": False}
+    return subprocess.run([sys.executable, "-m", "facemsm", *args], **{**settings, **options})
+
+
+def test_output_in_a_code_page_that_lacks_the_names(tmp_path: Path) -> None:
+    (tmp_path / "写真.jpg").symlink_to(SAMPLE)
+    for page in ("cp1252", "latin-1", "ascii"):
+        environment = {**os.environ, "PYTHONIOENCODING": page}
+        done = child("align", "写真.jpg", "-d", "-o", page, cwd=tmp_path, env=environment, encoding=page)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "\\u5199\\u771f.jpg" in done.stdout
+        assert (tmp_path / page / "drawn/写真.jpg").is_file()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_full_or_closed_outputs_lose_no_results(tmp_path: Path, unbuffered: str) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    command = f"{sys.executable} -m facemsm align {SAMPLE} none.jpg -o"
+    unread = "none.jpg: cannot be read (No such file or directory)\n"
+
+    def shell(rest: str) -> tuple[int, str, str]:
+        done = subprocess.run(["sh", "-c", f"{command} {rest}"], cwd=tmp_path, env=environment, capture_output=True)
+        return done.returncode, done.stdout.decode(), done.stderr.decode().replace(unread, "")
+
+    full = "facemsm: standard output cannot be written (No space left on device); what went into files is whole\n"
+    assert shell("1 >/dev/full") == (2, "", full)
+    assert shell("2 >&-") == (1, "", "")
+    code, out, err = shell("3 2>/dev/full")
+    assert (code, "1 photo read" in out, err) == (1, True, "")
+    assert shell("4 >&- 2>&-") == (1, "", "")
+    assert shell("5 | head -c 0")[2] == ""
+    for folder in "12345":
+        assert len(list(read_results(tmp_path / folder / "landmarks.jsonl"))) == 1
+
+
+def test_runs_that_start_at_once_do_not_touch_each_other(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    for i in range(3):
+        (tmp_path / f"{i}.jpg").symlink_to(SAMPLE)
+    command = [sys.executable, "-m", "facemsm", "align", *(f"{i}.jpg" for i in range(3))]
+    outputs: list[list[str]] = [[], [], ["-o", "o"], ["-o", "o"]]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    processes = [subprocess.Popen([*command, *output], cwd=tmp_path, **pipes) for output in outputs]
+    codes = [process.wait(120) for process in processes if process.communicate()]
+    assert codes[:2] == [0, 0]
+    assert sorted(codes[2:]) == [0, 2]
+    assert [len(list(read_results(path))) for path in sorted(tmp_path.rglob("*.jsonl"))] == [3, 3, 3]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_the_bar_knows_how_many_photos_there_are(tmp_path: Path) -> None:
+    import pty
+
+    for i in range(4):
+        (tmp_path / "in" / f"{i}").mkdir(parents=True)
+        (tmp_path / "in" / f"{i}" / "a.jpg").symlink_to(SAMPLE)
+    child("align", "in/0", "-o", "o", cwd=tmp_path)
+    terminal, end = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    done = child("align", "in", "-o", "o", "--resume", cwd=tmp_path, stderr=end, env=environment)
+    os.close(end)
+    shown = os.read(terminal, 1 << 16).decode()
+    os.close(terminal)
+    assert done.returncode == 0
+    assert "3/3" in shown
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("alig", "align"), ("aling", "align"), ("trian", "train")])
+def test_a_mistyped_command_is_answered_with_the_right_one(typed: str, meant: str) -> None:
+    done = child(typed, "x.jpg")
+    assert done.returncode == 2
+    assert f"Did you mean '{meant}'?" in done.stderr
+
+
+def test_formats_in_any_case(run: Run) -> None:
+    photo("a.jpg")
+    assert run("a.jpg", "--format", "CSV")[0] == 0
+    assert Path("facemsm-out/landmarks.csv").is_file()
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -93,6 +93,22 @@ def test_killed_at_any_moment_nothing_is_lost_or_doubled(tmp_path: Path) -> None
     assert results.read_bytes() == expected
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs a limit on the size of files")
+def test_a_disk_that_fills_up_at_any_byte_loses_nothing(tmp_path: Path) -> None:
+    photos(tmp_path / "in", 5)
+    child("in", "--output", "whole", folder=tmp_path, delay=0).communicate()
+    expected = (tmp_path / "whole/landmarks.jsonl").read_bytes()
+    for share in (0.0, 0.3, 0.5, 0.999):
+        limit = max(1000, int(share * len(expected)))  # below it there is no room for what the run was made with
+        code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))\n"
+        command = [sys.executable, "-c", code + CHILD.replace("DELAY", "0"), "in", "-o", f"{share}", "--resume"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+        assert "landmarks.jsonl: cannot be written (the disk is full)" in done.stderr
+        child("in", "--output", f"{share}", "--resume", folder=tmp_path, delay=0).communicate()
+        assert (tmp_path / f"{share}/landmarks.jsonl").read_bytes() == expected
+
+
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("threads", ["1", "3"])
@@ -133,14 +149,14 @@ def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
     ResultsFile(tmp_path / "landmarks.jsonl", "68").close()
 
 
-def found(*paths: Path, skip: Path = Path("drawn")) -> tuple[list[Path], list[str]]:
+def found(*paths: Path) -> tuple[list[Path], list[str]]:
     reports: list[str] = []
-    return list(find_photos(paths, skip, reports.append)), reports
+    return list(find_photos(paths, reports.append)), reports
 
 
 def test_photos_are_found_once_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names = ["b.jpg", "a.jpg", "in/2.jpg", "in/10.jpg", "in/deep/x.png", "in/.h/x.png", "in/notes.txt", "drawn/a.jpg"]
+    names = ["b.jpg", "a.jpg", "in/2.jpg", "in/10.jpg", "in/deep/x.png", "in/.h/x.png", "in/notes.txt"]
     for name in names:
         Path(name).parent.mkdir(exist_ok=True, parents=True)
         Path(name).touch()
@@ -152,7 +168,8 @@ def test_photos_are_found_once_and_in_order(tmp_path: Path, monkeypatch: pytest.
         [],
     )
     assert found(Path("*.jpg"), Path("a.jpg")) == (everything[:2], [])
-    assert found(Path("drawn"), skip=Path()) == ([Path("drawn/a.jpg")], [])
+    assert found(Path("in"), Path("in/deep/..")) == (everything[2:], [])
+    assert found(Path("a.jpg"), Path("in/../a.jpg"), tmp_path / "a.jpg", Path("b.jpg")) == (everything[:2], [])
     assert found(Path("no*.jpg"))[1] == [
         f"{Path('no*.jpg')}: no photo there; photos are .jpg, .jpeg, .png, .webp, .bmp, .tif, .tiff files"
     ]
@@ -161,7 +178,7 @@ def test_photos_are_found_once_and_in_order(tmp_path: Path, monkeypatch: pytest.
 def test_photos_are_found_when_they_are_needed(tmp_path: Path) -> None:
     for name in "abc":
         photos(tmp_path / name, 2)
-    search = find_photos([tmp_path / "a", tmp_path / "b", tmp_path / "none*"], tmp_path / "drawn", pytest.fail)
+    search = find_photos([tmp_path / "a", tmp_path / "b", tmp_path / "none*"], pytest.fail)
     assert next(search).parent.name == "a"
     (tmp_path / "b" / "2.jpg").touch()
     assert next(search).parent.name == "a"
@@ -202,15 +219,26 @@ def test_output_names_are_unique_and_follow_the_folders(tmp_path: Path) -> None:
         "x/e.jpg": "e.jpg",
         "x/e.png": "e.png",
         "x/e.png.jpg": "e.png.jpg",
-        "x/f.photo": "f.photo",
+        "x/f.photo": "f.photo~",
+        "x/g": "g~",
+        "x/g.jpg": "g",
+        f"x/{'é' * 122}.jpg": f"{'é' * 91}~",
+        f"x/{'é' * 122}.png": f"{'é' * 91}~",
         "x/f.tif": "f",
     }
     for name in [*names, "x/a.txt"]:
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).touch()
     name_of = OutputNames(tmp_path / "x")
-    assert {name: name_of(tmp_path / name) for name in names} == names
-    assert name_of(Path("/elsewhere/g.jpg")) == "elsewhere/g"
+    got = {name: name_of(tmp_path / name) for name in names}
+    for name, expected in names.items():
+        assert got[name] == expected or (expected[-1] == "~" and len(got[name]) == len(expected) + 16), name
+        assert got[name].startswith(expected)
+    assert len(set(got.values())) == len(names)
+    assert max(len(name.encode()) for name in got.values()) <= 200
+    (tmp_path / "x/e.jpg").unlink()
+    assert name_of(tmp_path / "x/e.jpg") == "e.jpg", "what is deleted does not come to share a name"
+    assert name_of(Path("/elsewhere/g.jpg")) == "elsewhere/g.jpg"
 
 
 @given(path=st.text("abc/é. ", min_size=1), count=st.integers(1, 20))
@@ -225,11 +253,22 @@ def test_shards_never_change() -> None:
     assert [[PurePath(name) in Shard(i, 4) for i in (1, 2, 3, 4)].index(True) for name in names] == [1, 3, 0, 1]
 
 
-@given(names=st.sets(st.text(max_size=3)), others=st.sets(st.text(max_size=3)))
+@given(names=st.sets(st.text("abé ", min_size=1, max_size=3)), others=st.sets(st.text("abé ", min_size=1, max_size=3)))
 def test_photo_set(names: set[str], others: set[str]) -> None:
     kept = PhotoSet(names)
     assert len(kept) == len(names)
     assert [name in kept for name in others | names] == [name in names for name in others | names]
+
+
+def test_photo_set_knows_every_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in/deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("in/deep")
+    kept = PhotoSet(["in/a.jpg", str(tmp_path / "in/deep/b.jpg"), "link/../c.jpg"], tmp_path)
+    monkeypatch.chdir(tmp_path / "in/deep")
+    for name in ("../a.jpg", "b.jpg", "./b.jpg", "../deep/b.jpg", "../../link/b.jpg", "../c.jpg"):
+        assert name in kept, name
+    assert "a.jpg" not in kept
+    assert kept._sums.nbytes == 8 * 3
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -106,13 +106,15 @@ def test_resume_keeps_whole_lines_and_drops_the_unfinished_one(tmp_path: Path) -
     assert path.read_bytes() == b""
 
 
-def test_a_new_run_keeps_the_previous_results(tmp_path: Path) -> None:
+def test_results_are_never_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "landmarks.jsonl"
-    record(path, [photo("a.jpg")])
     record(path, [])
-    record(path, [photo("b.jpg")])  # the empty run in between must not cost the results of the first
-    assert [result.image for result in read_results(path)] == ["b.jpg"]
-    assert [result.image for result in read_results(tmp_path / "landmarks.previous.jsonl")] == ["a.jpg"]
+    record(path, [photo("a.jpg")])
+    with pytest.raises(FacemsmError, match="holds an earlier run's results; choose another --output"):
+        record(path, [photo("b.jpg")])
+    assert [result.image for result in read_results(path)] == ["a.jpg"]
+    record(path, [photo("b.jpg")], resume=True)
+    assert [result.image for result in read_results(path)] == ["a.jpg", "b.jpg"]
 
 
 def test_results_that_cannot_be_continued_or_written(tmp_path: Path) -> None:
@@ -199,6 +201,27 @@ def test_boxes_of_earlier_results(tmp_path: Path) -> None:
     assert boxes["b.jpg"].shape == (0, 4)
 
 
+def test_two_spellings_of_a_path_are_one_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "boxes.csv"
+    names = ["a.jpg", "./a.jpg", "in/../a.jpg", "b/c.jpg", "b\\c.jpg", "b//c.jpg"]
+    rows = "".join(f"{name},{i},0,{i + 1},1\n" for i, name in enumerate(names))
+    path.write_text(f"image,x_min,y_min,x_max,y_max\n{rows}")
+    found = match_boxes(read_boxes(path), [Path("a.jpg"), Path("b/c.jpg")], path)
+    assert {photo.as_posix(): boxes[:, 0].tolist() for photo, boxes in found.items()} == {
+        "a.jpg": [0, 1, 2],
+        "b/c.jpg": [3, 4, 5],
+    }
+    one, two = (face(np.full((5, 2), value, np.float32)) for value in (0, 1))
+    record(tmp_path / "landmarks.jsonl", [photo("a.jpg", one, two), photo("./a.jpg", one)])
+    assert read_boxes(tmp_path / "landmarks.jsonl")["a.jpg"].shape == (1, 4), "done twice, it has not all faces twice"
+
+
+def test_numbers_beyond_float32_are_told_with_the_photo(tmp_path: Path) -> None:
+    (tmp_path / "b.csv").write_text("image,x_min,y_min,x_max,y_max\na.jpg,0,0,1e300,-1e300\n")
+    assert read_boxes(tmp_path / "b.csv")["a.jpg"].tolist() == [[0, 0, np.inf, -np.inf]]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "why"),
     [
@@ -206,8 +229,8 @@ def test_boxes_of_earlier_results(tmp_path: Path) -> None:
         ("b.csv", "image;x_min;y_min;x_max;y_max\n", "b.csv:1: has no column 'image'"),
         ("b.csv", "image,x_min,y_min,x_max,y_max\na,1,2,3,4\nb,1,two,3,4\n", "b.csv:3: a box is four numbers"),
         ("b.csv", "image,x_min,y_min,x_max,y_max\na,1,2,3\n", "b.csv:2: "),
-        ("b.json", "{\n\n]", "b.json:3: is not JSON"),
-        ("b.json", "[]", "b.json: is not COCO"),
+        ("b.json", "{\n\n]", "b.json:3: not valid JSON"),
+        ("b.json", "[]", "b.json:1: expected a COCO"),
         (
             "b.json",
             '{"images": [], "annotations": [{"image_id": 1, "bbox": [1,2,3,4]}]}',
@@ -216,9 +239,17 @@ def test_boxes_of_earlier_results(tmp_path: Path) -> None:
         (
             "b.json",
             '{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "bbox": [1,2,3]}]}',
-            r"annotations\[0\]: a box is four numbers",
+            r"annotations\[0\]: 'bbox' has 3 numbers, expected 4",
         ),
         ("b.txt", "", "b.txt: boxes are read from"),
+        ("b.csv", "image,x_min,y_min,x_max,y_max\n,1,2,3,4\n", "b.csv:2: image is empty"),
+        ("b.jsonl", "null\n", "b.jsonl:1: is not a line"),
+        ("b.jsonl", "[" * 100_000 + "\n", "b.jsonl:1: is not a line"),
+        ("b.jsonl", '{"image":null,"width":1,"height":1,"scheme":"68","faces":[]}\n', "image and scheme are text"),
+        ("b.jsonl", '{"image":["a"],"width":1,"height":1,"scheme":"68","faces":[]}\n', "image and scheme are text"),
+        ("b.jsonl", '{"image":"a","width":1,"height":1,"scheme":"68","faces":null}\n', "b.jsonl:1: is not a line"),
+        ("b.jsonl", '{"image":"a","width":null,"height":1,"scheme":"68","faces":[]}\n', "b.jsonl:1: is not a line"),
+        ("b.jsonl", '{"image":"a","width":1e999,"height":1,"scheme":"68","faces":[]}\n', "b.jsonl:1: is not a line"),
     ],
 )
 def test_boxes_files_that_are_wrong(tmp_path: Path, name: str, text: str, why: str) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from enum import Enum
 from itertools import chain, islice
 from pathlib import Path
@@ -29,8 +30,11 @@ from facemsm.apps.options import (
 from facemsm.assets import SAMPLE
 from facemsm.batch.photos import OutputNames, Shard, common_folder, find_photos, inside
 from facemsm.batch.pipeline import Outcome, Photo, PhotoAligner, in_order
+from facemsm.errors import FacemsmError, StorageError, printable
+from facemsm.files import OUTPUT, new_folder, newest_folder
 from facemsm.results.boxes import match_boxes, read_boxes
 from facemsm.results.jsonl import ResultsFile, read_results
+from facemsm.results.run import DRAWN, PTS, SUFFIX, Run
 from facemsm.results.tables import write_csv, write_pts
 
 app = typer.Typer(add_completion=False)
@@ -54,14 +58,22 @@ def align(
             show_default="a sample photo",
         ),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that is written.")] = Path(
-        "facemsm-out"
-    ),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for everything that is written. Results of an earlier run are never overwritten: --resume "
+            "continues them.",
+            show_default=f"a new one in {OUTPUT}, such as {OUTPUT}/2026-11-28-1",
+        ),
+    ] = None,
     format: Annotated[
         Format,
         typer.Option(
             "--format",
             "-f",
+            case_sensitive=False,
             help="json: landmarks.jsonl, one line a photo, is always written. csv: also landmarks.csv, one row a face. "
             "pts: also pts/NAME_1.pts ..., one file a face.",
         ),
@@ -77,7 +89,11 @@ def align(
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an interrupted run: skip the photos it finished.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue an interrupted run, in --output or the newest one: skip the photos it finished.",
+        ),
     ] = False,
     shard: Annotated[
         str | None,
@@ -116,23 +132,27 @@ def align(
     tally: Counter[str] = Counter()
 
     def failed(line: str) -> None:
-        print(line, file=sys.stderr)
+        _warn(line)
         tally["failed"] += 1
 
     if ray:
         from facemsm.batch.ray import align_photos
 
     part = Shard.parse(shard) if shard else None
+    if part and not output:
+        raise FacemsmError(f"--shard {shard}: name the folder that all parts share, with --output")
     sources = paths or [SAMPLE]
     folder = common_folder(sources)
-    photos = find_photos(sources, output / "drawn", failed)
-    given = None
+
+    def find(report: Callable[[str], None], left_out: Callable[[str], None]) -> Iterator[Path]:
+        photos = find_photos(sources, report, left_out)
+        return (photo for photo in photos if inside(photo, folder) in part) if part else photos
+
+    photos, given = find(failed, _warn), None
     if boxes:
         listed = list(photos)
         given = match_boxes(read_boxes(boxes), listed, boxes)
         photos = iter(listed)
-    if part:
-        photos = (photo for photo in photos if inside(photo, folder) in part)
     first = list(islice(photos, 2))
     photos = chain(first, photos)
 
@@ -142,32 +162,42 @@ def align(
         "detector": detector,
         "detector_model": detector_model,
         "boxes": boxes,
-        "drawn": output / "drawn" if draw else None,
-        "folder": folder,
     }
     cores = threads or _cores()
     workers = cores if len(first) > 1 else 1
     work = PhotoAligner(**options, threads=1 if workers > 1 else cores)
     scheme = work.scheme
-    results = ResultsFile(output / f"landmarks{f'-{part}' if part else ''}.jsonl", scheme.name, resume=resume)
+    name = f"landmarks{f'-{part}' if part else ''}"
+    target = output or (newest_folder(name + SUFFIX) if resume else None) or new_folder()
+    run = Run(Path.cwd(), folder, draw, work.settings)
+    results = ResultsFile(target / f"{name}.jsonl", scheme.name, resume=resume, run=run)
+    run = results.run or run
+    options |= {"drawn": target / DRAWN if run.draw else None, "folder": run.common}
+    work.draw_into(options["drawn"], options["folder"])
+    moved = run.folder != Path.cwd()
 
     def todo() -> Iterator[Photo]:
         for photo in photos:
-            if photo.as_posix() in results.done:
+            if photo in results.done:
                 tally["before"] += 1
-            else:
-                yield Photo(photo, None if given is None else given.get(photo))
+            else:  # a relative name would mean another photo beside those of a run that began in another folder
+                named = photo.absolute() if moved else photo
+                yield Photo(named, None if given is None else given.get(photo))
+
+    def count() -> int:
+        found = listed if boxes else find(lambda _: None, lambda _: None)
+        return sum(photo not in results.done for photo in found)
 
     outcomes = align_photos(todo(), options, address=ray, workers=threads) if ray else in_order(work, todo(), workers)
     interrupt, picture = 0, None
     try:
         with _sigterm_as_interrupt(), closing(outcomes):
-            for outcome in _progress(outcomes):
+            for outcome in _progress(outcomes, count):
                 if outcome.line is None:
                     failed(outcome.failure or outcome.image)
                     continue
                 if not outcome.faces:
-                    print(f"{Path(outcome.image)}: no face found", file=sys.stderr)
+                    _warn(f"{Path(outcome.image)}: no face found")
                 results.append_line(outcome.line)
                 tally["read"] += 1
                 tally["faces"] += outcome.faces
@@ -179,16 +209,27 @@ def align(
     finally:
         results.close()
 
-    written = [results.path, *_convert(results.path, format, scheme.count, OutputNames(folder))]
-    _summarise(tally, time.monotonic() - started)
-    for path in written:
-        print(f"landmarks: {path}")
+    converted = _convert(results.path, format, scheme.count, run, failed)
+    _tell(_summary(tally, time.monotonic() - started))
+    for path in (results.path, *converted):
+        _tell(f"landmarks: {path}")
     if tally["drawn"]:
-        print(f"pictures:  {picture if tally['drawn'] == 1 else output / 'drawn'}")
+        _tell(f"pictures:  {picture if tally['drawn'] == 1 else target / DRAWN}")
     if interrupt:
-        print("interrupted; the same command with --resume continues")
+        _tell(f"interrupted; the same command with {'' if output else f'--output {target} '}--resume continues")
         raise typer.Exit(128 + interrupt)
     raise typer.Exit(1 if tally["failed"] else 0)
+
+
+def _tell(line: str) -> None:
+    """A line on stdout."""
+    print(printable(line))
+
+
+def _warn(line: str) -> None:
+    """A line on stderr; a run goes on where nobody can read it."""
+    with suppress(OSError):
+        print(printable(line), file=sys.stderr)
 
 
 @contextmanager
@@ -210,31 +251,52 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def _progress(outcomes: Iterable[Outcome]) -> Iterable[Outcome]:
-    """The outcomes, with their rate on stderr if that is a terminal."""
+def _progress(outcomes: Iterable[Outcome], count: Callable[[], int]) -> Iterator[Outcome]:
+    """The outcomes, with their rate and the time left on stderr if that is a terminal.
+
+    Photos are counted while the first of them are worked on.
+    """
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    return track(outcomes, "aligning", console=console, transient=True, disable=not console.is_terminal)
+    if not console.is_terminal:
+        yield from outcomes
+        return
+    columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True))
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        threading.Thread(target=lambda: progress.update(task, total=count()), daemon=True).start()
+        for outcome in outcomes:
+            yield outcome
+            progress.advance(task)
 
 
-def _convert(results: Path, format: Format, count: int, name: OutputNames) -> list[Path]:
-    """Write the other formats from the record of the run; return the paths written."""
-    if format is Format.CSV:
-        table = results.with_suffix(".csv")
+def _convert(results: Path, format: Format, count: int, run: Run, failed: Callable[[str], None]) -> list[Path]:
+    """Write the other formats from the record of the run; return the paths written.
+
+    Those that an earlier part of the run wrote are brought up to date, too.
+    """
+    written = []
+    table, folder = results.with_suffix(".csv"), results.with_name(PTS)
+    if format is Format.CSV or table.exists():
         write_csv(table, read_results(results), count)
-        return [table]
-    if format is Format.PTS:
-        folder = results.with_name("pts")
+        written.append(table)
+    if format is Format.PTS or folder.is_dir():
+        name = OutputNames(run.common)
         for result in read_results(results):
-            for i, face in enumerate(result.faces, 1):
-                write_pts(folder / f"{name(Path(result.image))}_{i}.pts", face.points)
-        return [folder] if folder.is_dir() else []
-    return []
+            try:
+                for i, face in enumerate(result.faces, 1):
+                    write_pts(folder / f"{name(run.folder / result.image)}_{i}.pts", face.points)
+            except FacemsmError as error:  # one name must not cost the others  # noqa: PERF203
+                if isinstance(error, StorageError):
+                    raise
+                failed(str(error))
+        written += [folder] if folder.is_dir() else []
+    return written
 
 
-def _summarise(tally: Counter[str], seconds: float) -> None:
+def _summary(tally: Counter[str], seconds: float) -> str:
     parts = [
         f"{_plural(tally['read'], 'photo')} read in {seconds:.1f} s",
         _plural(tally["faces"], "face"),
@@ -242,7 +304,7 @@ def _summarise(tally: Counter[str], seconds: float) -> None:
         f"{tally['failed']} failed, reasons above" if tally["failed"] else "",
         f"{tally['before']} finished before" if tally["before"] else "",
     ]
-    print(", ".join(filter(None, parts)))
+    return ", ".join(filter(None, parts))
 
 
 def _plural(count: int, noun: str) -> str:

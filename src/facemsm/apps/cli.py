@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from difflib import get_close_matches
 from importlib import import_module
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -44,6 +49,8 @@ class _LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         args = [ALIASES.get(args[0], args[0]), *args[1:]]
+        if args[0] not in COMMANDS and (close := get_close_matches(args[0], COMMANDS)):
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {close[0]!r}?")
         name, stub, rest = super().resolve_command(ctx, args)
         if name in COMMANDS:
             return name, typer.main.get_command(import_module(f"facemsm.apps.{name}").app), rest
@@ -73,8 +80,70 @@ def main() -> None:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what is wrong with a photo is said once, by us
     # Matrices are small here and photos many: BLAS threads that wait for a share of one cost more than they save.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    _prepare_streams()
     try:
-        app()
+        with redirect_stdout(_Output(sys.stdout)):
+            try:
+                app()
+            finally:
+                sys.stdout.flush()
     except FacemsmError as error:
-        print(f"facemsm: {error}", file=sys.stderr)
+        with suppress(OSError):
+            print(f"facemsm: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # who reads it has seen enough
+        sys.exit(1)
+    finally:
+        try:
+            sys.stderr.flush()
+        except OSError:  # nobody can be told
+            _abandon(sys.stderr)
+
+
+def _prepare_streams() -> None:
+    """Let nothing that is printed fail for its characters, nor go into a file that is opened later."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # one that is closed: the next file would take its place
+        pass
+    os.close(number)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):  # a code page may lack a photo's characters, as on Windows
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _abandon(stream: TextIO) -> None:
+    """Let what waits in a stream's buffer go nowhere; Python would fail at its own end otherwise."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class _Output:
+    """Standard output, with one clear line where it cannot be written."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._checked():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with self._checked():
+            self._stream.flush()
+
+    @contextmanager
+    def _checked(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            _abandon(self._stream)
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise FacemsmError(
+                f"standard output cannot be written ({error.strerror}); what went into files is whole"
+            ) from error

@@ -55,9 +55,9 @@ def check(
 ) -> None:
     """Read all of a data set, list every fault (missing, broken, short of the published count), and draw its faces.
 
-    Ends with exit code 1 if there is any fault; an incomplete data set is none.
+    Ends with exit code 1 if there is a fault. An incomplete data set is not a fault.
     """
-    console = Console()
+    console = Console(markup=False)  # names may look like it
     found = check_dataset(name, root, split or (), scheme, track)
     _print_check(console, found, name)
     samples = [sample for sample in found.samples if not isinstance(sample.image, NoPhoto)]
@@ -86,15 +86,19 @@ def convert(
         ),
     ] = False,
 ) -> None:
-    """Write a data set, a folder of .pts files (pts) or a CSV file (csv) as COCO keypoints.
+    """Write a data set, or one's own annotations in another format, as COCO keypoints.
+
+    Folders: pts, labelme. Files: csv, dlib (XML of imglab), hrnet (CSV), cvat (CVAT for images 1.1), label-studio.
 
     Columns of a CSV file: image, x0, y0, x1, y1, ... (0-based pixels, empty where unlabelled); optional v0, v1, ...
     (2 visible, 1 occluded, 0 unlabelled), x_min, y_min, x_max, y_max, and attributes.
     """
     samples = load_dataset(name, root, split or only_split(name), boxes.value, scheme)
+    if not samples:
+        raise FacemsmError(f"{root}: no face to convert; facemsm data check says what was left out and why")
     photo_root = (root if root.is_dir() else root.parent) if copy_photos else None
     write_coco(track(samples, "faces"), output, dataset_scheme(name, scheme), photo_root=photo_root)
-    Console().print(f"{output}: {len(samples)} faces", highlight=False, soft_wrap=True)
+    Console(markup=False).print(f"{output}: {len(samples)} faces", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -145,7 +149,7 @@ def label(
 
     found = label_files(
         output,
-        list(find_photos(photos or [], output, warn)),
+        list(find_photos(photos or [], warn)),
         [Source.parse(text) for text in data or []],
         weights=weights,
         views=views,
@@ -202,6 +206,8 @@ def _print_check(console: Console, found: Check, name: str) -> None:
         lines.append(f"{found.without_photo} faces without photo")
     lines += [f"{count} x {reason}, skipped" for reason, count in found.skipped.items()]
     lines.append(f"{sum(found.outside.values())} points of {len(found.outside)} faces lie outside their photo")
+    lines.append("points: " + (", ".join(f"{count} {kind}" for kind, count in found.visibility.items()) or "none"))
+    lines += [f"doubtful: {doubt}" for doubt in found.doubts]
     count = len(found.problems)
     lines.append(f"{count or 'no'} fault{'s' if count > 1 else ''}")
     for line in lines + found.problems:

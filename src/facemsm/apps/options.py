@@ -65,13 +65,14 @@ ModelFolder = Annotated[Path, typer.Option("--output", "-o", help="Model folder 
 SOURCE = "NAME=ROOT:SPLIT"
 """How an option names the faces of a split, see :class:`facemsm.data.sources.Source`."""
 
-Root = Annotated[Path, typer.Argument(help="The folder it lies in; the file itself for coco and csv.")]
+Root = Annotated[
+    Path,
+    typer.Argument(help="The folder it lies in, or the file: coco, csv, dlib, hrnet, cvat, label-studio."),
+]
 Split = Annotated[str | None, typer.Option(help="Which split; may be left out if there is only one.")]
 DataScheme = Annotated[
     str | None,
-    typer.Option(
-        "--scheme", help="Landmark scheme of coco, csv and pts: 29, 68, 98 or a .toml file.", show_default=False
-    ),
+    typer.Option("--scheme", help="Landmark scheme of one's own data: 29, 68, 98 or a .toml file.", show_default=False),
 ]
 DataBoxes = Annotated[
     Boxes,

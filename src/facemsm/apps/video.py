@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from facemsm.apps.align import Format, _plural, _sigterm_as_interrupt
+from facemsm.apps.align import Format, _plural, _sigterm_as_interrupt, _tell, _warn
 from facemsm.apps.options import (
     ContourThreshold,
     Detector,
@@ -28,6 +27,7 @@ from facemsm.apps.options import (
     read_settings,
 )
 from facemsm.errors import FacemsmError
+from facemsm.files import new_folder
 from facemsm.results.jsonl import ResultsFile
 from facemsm.video.io import Frame, VideoReader, VideoWriter, frame_line, write_video_csv
 from facemsm.video.tracking import Tracker
@@ -46,7 +46,7 @@ def video(
             "--output",
             "-o",
             help="The drawn video: .mp4, .mkv, .mov or .avi. The landmarks are written beside it, with .jsonl.",
-            show_default="facemsm-out/NAME.mp4",
+            show_default="NAME.mp4 in a new folder, such as facemsm-out/2026-11-28-1",
         ),
     ] = None,
     camera: Annotated[
@@ -56,7 +56,12 @@ def video(
     seconds: Annotated[float | None, typer.Option(min=0, help="Stop after so much of the video.")] = None,
     format: Annotated[
         Format,
-        typer.Option("--format", "-f", help="json: one line a frame, always written. csv: also one row a face."),
+        typer.Option(
+            "--format",
+            "-f",
+            case_sensitive=False,
+            help="json: one line a frame, always written. csv: also one row a face.",
+        ),
     ] = Format.JSON,
     smooth: Annotated[
         bool, typer.Option("--smooth/--no-smooth", help="Steady the landmarks, or leave them as each frame gives them.")
@@ -87,16 +92,16 @@ def video(
         raise FacemsmError("name either a video file or --camera 0")
     if format is Format.PTS:
         raise FacemsmError("--format pts is for photos; choose json or csv")
-    path = output or Path("facemsm-out") / f"{source.stem if source else f'camera-{camera}'}.mp4"
-    if source and path.resolve() == source.resolve():
-        raise FacemsmError(f"{path}: is the video that is read; choose another --output")
+    if output and output.exists():
+        what = "the video that is read" if source and output.resolve() == source.resolve() else "there already"
+        raise FacemsmError(f"{output}: is {what}; choose another --output")
 
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong with a frame is said once, by us
     tally: Counter[str] = Counter()
     identities: set[int] = set()
 
     def broken(line: str, frames: int = 1) -> None:
-        print(line, file=sys.stderr)
+        _warn(line)
         tally["broken"] += frames
 
     finder = get_detector(detector, model=detector_model)
@@ -109,6 +114,7 @@ def video(
     tracker = Tracker(aligner, detect_every=detect_every, smooth=smooth)
     interrupt, silent = 0, None
     with closing(VideoReader(source if source else camera or 0)) as reader:
+        path = output or new_folder() / f"{source.stem if source else f'camera-{camera}'}.mp4"
         writer = VideoWriter(path, reader.rate, reader.width, reader.height)
         try:
             with closing(ResultsFile(path.with_suffix(".jsonl"), aligner.scheme.name)) as results:
@@ -143,14 +149,14 @@ def video(
         f"looked for faces in {_plural(tracker.detections, 'frame')}",
         f"{tally['broken']} broken, reasons above" if tally["broken"] else "",
     ]
-    print(", ".join(filter(None, parts)))
-    print(f"landmarks: {results.path}")
+    _tell(", ".join(filter(None, parts)))
+    _tell(f"landmarks: {results.path}")
     if format is Format.CSV:
         write_video_csv(path.with_suffix(".csv"), results.path, aligner.scheme.count)
-        print(f"landmarks: {path.with_suffix('.csv')}")
-    print(f"video:     {path}{f' (no sound: {silent})' if silent else ''}")
+        _tell(f"landmarks: {path.with_suffix('.csv')}")
+    _tell(f"video:     {path}{f' (no sound: {silent})' if silent else ''}")
     if interrupt:
-        print("interrupted; the files hold what came before")
+        _tell("interrupted; the files hold what came before")
         raise typer.Exit(128 + interrupt)
     raise typer.Exit(1 if tally["broken"] else 0)
 

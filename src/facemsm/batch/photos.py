@@ -11,23 +11,30 @@ from functools import lru_cache
 from pathlib import Path, PurePath
 
 from facemsm.errors import FacemsmError
+from facemsm.files import OUTPUT, identity, name_hash
 from facemsm.imaging.io import IMAGE_SUFFIXES
-from facemsm.results.jsonl import name_hash
+from facemsm.results.run import is_drawn
+
+LONGEST = 200
+"""Bytes of a name for output. File systems take 255, for a name with what is put before and behind it."""
 
 
-def find_photos(paths: Sequence[Path], skip: Path, report: Callable[[str], None]) -> Iterator[Path]:
+def find_photos(
+    paths: Sequence[Path], report: Callable[[str], None], left_out: Callable[[str], None] = lambda _: None
+) -> Iterator[Path]:
     """The photos that the paths name, each once, and to ``report`` one line for each path that names none.
 
     A path that exists and is no folder is taken as a photo whatever its suffix. Folders are searched with their
-    subfolders, in order of their names; hidden files and the folder ``skip`` (earlier pictures) are left out.
+    subfolders, in order of their names; hidden files are left out, and so are folders of what earlier runs wrote, with
+    one line to ``left_out``.
     """
     if not _may_overlap(paths):
-        yield from _all_photos(paths, skip, report)
+        yield from _all_photos(paths, report, left_out)
         return
     seen = set()
-    for photo in _all_photos(paths, skip, report):
-        if photo not in seen:
-            seen.add(photo)
+    for photo in _all_photos(paths, report, left_out):
+        if (name := name_hash(identity(photo))) not in seen:
+            seen.add(name)
             yield photo
 
 
@@ -80,28 +87,35 @@ class Shard:
 
 
 class OutputNames:
-    """A name for what is written about a photo: its path within ``folder``, without suffix.
+    """A name for what is written about a photo: its path within ``folder``, without suffix. No two photos share one.
 
-    Photos of a folder that differ in nothing but their suffix keep it.
+    Photos of a folder that differ in nothing but their suffix keep it. A name without a photo's suffix, or of more
+    than ``LONGEST`` bytes, ends in a checksum.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.deconv_as_pixel_shuffle = lru_cache(16)(_doubled_stems)
+        self._doubled_stems = lru_cache(16)(_doubled_stems)
 
     def __call__(self, photo: Path) -> str:
         """The name, with forward slashes."""
         path = inside(photo, self._folder)
-        short = _is_photo(path.name) and not _is_photo(path.stem)
-        short = short and path.stem.lower() not in self.deconv_as_pixel_shuffle(photo.parent)
-        return (path.with_suffix("") if short else path).as_posix()
+        name, marked = path.name, not _is_photo(path.name)
+        # a photo that was deleted since keeps its suffix: what it was doubled with is not known
+        if not marked and not _is_photo(path.stem) and os.path.lexists(photo):
+            name = name if path.stem.lower() in self._doubled_stems(photo.parent) else path.stem
+        if marked or len(name.encode()) > LONGEST:
+            name = f"{name.encode()[: LONGEST - 17].decode(errors='ignore')}~{name_hash(path.name):016x}"
+        return path.with_name(name).as_posix()
 
 
-def _all_photos(paths: Sequence[Path], skip: Path, report: Callable[[str], None]) -> Iterator[Path]:
+def _all_photos(
+    paths: Sequence[Path], report: Callable[[str], None], left_out: Callable[[str], None]
+) -> Iterator[Path]:
     for path in paths:
         found: Iterable[Path] = [path]
         if os.path.isdir(path):  # noqa: PTH112  (unlike Path.is_dir it never raises)
-            found = _photos_in(path, skip, report)
+            found = _photos_in(path, report, left_out)
         elif not os.path.exists(path) and _is_pattern(path):  # noqa: PTH110
             names = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
             found = (Path(name) for name in names if _is_photo(os.path.basename(name)) and not os.path.isdir(name))  # noqa: PTH112, PTH119
@@ -118,22 +132,28 @@ def _all_photos(paths: Sequence[Path], skip: Path, report: Callable[[str], None]
             report(f"{path}: no photo there; photos are {', '.join(IMAGE_SUFFIXES)} files")
 
 
-def _photos_in(folder: Path, skip: Path, report: Callable[[str], None]) -> Iterator[Path]:
+def _photos_in(folder: Path, report: Callable[[str], None], left_out: Callable[[str], None]) -> Iterator[Path]:
     def unreadable(error: OSError) -> None:
         report(f"{error.filename}: cannot be read ({error.strerror})")
 
-    skip = skip.resolve()
     for root, folders, files in os.walk(folder, onerror=unreadable):
-        folders[:] = sorted(name for name in folders if name[0] != "." and Path(root, name).resolve() != skip)
+        written = sorted(name for name in folders if name == OUTPUT.name or is_drawn(name, files))
+        for name in written:
+            left_out(f"{Path(root, name)}: left out, it holds what earlier runs wrote")
+        folders[:] = sorted(name for name in folders if name[0] != "." and name not in written)
         files.sort()
         yield from (Path(root, name) for name in files if _is_photo(name))
 
 
 def _may_overlap(paths: Sequence[Path]) -> bool:
     """Whether a photo may be found under two of the paths."""
-    named = set(paths)
-    return len(paths) > 1 and any(
-        len(named) < len(paths) or _is_pattern(path) or not named.isdisjoint(path.parents) for path in paths
+    if len(paths) < 2:
+        return False
+    named = [Path(os.path.realpath(path)) for path in paths]
+    return (
+        len(set(named)) < len(named)
+        or any(map(_is_pattern, paths))
+        or any(not set(named).isdisjoint(path.parents) for path in named)
     )
 
 

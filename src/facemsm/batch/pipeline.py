@@ -6,18 +6,20 @@ lie within each other, whose photos are remembered.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from facemsm.batch.photos import OutputNames
-from facemsm.detectors import FaceDetector, get_detector
-from facemsm.errors import FacemsmError
+from facemsm.detectors import DEFAULT, FaceDetector, get_detector
+from facemsm.errors import FacemsmError, StorageError, printable
+from facemsm.face import Face
 from facemsm.geometry import check_boxes
 from facemsm.imaging.drawing import draw_faces
 from facemsm.imaging.io import read_image, write_image
@@ -70,7 +72,8 @@ class PhotoAligner:
         folder: what the names of pictures are relative to.
 
     Raises:
-        FacemsmError: as those, or a picture cannot be written. What is wrong with a photo is an outcome.
+        FacemsmError: as those, or nothing can be written any more. What is wrong with a photo or its picture is an
+            outcome.
     """
 
     def __init__(
@@ -99,25 +102,52 @@ class PhotoAligner:
         self.scheme = self._aligner.scheme
         self._boxes, self._drawn = boxes, Path(drawn) if drawn else None
         self._names = OutputNames(Path(folder or Path.cwd()))
+        self._detector = None if boxes else detector or DEFAULT, None if boxes else detector_model
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides the results, as JSON holds it: weights, settings, where boxes are from."""
+        description = self._aligner.description
+        detector, model = self._detector
+        settings = {
+            **{name: description[name] for name in ("weights", "checksum", *(f.name for f in fields(Settings)))},
+            "detector": detector,
+            "detector_model": model.name if model else None,
+            "boxes": self._boxes.name if self._boxes else None,
+        }
+        content: dict[str, Any] = json.loads(json.dumps(settings))
+        return content
+
+    def draw_into(self, drawn: PathLike | None, folder: PathLike) -> None:
+        """Change where pictures are written, and what their names are relative to."""
+        self._drawn, self._names = Path(drawn) if drawn else None, OutputNames(Path(folder))
 
     def __call__(self, photo: Photo) -> Outcome:
         """Align one photo."""
         path = photo.path
         name = path.as_posix()
         try:
+            if not path.is_file() and not path.is_dir() and path.exists():
+                raise FacemsmError(f"{path}: is a pipe or a device, not a file")  # which may never end, nor begin
             image = read_image(path)
             if self._boxes and photo.boxes is None:
                 raise FacemsmError(f"{path}: has no box in {self._boxes}; add a row for it")
             given = None if photo.boxes is None else check_boxes(photo.boxes, image.shape, where=str(path))
             faces = self._aligner.align(image, given)
             line = to_line(PhotoResult(name, image.shape[1], image.shape[0], self.scheme.name, faces))
+            picture = self._draw(path, image, faces)
+        except StorageError:  # no photo's fault
+            raise
         except Exception as error:  # whatever is wrong with one photo, the rest goes on
             return Outcome(name, failure=_reason(path, error))
-        picture = None
-        if self._drawn and faces:
-            picture = self._drawn / f"{self._names(path)}.jpg"
-            write_image(picture, draw_faces(image, faces, self.scheme))
-        return Outcome(name, line, len(faces), picture=None if picture is None else str(picture))
+        return Outcome(name, line, len(faces), picture=picture)
+
+    def _draw(self, photo: Path, image: Image, faces: Sequence[Face]) -> str | None:
+        if not self._drawn or not faces:
+            return None
+        picture = self._drawn / f"{self._names(photo)}.jpg"
+        write_image(picture, draw_faces(image, faces, self.scheme))
+        return str(picture)
 
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Generator[Result, None, None]:
@@ -162,5 +192,5 @@ class _PerThread:
 
 def _reason(photo: Path, error: Exception) -> str:
     if not isinstance(error, FacemsmError):
-        return f"{photo}: failed unexpectedly ({' '.join(repr(error).split())}); please report this"
-    return str(error) if str(error).startswith(str(photo)) else f"{photo}: {error}"
+        return printable(f"{photo}: failed unexpectedly ({' '.join(repr(error).split())[:500]}); please report this")
+    return str(error) if str(error).startswith(printable(str(photo))) else printable(f"{photo}: {error}")

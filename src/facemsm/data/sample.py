@@ -42,7 +42,7 @@ class FaceSample:
     box_source: BoxSource
     points: FloatArray
     visibility: NDArray[np.int8] | None = None
-    attributes: Mapping[str, bool | str] = field(default_factory=dict)
+    attributes: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     convention: str = ""
 
     def load(self) -> Image:

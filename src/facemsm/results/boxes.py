@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
+import posixpath
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
-from facemsm.errors import FacemsmError
-from facemsm.files import read_table, read_text
+from facemsm.errors import FacemsmError, printable
+from facemsm.files import read_table
+from facemsm.results.coco import read_document
 from facemsm.results.jsonl import read_results
 from facemsm.typing import FloatArray
 
 
 def read_boxes(path: Path) -> dict[str, FloatArray]:
     """The boxes of a file, (N, 4) float32 for each photo it names; they are not checked against the photos.
+
+    Names have forward slashes and no ``.`` or ``..`` that can be left out; two spellings of one are one photo.
 
     ``.csv``: a header with the columns image, x_min, y_min, x_max, y_max (others are ignored), one row a face.
     ``.json``: COCO, with ``images`` (id, file_name) and ``annotations`` (image_id, bbox as x, y, width, height).
@@ -29,8 +32,11 @@ def read_boxes(path: Path) -> dict[str, FloatArray]:
     readers = {".csv": _boxes_of_csv, ".json": _boxes_of_coco, ".jsonl": _boxes_of_results}
     if path.suffix.lower() not in readers:
         raise FacemsmError(f"{path}: boxes are read from .csv, .json (COCO) or .jsonl (earlier results) files")
-    boxes = readers[path.suffix.lower()](path)
-    return {name: np.asarray(rows, np.float32).reshape(-1, 4) for name, rows in boxes.items()}
+    boxes: dict[str, list[list[float]]] = {}
+    for name, rows in readers[path.suffix.lower()](path).items():
+        boxes.setdefault(_normal(name), []).extend(rows)
+    with np.errstate(over="ignore"):  # what is beyond float32 is not finite, and said so beside the photo
+        return {name: np.asarray(rows, np.float32).reshape(-1, 4) for name, rows in boxes.items()}
 
 
 def match_boxes(boxes: Mapping[str, FloatArray], photos: Sequence[Path], path: Path) -> dict[Path, FloatArray]:
@@ -44,10 +50,11 @@ def match_boxes(boxes: Mapping[str, FloatArray], photos: Sequence[Path], path: P
     Raises:
         FacemsmError: a name fits two photos, or no photo has boxes.
     """
-    by_parts = {PurePath(name.replace("\\", "/")).parts: name for name in boxes}
+    by_parts = {_parts(name): name for name in boxes}
     owner: dict[str, Path] = {}
     for photo in photos:
-        parts = Path(os.path.abspath(photo)).parts  # noqa: PTH100  (resolve() would follow links to another name)
+        # resolve() would follow links to another name
+        parts = _parts(os.path.abspath(photo))  # noqa: PTH100
         name = next((by_parts[parts[i:]] for i in range(len(parts)) if parts[i:] in by_parts), None)
         if name is None:
             continue
@@ -69,37 +76,38 @@ def _boxes_of_csv(path: Path) -> dict[str, list[list[float]]]:
         raise FacemsmError(f"{path}:1: has no column {missing[0]!r}; the header is image,x_min,y_min,x_max,y_max")
     boxes: dict[str, list[list[float]]] = {}
     for line, row in rows:
+        if not row["image"]:
+            raise FacemsmError(f"{path}:{line}: image is empty; name a photo")
         boxes.setdefault(row["image"], []).append(_floats([row[column] for column in columns], f"{path}:{line}"))
     return boxes
 
 
 def _boxes_of_coco(path: Path) -> dict[str, list[list[float]]]:
-    try:
-        document = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise FacemsmError(f"{path}:{error.lineno}: is not JSON ({error.msg})") from error
-    try:
-        names = {image["id"]: str(image["file_name"]) for image in document["images"]}
-        annotations = document["annotations"]
-        boxes: dict[str, list[list[float]]] = {name: [] for name in names.values()}
-    except (KeyError, TypeError) as error:
-        raise FacemsmError(f"{path}: is not COCO; expected images (id, file_name) and annotations") from error
-    for i, annotation in enumerate(annotations):
-        where = f"{path}: annotations[{i}]"
-        if not isinstance(annotation, dict) or annotation.get("image_id") not in names:
-            raise FacemsmError(f"{where}: image_id is not the id of one of the images")
-        x, y, width, height = _floats(annotation.get("bbox"), where)
-        boxes[names[annotation["image_id"]]].append([x, y, x + width, y + height])
+    document = read_document(path)
+    for fault in document.faults:
+        raise fault
+    boxes: dict[str, list[list[float]]] = {name: [] for name in document.photos.values()}
+    for annotation in document.annotations:
+        boxes[document.photo(annotation)].append(annotation.box().tolist())
     return boxes
 
 
 def _boxes_of_results(path: Path) -> dict[str, list[list[float]]]:
-    return {result.image: [face.box.tolist() for face in result.faces] for result in read_results(path)}
+    # a photo that was done twice has one line that counts, not the faces of both
+    return {_normal(result.image): [face.box.tolist() for face in result.faces] for result in read_results(path)}
+
+
+def _normal(name: str) -> str:
+    return posixpath.normpath(name.replace("\\", "/"))
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    return PurePath(_normal(printable(name))).parts  # printable, as CSV files have them
 
 
 def _floats(values: Any, where: str) -> list[float]:
     try:
         a, b, c, d = map(float, values)
-    except (TypeError, ValueError) as error:
-        raise FacemsmError(f"{where}: a box is four numbers, not {values!r}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise FacemsmError(f"{where}: a box is four numbers, not {repr(values)[:100]}") from error
     return [a, b, c, d]

@@ -7,18 +7,19 @@
          "occluded": [0, 1, ...], "preliminary": [[x, y], ...], "theta": [[...], [...]]}, ...]}
 
 A line is appended in one step when its photo is done, so an interrupted run leaves whole lines and can be continued;
-files of several runs are joined by putting one behind the other.
+files of several runs are joined by putting one behind the other. ``landmarks.run.json`` beside it says what the lines
+were made with (:mod:`facemsm.results.run`).
 ``pandas.read_json(path, lines=True)`` reads it. Coordinates are photo pixels, 0-based pixel centres, to 0.001.
 
 ``landmarks.csv`` is made from it: one row a face, with the columns image, face (from 1), x_min, y_min, x_max, y_max,
-detection_score, x_0 ..., y_0 ..., score_0 ..., occluded_0 ... (0 or 1). Photos without a face have no row.
+detection_score, x_0 ..., y_0 ..., score_0 ..., occluded_0 ... (0 or 1). Photos without a face have no row. A name that
+a spreadsheet would take for a formula begins with ``./``, and control characters are escapes: a row is always one line.
 
 ``.pts`` files are made from it too: one file a face in iBUG's format, ``a_1.pts``, ``a_2.pts``; these are 1-based.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,7 +32,9 @@ from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError
 from facemsm.face import Face
-from facemsm.typing import FloatArray
+from facemsm.files import identity, name_hash
+from facemsm.results.run import Run
+from facemsm.typing import FloatArray, PathLike
 
 if sys.platform != "win32":
     import fcntl
@@ -56,58 +59,69 @@ class PhotoResult:
 
 
 class PhotoSet:
-    """Names of photos, at 8 bytes each: a million strings would take 200 MB.
+    """Photos, at 8 bytes each: a million names would take 200 MB. All spellings of a photo's path are one.
 
-    Two of a million names are taken for the same one with a probability of 3e-8.
+    Two of a million photos are taken for the same one with a probability of 3e-8.
+
+    Args:
+        photos: their paths.
+        folder: where relative ones of them start, if not here.
     """
 
-    def __init__(self, names: Iterable[str] = ()) -> None:
-        self._sums = np.unique(np.fromiter(map(name_hash, names), np.uint64))
+    def __init__(self, photos: Iterable[PathLike] = (), folder: PathLike = "") -> None:
+        self._sums = np.unique(np.fromiter((name_hash(identity(photo, folder)) for photo in photos), np.uint64))
 
     def __len__(self) -> int:
         return len(self._sums)
 
-    def __contains__(self, name: str) -> bool:
-        value = np.uint64(name_hash(name))
+    def __contains__(self, photo: PathLike) -> bool:
+        if not len(self._sums):
+            return False
+        value = np.uint64(name_hash(identity(photo)))
         i = int(np.searchsorted(self._sums, value))
         return i < len(self._sums) and bool(self._sums[i] == value)
 
 
-def name_hash(name: str) -> int:
-    """64 bits that are the same for a name on every machine."""
-    return int.from_bytes(hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest(), "big")
-
-
 class ResultsFile:
-    """An open ``landmarks.jsonl`` that results are appended to.
+    """An open ``landmarks.jsonl`` that results are appended to. It is locked, and never moved or overwritten.
 
     Attributes:
         path: the file.
+        run: what the results are made with, see :meth:`facemsm.results.run.Run.settle`.
         done: photos (``PhotoResult.image``) that it held when it was opened.
     """
 
-    def __init__(self, path: Path, scheme: str, *, resume: bool = False) -> None:
-        """Open ``path`` and make its folder. Results of an earlier run are continued, or moved to ``*.previous.jsonl``.
+    def __init__(self, path: Path, scheme: str, *, resume: bool = False, run: Run | None = None) -> None:
+        """Open ``path`` and make its folder.
+
+        Args:
+            path: the file.
+            scheme: name of the landmark scheme.
+            resume: continue the results of an earlier run, if there are any.
+            run: what this run makes them with, to be kept beside the file.
 
         Raises:
-            FacemsmError: it cannot be written, another process is writing to it, or resuming meets a line that is not
-                a result or another scheme.
+            FacemsmError: it cannot be written, another process is writing to it, it holds results that are not to be
+                continued, or resuming meets a line that is not a result, another scheme or other settings.
         """
-        self.path = path
+        self.path, self.run = path, run
         self.done = PhotoSet()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._open()
             if resume:
                 self._drop_unfinished_line()
-            elif path.is_file() and path.stat().st_size:
-                path.replace(path.with_suffix(".previous.jsonl"))
-                self.close()
-                self._open()
+            empty = not (path.is_file() and path.stat().st_size)
         except OSError as error:
             raise FacemsmError(f"{path}: cannot be written ({error.strerror}); choose another --output") from error
         try:
-            self.done = PhotoSet(self._earlier(scheme) if resume else ())
+            if not resume and not empty:
+                way = "add --resume to continue them, or choose" if run else "choose"
+                raise FacemsmError(f"{path}: holds an earlier run's results; {way} another --output")
+            if run:
+                self.run = run = run.settle(path, empty=empty)
+            if resume:
+                self.done = PhotoSet(self._earlier(scheme), run.folder if run else "")
         except FacemsmError:
             self.close()
             raise
@@ -153,7 +167,7 @@ class ResultsFile:
                 raise FacemsmError(
                     f"{where}: holds {record['scheme']}-point results, not {scheme}; choose another --output"
                 )
-            yield str(record["image"])
+            yield record["image"]
 
     def _drop_unfinished_line(self) -> None:
         size = self.path.stat().st_size
@@ -221,8 +235,9 @@ def _records(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
             for number, line in enumerate(file, 1):
                 try:
                     record = json.loads(line)
-                    record["image"], record["scheme"]
-                except (ValueError, KeyError, TypeError) as error:
+                    if not isinstance(record["image"], str) or not isinstance(record["scheme"], str):
+                        raise TypeError("image and scheme are text")
+                except _BROKEN as error:
                     raise _no_result(f"{path}:{number}", error) from error
                 yield record, f"{path}:{number}"
     except OSError as error:
@@ -231,7 +246,8 @@ def _records(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
 
 def _from_json(record: Mapping[str, Any], where: str) -> PhotoResult:
     def array(face: Mapping[str, Any], key: str, *shape: int) -> FloatArray:
-        values = np.asarray(face[key], np.float32).reshape(shape)
+        with np.errstate(over="ignore"):  # beyond float32 is not finite, either
+            values = np.asarray(face[key], np.float32).reshape(shape)
         if not np.isfinite(values).all():
             raise ValueError(f"{key} is not finite")
         return values
@@ -249,10 +265,14 @@ def _from_json(record: Mapping[str, Any], where: str) -> PhotoResult:
             )
             for face in record["faces"]
         ]
-        return PhotoResult(str(record["image"]), record["width"], record["height"], str(record["scheme"]), faces)
-    except (ValueError, KeyError, TypeError) as error:
+        return PhotoResult(record["image"], int(record["width"]), int(record["height"]), record["scheme"], faces)
+    except _BROKEN as error:
         raise _no_result(where, error) from error
 
 
+_BROKEN = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What JSON of any content raises when it is taken for a result."""
+
+
 def _no_result(where: str, error: Exception) -> FacemsmError:
-    return FacemsmError(f"{where}: is not a line of alignment results ({error!r})")
+    return FacemsmError(f"{where}: is not a line of alignment results ({type(error).__name__}: {str(error)[:200]})")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from facemsm.errors import FacemsmError
+from facemsm.errors import FacemsmError, printable
 from facemsm.face import Face
 from facemsm.files import atomic_write
 from facemsm.results.jsonl import rounded
@@ -47,6 +47,9 @@ def to_dataframe(faces: Sequence[Face]) -> pandas.DataFrame:
 def write_csv(path: Path, results: Iterable[PhotoResult], count: int) -> None:
     """Write ``results`` as CSV, one row a face with ``count`` points; the file appears whole or not at all.
 
+    A row is one line, whatever a photo's name holds: control characters are escapes. No name is a formula of a
+    spreadsheet: one that begins with ``=``, ``+``, ``-`` or ``@`` gets ``./`` before it, which names the same photo.
+
     Raises:
         FacemsmError: it cannot be written.
     """
@@ -55,10 +58,13 @@ def write_csv(path: Path, results: Iterable[PhotoResult], count: int) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["image", "face", "x_min", "y_min", "x_max", "y_max", "detection_score", *columns])
         for result in results:
+            image = f"./{result.image}" if result.image.startswith(("=", "+", "-", "@")) else result.image
             for i, face in enumerate(result.faces, 1):
                 values = (face.points.T.ravel(), face.scores, face.occluded.astype(int))
                 score = "" if face.detection_score is None else round(face.detection_score, 3)
-                writer.writerow([result.image, i, *rounded(face.box), score, *(v for a in values for v in rounded(a))])
+                writer.writerow(
+                    [printable(image), i, *rounded(face.box), score, *(v for a in values for v in rounded(a))]
+                )
 
 
 def write_pts(path: Path, points: FloatArray) -> None:

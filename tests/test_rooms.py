@@ -1,0 +1,101 @@
+"""The rooms of the package stand on floors: each imports only what stands before it, deferred imports included."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "src/facemsm"
+
+# fmt: off
+FLOORS = [
+    "errors", "typing", "files", "provenance", "assets", "schemes", "geometry", "heatmaps", "imaging",
+    "shapes", "confidence", "runtime", "detectors", "stages", "face", "aligner", "results", "video", "batch",
+    "data", "evaluation", "training", "stgan+hourglass+resnet50", "export", "reproduce", "serve", "__init__",
+    "apps", "__main__",
+]
+# fmt: on
+"""Subpackages and root modules from the lowest to the highest. Rooms joined by ``+`` do not import each other."""
+
+ROOTS = {"errors", "typing", "files", "provenance", "schemes", "geometry", "heatmaps", "stages", "face", "aligner"}
+"""Rooms that are one module in the package's folder; modules that are on no floor belong into a subpackage."""
+
+ONLY_DATA = {"weights"}
+TORCH = {"torch", "lightning", "torchmetrics"}
+
+RANK = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split("+")}
+
+
+def room(path: Path) -> str:
+    """The subpackage or root module that a file of the package belongs to."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(source: str, package: str = "facemsm") -> Iterator[tuple[int, str]]:
+    """Line and dotted name of all that a module of ``package`` imports, wherever it does."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            base = ".".join([*parts[: len(parts) + 1 - node.level], *([node.module] if node.module else [])])
+            base = base if node.level else node.module or ""
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+
+
+def back_arrows(source: str, home: str) -> list[str]:
+    """Imports of a module of the room ``home`` that reach a room of its own floor or a higher one."""
+    arrows = []
+    for line, name in imports(source, "facemsm" if home in ROOTS else f"facemsm.{home}"):
+        parts = name.split(".")
+        if parts[0] == "facemsm":
+            target = parts[1] if len(parts) > 1 and parts[1] in RANK else "__init__"
+            if target != home and RANK[target] >= RANK[home]:
+                arrows.append(f"line {line}: {home} imports {name}")
+    return arrows
+
+
+def modules() -> list[Path]:
+    return [path for path in sorted(PACKAGE.rglob("*.py")) if room(path) not in ONLY_DATA]
+
+
+def test_every_module_has_a_room() -> None:
+    assert {room(path) for path in modules()} == set(RANK)
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {*ROOTS, "__init__", "__main__"}
+
+
+def test_no_import_runs_back() -> None:
+    found = {str(path.relative_to(PACKAGE)): back_arrows(path.read_text("utf-8"), room(path)) for path in modules()}
+    assert {path: arrows for path, arrows in found.items() if arrows} == {}
+
+
+def test_only_training_and_what_stands_on_it_know_torch() -> None:
+    for path in modules():
+        names = {name.split(".")[0] for _, name in imports(path.read_text("utf-8"))}
+        assert RANK[room(path)] >= RANK["training"] or not names & TORCH, path
+
+
+@pytest.mark.parametrize(
+    ("source", "home", "back"),
+    [
+        ("from facemsm.geometry import invert", "heatmaps", False),
+        ("from facemsm.heatmaps import HeatmapCodec", "geometry", True),
+        ("from facemsm import heatmaps", "geometry", True),
+        ("import facemsm.heatmaps", "geometry", True),
+        ("from facemsm import Aligner", "geometry", True),
+        ("from facemsm import Aligner", "apps", False),
+        ("from .posterior import Noise", "shapes", False),
+        ("from ..data import sample", "shapes", True),
+        ("from . import heatmaps", "geometry", True),
+        ("def late():\n    from facemsm.aligner import Aligner", "data", False),
+        ("def late():\n    from facemsm.data import sample", "aligner", True),
+        ("if TYPE_CHECKING:\n    from facemsm.face import Face", "schemes", True),
+        ("from facemsm.hourglass.losses import x", "stgan", True),
+        ("import json", "errors", False),
+    ],
+)
+def test_the_check_sees_faults(source: str, home: str, back: bool) -> None:
+    assert bool(back_arrows(source, home)) == back
