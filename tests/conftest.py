@@ -1,13 +1,26 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-settings.register_profile("facemsm", deadline=None, derandomize=bool(os.environ.get("CI")))  # slow machines are fine
-settings.load_profile("facemsm")
+CI = bool(os.environ.get("CI"))
+NEED_TORCH = ("training", "stgan", "hourglass", "resnet50", "reproduce", "export")
+"""Folders whose tests import PyTorch, all of them; each has the marker ``train``."""
+
+settings.register_profile("facemsm", deadline=None, derandomize=CI, max_examples=100 if CI else 25)
+settings.load_profile("facemsm")  # no deadline: slow machines are fine
+
+collect_ignore = [] if find_spec("torch") else list(NEED_TORCH)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent.name in NEED_TORCH:
+            item.add_marker("train")
 
 
 @pytest.fixture(scope="session")

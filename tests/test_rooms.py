@@ -10,15 +10,12 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src/facemsm"
 
-# fmt: off
-FLOORS = [
-    "errors", "typing", "files", "provenance", "assets", "schemes", "geometry", "heatmaps", "imaging",
-    "shapes", "confidence", "runtime", "detectors", "stages", "face", "aligner", "results", "video", "batch",
-    "data", "evaluation", "training", "stgan+hourglass+resnet50", "export", "reproduce", "serve", "__init__",
-    "apps", "__main__",
-]
-# fmt: on
-"""Subpackages and root modules from the lowest to the highest. Rooms joined by ``+`` do not import each other."""
+FLOORS = """
+    errors < typing < files < provenance < assets < schemes < geometry < heatmaps < imaging < shapes < confidence
+    < runtime < detectors < stages < face < aligner < results < video < batch < data < evaluation < training
+    < stgan, hourglass, resnet50 < export < reproduce < serve < __init__ < apps < __main__
+"""
+"""Subpackages and root modules from the lowest to the highest. Rooms of one floor do not import each other either."""
 
 ROOTS = {"errors", "typing", "files", "provenance", "schemes", "geometry", "heatmaps", "stages", "face", "aligner"}
 """Rooms that are one module in the package's folder; modules that are on no floor belong into a subpackage."""
@@ -26,7 +23,7 @@ ROOTS = {"errors", "typing", "files", "provenance", "schemes", "geometry", "heat
 ONLY_DATA = {"weights"}
 TORCH = {"torch", "lightning", "torchmetrics"}
 
-RANK = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split("+")}
+RANK = {room.strip(): floor for floor, rooms in enumerate(FLOORS.split("<")) for room in rooms.split(",")}
 
 
 def room(path: Path) -> str:
@@ -78,6 +75,13 @@ def test_only_training_and_what_stands_on_it_know_torch() -> None:
         assert RANK[room(path)] >= RANK["training"] or not names & TORCH, path
 
 
+def test_data_knows_no_aligner() -> None:
+    for path in modules():
+        if room(path) == "data":
+            names = {name for _, name in imports(path.read_text("utf-8"), "facemsm.data")}
+            assert not any(name.startswith(("facemsm.aligner", "facemsm.stages", "facemsm.Aligner")) for name in names)
+
+
 @pytest.mark.parametrize(
     ("source", "home", "back"),
     [
@@ -90,7 +94,7 @@ def test_only_training_and_what_stands_on_it_know_torch() -> None:
         ("from .posterior import Noise", "shapes", False),
         ("from ..data import sample", "shapes", True),
         ("from . import heatmaps", "geometry", True),
-        ("def late():\n    from facemsm.aligner import Aligner", "data", False),
+        ("def late():\n    from facemsm.aligner import Aligner", "batch", False),
         ("def late():\n    from facemsm.data import sample", "aligner", True),
         ("if TYPE_CHECKING:\n    from facemsm.face import Face", "schemes", True),
         ("from facemsm.hourglass.losses import x", "stgan", True),

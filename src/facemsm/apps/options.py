@@ -66,8 +66,7 @@ SOURCE = "NAME=ROOT:SPLIT"
 """How an option names the faces of a split, see :class:`facemsm.data.sources.Source`."""
 
 Root = Annotated[
-    Path,
-    typer.Argument(help="The folder it lies in, or the file: coco, csv, dlib, hrnet, cvat, label-studio."),
+    Path, typer.Argument(help="The folder it lies in, or the file: coco, csv, dlib, hrnet, cvat, label-studio.")
 ]
 Split = Annotated[str | None, typer.Option(help="Which split; may be left out if there is only one.")]
 DataScheme = Annotated[
