@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from facemsm.apps.cli import ALIASES, main
-from facemsm.apps.console import duration, plural, sigterm_as_interrupt, tell_model, tell_written, track, warn
+from facemsm.apps.console import duration, plural, sigterm_as_interrupt, tell, tell_model, tell_written, track, warn
 
 
 def test_counts_and_durations() -> None:
@@ -34,6 +34,12 @@ def test_what_was_written_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "model.json").write_bytes(bytes(900_000))
     tell_model(tmp_path)
     assert capsys.readouterr().out == f"model: {tmp_path} (1.2 MB)\n"
+
+
+def test_names_command_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    tell("a\x1b[31m\nb.jpg")
+    warn("a\x1b[31m\nb.jpg")
+    assert capsys.readouterr() == (r"a\x1b[31m\nb.jpg" + "\n",) * 2
 
 
 def test_a_warning_that_nobody_can_read_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

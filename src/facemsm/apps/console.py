@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from facemsm.errors import printable
 from facemsm.typing import T
 
 
@@ -21,10 +22,15 @@ def track(items: Sequence[T], what: str) -> Iterable[T]:
     return track(items, what, console=console, transient=True, disable=not console.is_terminal)
 
 
+def tell(line: str) -> None:
+    """A line on stdout, at once."""
+    print(printable(line), flush=True)
+
+
 def warn(line: str) -> None:
     """A line on stderr; a run goes on where nobody can read it."""
     with suppress(OSError):
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
 
 
 def tell_written(paths: Iterable[Path], *, plots: bool) -> None:
@@ -33,13 +39,13 @@ def tell_written(paths: Iterable[Path], *, plots: bool) -> None:
     if plots and not any(path.suffix == ".png" for path in paths):
         warn("no plots, as matplotlib is not installed: pip install 'facemsm[plots]'")
     for path in paths:
-        print(f"written: {path}")
+        tell(f"written: {path}")
 
 
 def tell_model(folder: Path) -> None:
     """Where a model was written, and how large its files are."""
     size = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".onnx", ".safetensors"))
-    print(f"model: {folder} ({size / 1e6:.1f} MB)")
+    tell(f"model: {folder} ({size / 1e6:.1f} MB)")
 
 
 def plural(count: int, noun: str) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from facemsm.apps.console import duration, track, warn
+from facemsm.apps.console import duration, tell, track, warn
 from facemsm.apps.options import SOURCE, Exclude, Preset, Progress
 from facemsm.reproduce.report import Report
 from facemsm.reproduce.workspace import Workspace
@@ -113,11 +112,11 @@ def reproduce(
     )
     report = Report.of(exp, what, scheme or ())
     if not dry_run:
-        report.make(progress=progress, say=partial(print, flush=True), warn=warn)
+        report.make(progress=progress, say=tell, warn=warn)
         return
     total = 0.0
     for step in report.steps():
         total += step.seconds or 0.0
         time = "" if step.seconds is None else f", about {duration(step.seconds)}"
-        print(f"{step.state:14} {step.name}: {step.needs}{time}", flush=True)
-    print(f"in all about {duration(total)} on this machine, networks alone")
+        tell(f"{step.state:14} {step.name}: {step.needs}{time}")
+    tell(f"in all about {duration(total)} on this machine, networks alone")
