@@ -64,7 +64,10 @@ def video(
         ),
     ] = Format.JSON,
     smooth: Annotated[
-        bool, typer.Option("--smooth/--no-smooth", help="Reduce the jitter of the landmarks, or leave them as each frame gives them.")
+        bool,
+        typer.Option(
+            "--smooth/--no-smooth", help="Reduce the jitter of the landmarks, or leave them as each frame gives them."
+        ),
     ] = True,
     detect_every: Annotated[
         int,

@@ -39,7 +39,9 @@ class Drawable(Protocol):
         """(4,) photo pixels."""
 
 
-def draw_faces(image: Image, faces: Sequence[Drawable], scheme: LandmarkScheme, *, boxes: bool = False, legend: bool = False) -> Image:
+def draw_faces(
+    image: Image, faces: Sequence[Drawable], scheme: LandmarkScheme, *, boxes: bool = False, legend: bool = False
+) -> Image:
     """Draw faces into a copy of the photo.
 
     Discs are points that were seen, rings hidden ones (``Face.occluded``). Their colour is the score, from violet

@@ -196,7 +196,7 @@ class VideoWriter:
             self._encoder = make(self._temporary, rate, width + width % 2, height + height % 2, aspect, sound)
 
     def write(self, image: Image, seconds: float) -> None:
-        """Add a frame (H, W, 3) uint8 RGB that is shown from that time on. Raises FacemsmError: it cannot be written."""
+        """Add a frame (H, W, 3) uint8 RGB, shown from that time on. Raises FacemsmError: it cannot be written."""
         assert self._encoder is not None
         if any(self._padding):
             image = np.asarray(cv2.copyMakeBorder(image, *self._padding, cv2.BORDER_REPLICATE), np.uint8)

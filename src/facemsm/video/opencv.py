@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,10 +20,9 @@ from facemsm.typing import Image
 CODECS = {".mp4": ("vp09", "mp4v"), ".mkv": ("VP80", "mp4v"), ".mov": ("mp4v",), ".avi": ("MJPG",)}
 """Suffix of a video that is written, and its codec: the first that this build of OpenCV has."""
 
-FFMPEG_CODECS = {
-    suffix: ("-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-c:a", "aac", "-movflags", "+faststart")
-    for suffix in (".mp4", ".mov", ".mkv")
-} | {".avi": ("-c:v", "mpeg4", "-q:v", "3", "-c:a", "mp3")}
+_H264 = ("-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-c:a", "aac", "-movflags", "+faststart")
+FFMPEG_CODECS = {".mp4": _H264, ".mkv": _H264, ".mov": _H264, ".avi": ("-c:v", "mpeg4", "-q:v", "3", "-c:a", "mp3")}
+"""Suffix of a video that is written, and the arguments for it."""
 
 MAX_UNREADABLE_FRAMES = 300
 """OpenCV does not say why it gives no frame: after so many in a row the file has ended."""
@@ -119,7 +120,7 @@ class OpenCVDecoder:
                 "without encoding it anew; to be sure, pip install 'facemsm[video]'"
             )
 
-    def _upright(self, bgr: Image) -> Image:
+    def _upright(self, bgr: Any) -> Image:
         image = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
         return np.asarray(image if self._turn is None else cv2.rotate(image, self._turn), np.uint8)
 
@@ -189,8 +190,8 @@ class _SteadyEncoder:
 class OpenCVEncoder(_SteadyEncoder):
     """Writes a file without sound; see :class:`facemsm.video.io.Encoder`."""
 
-    def __init__(self, path: Path, rate: float, width: int, height: int, aspect: Fraction, sound: Path | None) -> None:
-        """Begin the file; OpenCV cannot write ``aspect``. Raises OSError: it cannot be written."""
+    def __init__(self, path: Path, rate: float, width: int, height: int, _: Fraction, sound: Path | None) -> None:
+        """Begin the file; OpenCV cannot write the shape of pixels. Raises OSError: it cannot be written."""
         super().__init__(rate)
         self.silent = None if sound is None else "it needs facemsm[video], or ffmpeg on the PATH"
         if _is_utf8(str(path)):
@@ -227,7 +228,16 @@ class FfmpegEncoder(_SteadyEncoder):
         super().__init__(rate)
         ffmpeg = str(shutil.which("ffmpeg"))
         self.silent: str | None = None
-        inputs = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", f"{width}x{height}", "-framerate", f"{rate:.6f}"]
+        inputs = [
+            "-f",
+            "rawvideo",
+            "-pix_fmt",
+            "rgb24",
+            "-video_size",
+            f"{width}x{height}",
+            "-framerate",
+            f"{rate:.6f}",
+        ]
         inputs += ["-i", "-"]
         if sound is not None:
             if "Audio:" in _run(ffmpeg, "-hide_banner", "-i", f"file:{sound}").stderr:
@@ -237,7 +247,7 @@ class FfmpegEncoder(_SteadyEncoder):
                 self.silent = "the video has none"
         colours = f"scale=out_color_matrix=bt709,setsar={aspect.numerator}/{aspect.denominator}"
         outputs = ["-vf", colours, "-colorspace", "bt709", "-pix_fmt", "yuv420p", *FFMPEG_CODECS[path.suffix.lower()]]
-        self._log = tempfile.TemporaryFile()  # a pipe would fill
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # a pipe would fill
         self._process = subprocess.Popen(
             [ffmpeg, "-v", "error", "-y", *inputs, *outputs, f"file:{path}"],
             stdin=subprocess.PIPE,
@@ -256,10 +266,8 @@ class FfmpegEncoder(_SteadyEncoder):
     def finish(self) -> None:
         """End the file. Raises OSError: ffmpeg could not write it."""
         assert self._process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass
         if self._process.wait():
             self._log.seek(0)
             lines = self._log.read().decode(errors="replace").split("\n")

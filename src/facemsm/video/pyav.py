@@ -178,7 +178,7 @@ class PyAVEncoder:
             options = {"movflags": "+faststart"} if path.suffix.lower() in (".mp4", ".mov") else {}
             self._container: Any = av.open(str(path.absolute()), "w", container_options=options)
             self._stream: Any = self._container.add_stream(codec, rate=frame_rate, options=OPTIONS[codec])
-        context = self._stream.codec_context
+        context: Any = self._stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
         context.time_base, context.sample_aspect_ratio, context.colorspace = self._time_base, aspect, BT709
         self._sound: _Sound | None = None
