@@ -43,7 +43,9 @@ class Drawable(Protocol):
         """(4,) photo pixels."""
 
 
-def draw_faces(image: ImageSource, faces: Sequence[Drawable], scheme: LandmarkScheme, *, boxes: bool = False) -> Image:
+def draw_faces(
+    image: ImageSource, faces: Sequence[Drawable], scheme: LandmarkScheme, *, boxes: bool = False, legend: bool = False
+) -> Image:
     """Draw faces into a copy of the photo.
 
     Discs are points that were seen, rings hidden ones (``Face.occluded``). Their colour is the score, from violet
@@ -54,6 +56,7 @@ def draw_faces(image: ImageSource, faces: Sequence[Drawable], scheme: LandmarkSc
         faces: their points are ``scheme``'s.
         scheme: names the lines of the skeleton.
         boxes: draw the face boxes too.
+        legend: draw it without a face, too: in a video it stays where it is.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -64,8 +67,8 @@ def draw_faces(image: ImageSource, faces: Sequence[Drawable], scheme: LandmarkSc
     canvas: Image = as_image(image).copy()
     for face in faces:
         _draw_face(canvas, face, scheme, boxes)
-    if faces:
-        _draw_legend(canvas, any(face.occluded.any() for face in faces))
+    if faces or legend:
+        _draw_legend(canvas)
     return canvas
 
 
@@ -121,22 +124,20 @@ def _draw_mark(
     patch[:] = np.round(patch * ((1 - dark) * (1 - light)) + colour * light)
 
 
-def _draw_legend(canvas: Image, hidden: bool) -> None:
-    """Score bar and, if any point is hidden, its mark, on a dark plate; nothing in a photo too small for it."""
+def _draw_legend(canvas: Image) -> None:
+    """Score bar and the mark of a hidden point, on a dark plate; nothing in a photo too small for it."""
     height, width = canvas.shape[:2]
     unit = max(1, round(min(height, width) / 500))
-    plate_w, plate_h = (250 if hidden else 150) * unit, 22 * unit
+    plate_w, plate_h = 250 * unit, 22 * unit
     if width < 2 * plate_w or height < 10 * plate_h:
         return
     plate = canvas[height - plate_h :, :plate_w]
     np.copyto(plate, (plate * 0.25).astype(np.uint8))
     bar = score_colours(np.linspace(0, 1, 60 * unit, dtype=np.float32))
     plate[8 * unit : 14 * unit, 60 * unit : 120 * unit] = bar
-    for text, x in (("score", 6), ("0", 48), ("1", 125)):
+    for text, x in (("score", 6), ("0", 48), ("1", 125), ("hidden point", 165)):
         _text(plate, text, x, unit)
-    if hidden:
-        _draw_mark(plate, np.array([155.0, 10.5]) * unit, np.array(_WHITE, np.uint8), 3.0 * unit, True)
-        _text(plate, "hidden point", 165, unit)
+    _draw_mark(plate, np.array([155.0, 10.5]) * unit, np.array(_WHITE, np.uint8), 3.0 * unit, True)
 
 
 def _text(plate: Image, text: str, x: int, unit: int) -> None:
