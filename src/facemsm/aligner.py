@@ -22,11 +22,10 @@ from facemsm.errors import FacemsmError
 from facemsm.face import Face
 from facemsm.geometry import apply_affine, box_to_crop, check_boxes, shifted
 from facemsm.imaging.io import as_image
-from facemsm.runtime.model import DICTIONARY, HOURGLASS, PRIOR, STGAN, Model, load_model
+from facemsm.runtime.model import HOURGLASS, STGAN, Model, load_model
 from facemsm.runtime.session import LANDMARKS, Network
 from facemsm.schemes import LandmarkScheme
 from facemsm.shapes.dictionary import ShapeDictionary
-from facemsm.shapes.posterior import ShapePrior
 from facemsm.shapes.reconstruction import Reconstruction, reconstruct, relative_scores
 from facemsm.stages import Located, Method, Settings, StageOutputs, retry_rotated, run_stages
 from facemsm.typing import BoolArray, FloatArray, Image, PathLike
@@ -104,12 +103,12 @@ class Aligner:
         self.model, self.keep, self.threads = model, frozenset(keep), threads
         self.settings = self._resolved(settings or Settings())
         self._given_detector = detector
-        self._hourglass = Network(model.path(HOURGLASS), [*LANDMARKS, *(["heatmaps"] if "heatmaps" in keep else [])])
+        self._hourglass = model.network(HOURGLASS, [*LANDMARKS, *(["heatmaps"] if "heatmaps" in keep else [])])
         if 1 in self.settings.stages:
             _ = self._generator  # a damaged file is an error now, not at the first face
         if 3 in self.settings.stages:
             _ = self._dictionary
-        self._prior = ShapePrior.load(model.path(PRIOR), model.scheme.count) if model.calibration else None
+        self._prior = model.prior()
 
     @classmethod
     def from_pretrained(
@@ -302,11 +301,11 @@ class Aligner:
 
     @cached_property
     def _generator(self) -> Network:
-        return Network(self.model.path(STGAN), ["theta"])
+        return self.model.network(STGAN, ["theta"])
 
     @cached_property
     def _dictionary(self) -> ShapeDictionary:
-        return ShapeDictionary.load(self.model.path(DICTIONARY))
+        return self.model.dictionary()
 
     def __reduce__(self) -> tuple[Any, ...]:
         options: dict[str, Any] = {"settings": self.settings, "detector": self._given_detector, "keep": self.keep}
