@@ -65,7 +65,11 @@ def label(
     sources = [Source.parse(text) for text in data or []]
     samples = [s for at in sources for s in load_dataset(at.name, at.root, at.split, "gt", aligner.scheme.name)]
     nothing = np.full((aligner.scheme.count, 2), np.nan, np.float32)
-    found = list(find_photos(photos or [], lambda line: console.print(line, highlight=False)))
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False)
+
+    found = list(find_photos(photos or [], say, say))
     for photo in shown(found, "photos"):
         try:
             boxes = aligner.detector.detect(read_image(photo))[:, :4]
