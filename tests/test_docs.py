@@ -29,7 +29,15 @@ from official_files import write_300w
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+TEXTS = sorted({*PAGES, *ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("checkpoints/**/*.md")})
+TEXTS += sorted((ROOT / "src/facemsm/weights").rglob("*.md"))
+"""All that is written for readers: the pages, the reference, the report of the reproduction, the models' cards."""
+
 SAMPLE = ROOT / "src/facemsm/assets/sample.jpg"
+CARD = (ROOT / "src/facemsm/weights/68/MODEL_CARD.md").read_text(encoding="utf-8")
+STANDS_FOR = dict(re.findall(r"\b([A-Z]+)\s(?:stands\s)?for\s`([^`]+)`", CARD))
+"""Options that the recipes of the cards repeat."""
+
 OPTIONAL = {"h5py", "lightning", "matplotlib", "onnx", "onnxscript", "pandas", "ray", "scipy", "sklearn", "torch"}
 
 
@@ -110,6 +118,8 @@ def commands(page: Path) -> Iterator[list[str]]:
     """The commands of the page's shell blocks, as words; comments, redirections and variables of the shell left out."""
     for block in blocks(page, "sh"):
         for line in block.replace("\\\n", " ").splitlines():
+            for name, options in STANDS_FOR.items():
+                line = re.sub(rf"\b{name}\b", options.replace("\n", " "), line)
             words = shlex.split(re.split(r" [>|&] ", line)[0], comments=True)
             if words:
                 yield words
@@ -117,7 +127,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 def test_facemsm_commands_exist_with_their_options() -> None:
     known = 0
-    for page in PAGES:
+    for page in TEXTS:
         for words in commands(page):
             starts = [i for i, word in enumerate(words) if word == "facemsm"]
             if not starts or words[0] not in ("facemsm", "torchrun", "python3"):
@@ -155,7 +165,7 @@ def test_the_check_sees_faults(words: list[str]) -> None:
 
 
 def test_scripts_exist_with_their_options() -> None:
-    for page in PAGES:
+    for page in TEXTS:
         for words in commands(page):
             if words[0] in ("python", "python3") and words[1].endswith(".py"):
                 text = (ROOT / words[1]).read_text(encoding="utf-8")
@@ -164,7 +174,25 @@ def test_scripts_exist_with_their_options() -> None:
                     assert option in text or re.search(rf"\b{name}\b", text), f"{page.name}: {' '.join(words)}"
 
 
-@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
+@pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in TEXTS])
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target, anchor in re.findall(r"\]\((?![a-z]+:)([^)#\s]*)#?([^)\s]*)\)", text):
+        goal = page.parent / target if target else page
+        assert goal.exists(), f"{page.name}: {target}"
+        if anchor and goal.suffix == ".md":
+            known = anchor in anchors(goal.read_text(encoding="utf-8")) or exists(anchor)
+            assert known, f"{page.name}: {target}#{anchor}"
+
+
+def anchors(text: str) -> set[str]:
+    """Names of the headings, as GitHub and MkDocs make them, and those that are written out."""
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    made = {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}
+    return made | set(re.findall(r'(?:id="|\{#)([\w.-]+)', text))
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in TEXTS])
 def test_names_in_the_text_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for name in sorted(set(re.findall(r"`(facemsm(?:\.\w+)+)", text)) - {"facemsm.toml"}):
