@@ -149,7 +149,7 @@ def label(
 
     found = label_files(
         output,
-        list(find_photos(photos or [], warn)),
+        list(find_photos(photos or [], warn, warn)),
         [Source.parse(text) for text in data or []],
         weights=weights,
         views=views,
