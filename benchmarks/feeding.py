@@ -19,36 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
+from synthetic import synthetic_faces
 from torch import Tensor
 
-from facemsm.data.sample import FaceSample
-from facemsm.data.sources import Source
 from facemsm.hourglass.training import HourglassModule, HourglassTraining
 from facemsm.provenance import commit, machine
 from facemsm.schemes import SCHEME_68
-from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.stgan.losses import theta_loss
 from facemsm.stgan.training import STGANModule, STGANTraining
-from facemsm.training.faces import Faces
 from facemsm.training.landmarks import images_to_tensor
 from facemsm.training.stream import PHOTO_MEMORY, ExampleStream, ResumableSampler, loader
-
-
-def synthetic_faces(folder: Path, count: int = 64, side: int = 400) -> Faces:
-    """Mottled photos with a plausible shape in each."""
-    rng = np.random.default_rng(0)
-    dictionary = Path(__file__).parents[1] / "src/facemsm/weights/68/dictionary.safetensors"
-    shapes = ShapeDictionary.load(dictionary).shapes
-    samples = []
-    for i in range(count):
-        photo = cv2.resize(rng.integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8), (side, side))
-        cv2.imwrite(str(folder / f"{i}.jpg"), photo)
-        points = ((shapes[i] - 64) * 1.5 + side / 2).astype(np.float32)
-        box = np.concatenate((points.min(0), points.max(0)))
-        samples.append(FaceSample(str(i), folder / f"{i}.jpg", box, "gt", points))
-    return Faces(samples, samples[:8], np.zeros(count, np.int64), (Source("synthetic", "", ""),))
 
 
 def measure(
@@ -107,7 +88,7 @@ def main() -> None:
     print("| stage | images/s | waiting for data | processor ms/image, training | preparing | peak MB so far |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        faces = synthetic_faces(Path(folder))
+        faces = synthetic_faces(Path(folder), 8)
         generator = STGANModule(STGANTraining.preset(args.preset), SCHEME_68, faces)
 
         def theta(batch: dict[str, Any]) -> Tensor:

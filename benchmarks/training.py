@@ -31,18 +31,15 @@ from typing import Any
 
 import cv2
 import lightning
-import numpy as np
 import torch
+from synthetic import synthetic_faces
 from torch import Tensor
 
-from facemsm.data.sample import FaceSample
-from facemsm.data.sources import Source
 from facemsm.hourglass.losses import by_face
 from facemsm.hourglass.network import HEATMAP_SIZE, INPUT_SIZE
 from facemsm.hourglass.training import HourglassModule, HourglassTraining
 from facemsm.provenance import commit, machine
 from facemsm.schemes import SCHEME_68
-from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.stgan.losses import theta_loss
 from facemsm.stgan.networks import Discriminator
 from facemsm.stgan.training import STGANModule, STGANTraining
@@ -60,21 +57,6 @@ PRESETS: tuple[tuple[str, str, list[str], int, int, int], ...] = (
     ("2, hourglass", "paper", [], 2, 1, 1),
     ("2, hourglass", "lite", [], 12, 3, 2),
 )
-
-
-def synthetic_faces(folder: Path, count: int = 64, side: int = 400) -> Faces:
-    """Mottled photos with a plausible shape in each."""
-    rng = np.random.default_rng(0)
-    dictionary = Path(__file__).parents[1] / "src/facemsm/weights/68/dictionary.safetensors"
-    shapes = ShapeDictionary.load(dictionary).shapes
-    samples = []
-    for i in range(count):
-        photo = cv2.resize(rng.integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8), (side, side))
-        cv2.imwrite(str(folder / f"{i}.jpg"), photo)
-        points = ((shapes[i] - 64) * 1.5 + side / 2).astype(np.float32)
-        box = np.concatenate((points.min(0), points.max(0)))
-        samples.append(FaceSample(str(i), folder / f"{i}.jpg", box, "gt", points))
-    return Faces(samples, samples[:2], np.zeros(count, np.int64), (Source("synthetic", "", ""),))
 
 
 # --- Presets ---------------------------------------------------------------------------------------------------------
@@ -118,7 +100,7 @@ def preset_row(stage: str, preset: str, settings: list[str], steps: int, before:
     schedule = [f"schedule.{s}" for s in (f"steps={before + steps}", f"threads={threads}", "validate_every=1000")]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        faces = synthetic_faces(folder)
+        faces = synthetic_faces(folder, 2)
         module: STGANModule | HourglassModule
         if stage.startswith("1"):
             stage_1 = override(STGANTraining.preset(preset), [*schedule, *settings])
@@ -313,7 +295,7 @@ def main() -> None:
             print(own.submit(preset_row, stage, preset, settings, steps, before, args.threads).result(), flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
-        faces = synthetic_faces(Path(folder))
+        faces = synthetic_faces(Path(folder), 2)
         images = 1 if quick else 4
         print(f"\nStage 2, the paper's network with one thing changed; steps of {images}, median of {rounds} rounds.\n")
         compare(network_options(faces, images, args.threads), images, rounds)

@@ -36,9 +36,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facemsm import load_dataset
 from facemsm.aligner import Aligner
 from facemsm.assets import SAMPLE
-from facemsm.data.catalogue import load_dataset
+from facemsm.data.sample import evenly_chosen
 from facemsm.errors import FacemsmError
 from facemsm.geometry import Matrix, apply_affine, compose, invert, similarity
 from facemsm.imaging.drawing import draw_faces
@@ -229,8 +230,7 @@ def faces_of(options: argparse.Namespace, aligner: Aligner) -> list[tuple[Image,
     """Photos with one face, and its points."""
     if options.data:
         there = load_dataset("aflw2000", options.data / "aflw2000", "val")
-        chosen = np.linspace(0, len(there) - 1, min(options.limit, len(there))).astype(int)
-        photos = [there[i].load() for i in chosen]
+        photos = [sample.load() for sample in evenly_chosen(there, options.limit)]
     else:
         photos = [read_image(options.photo)]
     found = [(photo, aligner.align(photo)) for photo in photos]

@@ -11,7 +11,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # PyTorch's: the workers share the cores already
 
 CI = bool(os.environ.get("CI"))
-NEED_TORCH = ("training", "stgan", "hourglass", "resnet50", "reproduce")
+NEED_TORCH = ("training", "stgan", "hourglass", "resnet50", "reproduce", "export")
 """Folders whose tests import PyTorch, all of them; each has the marker ``train``."""
 
 settings.register_profile("facemsm", deadline=None, derandomize=CI, max_examples=100 if CI else 25)

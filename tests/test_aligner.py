@@ -52,8 +52,9 @@ def calibrated(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     learn_prior(ShapeDictionary.load(folder / "dictionary.safetensors").shapes, SCHEME_68).save(
         folder / "prior.safetensors"
     )
-    doubt, near = (np.array([float(name == feature) for feature in FEATURES]) for name in ("doubt", "doubt near"))
-    correct, hidden = Logistic(-5 * doubt, np.full(68, 2.0)), Logistic(8 * doubt + 8 * near, np.full(68, -4.0))
+    names = ("uncertainty", "uncertainty near")
+    uncertain, near = (np.array([float(name == feature) for feature in FEATURES]) for name in names)
+    correct, hidden = Logistic(-5 * uncertain, np.full(68, 2.0)), Logistic(8 * uncertain + 8 * near, np.full(68, -4.0))
     write_calibration(folder, Calibration((-2.0, 8.0, 5.0), correct, hidden, 0.5, "posterior"))
     return folder
 

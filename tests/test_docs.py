@@ -279,3 +279,5 @@ def test_the_docs_import_public_names_only() -> None:
                 assert set(names.split(", ")) <= set(public), f"{page.name}: {module}: {names}"
     for name in set(facemsm.__all__) - {"align_dataset"}:  # which needs Ray
         assert getattr(facemsm, name) is not None
+    for name, home in facemsm._HOME.items():
+        assert listed & {home, f"{home}.{name}"}, f"no API page lists {home}"

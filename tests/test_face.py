@@ -92,7 +92,7 @@ def test_coco_is_read_back(tmp_path: Path) -> None:
         write_image(tmp_path / name, np.zeros((200, 220, 3), np.uint8))
     photos = [PhotoResult("a.png", 220, 200, "68", [face()]), PhotoResult("b.png", 220, 200, "68", [])]
     (tmp_path / "faces.json").write_text(json.dumps(facemsm.to_coco(photos)))
-    (sample,) = read_coco(tmp_path / "faces.json", "provided", 68)
+    (sample,) = read_coco(tmp_path / "faces.json", "provided", get_scheme("68"))
     assert isinstance(sample, FaceSample)
     np.testing.assert_allclose(sample.points, face().points, atol=1e-3)
     np.testing.assert_allclose(sample.box, face().box, atol=1e-3)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,8 @@ def test_optional_fields_can_be_left_out() -> None:
         ({"colour": "red"}, "unknown field 'colour'"),
         ({"name": 5}, "field 'name': 5 is not text"),
         ({"count": 2}, "count is 2"),
+        ({"count": 10**9}, "count is 1000000000, expected a whole number from 3 to 10000"),
+        ({"name": "a\x1b[2J"}, "cannot be printed"),
         ({"count": 5.5}, "field 'count': 5.5 is not a whole number"),
         ({"count": "5"}, "field 'count': '5' is not a whole number"),
         ({"count": True}, "field 'count': True is not a whole number"),
@@ -166,12 +169,39 @@ def test_a_missing_field_is_named(name: str) -> None:
         scheme_from_dict(fields, "own.toml")
 
 
-@pytest.mark.parametrize("content", [b"name = ", b"name = '\xff'"])
-def test_a_file_that_is_not_toml(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"name = ", "not valid TOML"),
+        (b"count = " + b"1" * 5000, "not valid TOML|count"),
+        (b"flip = " + b"[" * 100_000, "not valid TOML"),
+        (b"name = '\xff'", "is not a text file"),
+        (b"#" * (1 << 20) + b"\n", "has 1048577 bytes, more than the 1048576 that are read"),
+    ],
+)
+def test_a_file_that_is_not_toml(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "own.toml"
     path.write_bytes(content)
-    with pytest.raises(FacemsmError, match=r"own\.toml: not valid TOML"):
+    with pytest.raises(FacemsmError, match=rf"own\.toml: ({message})") as caught:
         get_scheme(path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300 + len(str(path))
+
+
+def test_a_file_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text(OWN, encoding="utf-8-sig")
+    assert get_scheme(tmp_path / "own.toml").count == 5
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "folder.toml").mkdir()
+    names = ["folder.toml", "a\0.toml"]
+    if hasattr(os, "mkfifo"):  # reading it would wait for ever
+        os.mkfifo(tmp_path / "pipe.toml")
+        names.append("pipe.toml")
+    for name in names:
+        with pytest.raises(FacemsmError, match=r"cannot be read \(not a file\)|is no file name"):
+            get_scheme(tmp_path / name)
 
 
 def test_no_such_scheme_or_file(tmp_path: Path) -> None:

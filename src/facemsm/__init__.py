@@ -7,6 +7,7 @@ public names are loaded when they are first used, so that importing the package 
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
     from facemsm.shapes.measures import eye_aspect_ratio, head_pose, mouth_openness, recognition_crop
     from facemsm.stages import Settings
     from facemsm.video.tracking import Tracker
+
+# ONNX Runtime reports its use to Microsoft, and Ray to its makers, unless the environment says so before they are
+# loaded. facemsm needs no network and uses none.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 __version__ = "0.1.0"
 

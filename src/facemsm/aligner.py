@@ -6,12 +6,12 @@ refine, 14 back to the photo.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import cached_property, partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,15 +21,17 @@ from facemsm.detectors import FaceDetector, get_detector
 from facemsm.errors import FacemsmError
 from facemsm.face import Face
 from facemsm.geometry import apply_affine, box_to_crop, check_boxes, shifted
-from facemsm.imaging.io import check_image, read_image
-from facemsm.runtime.model import DICTIONARY, HOURGLASS, PRIOR, STGAN, Model, load_model
+from facemsm.imaging.io import as_image
+from facemsm.runtime.model import HOURGLASS, STGAN, Model, load_model
 from facemsm.runtime.session import LANDMARKS, Network
 from facemsm.schemes import LandmarkScheme
 from facemsm.shapes.dictionary import ShapeDictionary
-from facemsm.shapes.posterior import ShapePrior
 from facemsm.shapes.reconstruction import Reconstruction, reconstruct, relative_scores
 from facemsm.stages import Located, Method, Settings, StageOutputs, retry_rotated, run_stages
 from facemsm.typing import BoolArray, FloatArray, Image, PathLike
+
+if TYPE_CHECKING:
+    from facemsm.imaging.io import ImageSource
 
 BATCH = 32
 """Faces that a thread works on at once; bounds the memory."""
@@ -101,12 +103,12 @@ class Aligner:
         self.model, self.keep, self.threads = model, frozenset(keep), threads
         self.settings = self._resolved(settings or Settings())
         self._given_detector = detector
-        self._hourglass = Network(model.path(HOURGLASS), [*LANDMARKS, *(["heatmaps"] if "heatmaps" in keep else [])])
+        self._hourglass = model.network(HOURGLASS, [*LANDMARKS, *(["heatmaps"] if "heatmaps" in keep else [])])
         if 1 in self.settings.stages:
             _ = self._generator  # a damaged file is an error now, not at the first face
         if 3 in self.settings.stages:
             _ = self._dictionary
-        self._prior = ShapePrior.load(model.path(PRIOR), model.scheme.count) if model.calibration else None
+        self._prior = model.prior()
 
     @classmethod
     def from_pretrained(
@@ -140,12 +142,13 @@ class Aligner:
         return cls(load_model(name), settings=settings, detector=detector, keep=keep, threads=threads)
 
     def align(
-        self, image: PathLike | Image, boxes: ArrayLike | None = None, *, settings: Settings | None = None
+        self, image: ImageSource, boxes: ArrayLike | None = None, *, settings: Settings | None = None
     ) -> list[Face]:
         """Landmarks of the faces in one photo.
 
         Args:
-            image: a path, or (H, W, 3) uint8 RGB.
+            image: a path, bytes, a file object, a PIL picture, or (H, W, 3) uint8 RGB: see
+                :func:`facemsm.imaging.io.as_image`.
             boxes: (N, 4) ``[x_min, y_min, x_max, y_max]`` in photo pixels, tight around the landmarks or a usual
                 detector's. The detector finds them if None.
             settings: for this call, instead of the aligner's.
@@ -160,7 +163,7 @@ class Aligner:
 
     def align_batch(
         self,
-        images: Sequence[PathLike | Image],
+        images: Sequence[ImageSource],
         boxes: Sequence[ArrayLike | None] | None = None,
         *,
         settings: Settings | None = None,
@@ -298,11 +301,11 @@ class Aligner:
 
     @cached_property
     def _generator(self) -> Network:
-        return Network(self.model.path(STGAN), ["theta"])
+        return self.model.network(STGAN, ["theta"])
 
     @cached_property
     def _dictionary(self) -> ShapeDictionary:
-        return ShapeDictionary.load(self.model.path(DICTIONARY))
+        return self.model.dictionary()
 
     def __reduce__(self) -> tuple[Any, ...]:
         options: dict[str, Any] = {"settings": self.settings, "detector": self._given_detector, "keep": self.keep}
@@ -319,9 +322,9 @@ class Aligner:
             )
         return replace(settings, method=settings.method or ("calibrated" if self.model.calibration else "paper"))
 
-    def _jobs(self, image: PathLike | Image, boxes: ArrayLike | None, index: int) -> list[_Job]:
-        where = f"image {index}" if isinstance(image, np.ndarray) else str(image)
-        photo = check_image(image, where) if isinstance(image, np.ndarray) else read_image(Path(image))
+    def _jobs(self, image: ImageSource, boxes: ArrayLike | None, index: int) -> list[_Job]:
+        where = str(image) if isinstance(image, (str, os.PathLike)) else f"image {index}"
+        photo = as_image(image, where)
         if boxes is None:
             return [_Job(photo, found[:4], float(found[4])) for found in self.detector.detect(photo)]
         return [_Job(photo, box, None) for box in check_boxes(boxes, photo.shape, where)]

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from facemsm.errors import FacemsmError
-from facemsm.schemes import OCCLUDED, VISIBLE
+from facemsm.schemes import OCCLUDED, VISIBLE, coco_annotation
 from facemsm.typing import BoolArray, FloatArray, Image
 
 if TYPE_CHECKING:
     import pandas
 
+    from facemsm.imaging.io import ImageSource
     from facemsm.schemes import LandmarkScheme
 
 
@@ -62,15 +63,15 @@ class Face:
     intensity: FloatArray | None = None
     rebuilt: BoolArray | None = None
 
-    def draw(self, image: Image, scheme: LandmarkScheme | None = None) -> Image:
+    def draw(self, image: ImageSource, scheme: LandmarkScheme | None = None) -> Image:
         """A copy of its photo (H, W, 3) uint8 RGB with the landmarks, by :func:`facemsm.imaging.drawing.draw_faces`.
 
         Args:
-            image: the photo.
+            image: the photo, given as to :meth:`facemsm.Aligner.align`: a path, bytes, a PIL picture or an array.
             scheme: of the points, for the lines between them; by default the built-in one with as many points.
 
         Raises:
-            FacemsmError: no built-in scheme has as many points.
+            FacemsmError: no built-in scheme has as many points, or the image cannot be used.
         """
         from facemsm.imaging.drawing import draw_faces
         from facemsm.schemes import get_scheme
@@ -96,20 +97,8 @@ class Face:
         :func:`facemsm.to_coco` makes whole documents.
         """
         visibility = np.where(self.occluded, OCCLUDED, VISIBLE)
-        x_min, y_min, x_max, y_max = self.box.astype(np.float64)
-        box = np.round([x_min, y_min, x_max - x_min, y_max - y_min], 3)
-        keypoints = np.column_stack([self.points.astype(np.float64), visibility])
-        return {
-            "id": annotation_id,
-            "image_id": image_id,
-            "category_id": 1,
-            "iscrowd": 0,
-            "bbox": box.tolist(),
-            "area": round(float(box[2] * box[3]), 3),
-            "num_keypoints": len(visibility),
-            "keypoints": keypoints.round(3).ravel().tolist(),
-            "score": round(float(self.scores.mean()), 3),
-        }
+        annotation = coco_annotation(annotation_id, image_id, self.points, visibility, self.box)
+        return {**annotation, "score": round(float(self.scores.mean()), 3)}
 
     def __repr__(self) -> str:
         x, y = np.round((self.box[:2] + self.box[2:]) / 2)

@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import date
@@ -101,6 +102,26 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def check_file(path: Path, most: int) -> None:
+    """Refuse what is not a file of at most ``most`` bytes, before anything is read.
+
+    Raises:
+        AbsentError: there is no such file.
+        FacemsmError: it cannot be looked at, is a folder, a pipe or the like, or larger.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        kind = AbsentError if isinstance(error, FileNotFoundError) else FacemsmError
+        raise kind(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:  # a character that no name has
+        raise FacemsmError(f"{str(path)!r}: is no file name") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise FacemsmError(f"{path}: cannot be read (not a file)")
+    if status.st_size > most:
+        raise FacemsmError(f"{path}: has {status.st_size} bytes, more than the {most} that are read")
 
 
 def read_text(path: Path) -> str:

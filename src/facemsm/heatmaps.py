@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from facemsm.errors import FacemsmError, check_number, short
 from facemsm.typing import FloatArray
 
 Refinement = Literal["mass", "gaussian", "quarter", "none"]
@@ -54,6 +55,9 @@ class HeatmapCodec:
             ``MASS_FLOOR`` of the peak, which errs less where a point could lie anywhere
             along an edge, and more within 3 cells of the border.
 
+    Raises:
+        FacemsmError: a value is out of range.
+
     Example::
 
         >>> codec = HeatmapCodec()
@@ -67,6 +71,15 @@ class HeatmapCodec:
     sigma: float = 1.5
     radius: int = 1
     refinement: Refinement = "gaussian"
+
+    def __post_init__(self) -> None:
+        check_number("codec.input_size", self.input_size, 8, 1024, whole=True)
+        check_number("codec.size", self.size, 4, self.input_size, whole=True)
+        check_number("codec.sigma", self.sigma, 0.01, self.size)
+        check_number("codec.radius", self.radius, 0, self.size, whole=True)
+        if self.refinement not in get_args(Refinement):
+            choices = ", ".join(get_args(Refinement))
+            raise FacemsmError(f"codec.refinement is {short(self.refinement)}, choose from {choices}")
 
     @cached_property
     def ideal_score(self) -> float:

@@ -29,14 +29,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from facemsm.errors import FacemsmError
+from facemsm.errors import FacemsmError, check_number, short
+from facemsm.files import check_file, read_text
 from facemsm.typing import FloatArray, IntArray, PathLike
 
 Edge = tuple[int, int]
 
+_LARGEST_FILE = 1 << 20  # bytes
+
 VISIBLE, OCCLUDED, UNLABELLED = 2, 1, 0
 """Visibility of a landmark, as in COCO keypoints."""
+
+_MOST_POINTS = 10_000  # tables of all pairs of points still fit into memory
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,7 @@ class LandmarkScheme:
 
     def __post_init__(self) -> None:
         where = f"landmark scheme {self.name!r}"
-        if self.count < 3:
-            raise FacemsmError(f"{where}: count is {self.count}, at least 3 points are needed")
+        check_number(f"{where}: count", self.count, 3, _MOST_POINTS, whole=True)
         groups: dict[str, Iterable[int]] = {
             "flip": [i for pair in self.flip_pairs for i in pair],
             "right_eye": self.right_eye,
@@ -278,6 +283,42 @@ def relation(source: LandmarkScheme, target: LandmarkScheme) -> FloatArray:
     return weights
 
 
+def coco_category(scheme: LandmarkScheme) -> dict[str, Any]:
+    """The COCO keypoints category of a scheme: names and skeleton of its points."""
+    return {
+        "id": 1,
+        "name": "face",
+        "keypoints": list(scheme.names) or [str(i) for i in range(scheme.count)],
+        "skeleton": [[a + 1, b + 1] for a, b in scheme.edges],  # COCO counts keypoints from 1 here
+    }
+
+
+def coco_annotation(
+    annotation_id: int, image_id: int, points: FloatArray, visibility: NDArray[np.integer[Any]], box: FloatArray
+) -> dict[str, Any]:
+    """The COCO keypoints annotation of one face, to 0.0001 px.
+
+    Args:
+        annotation_id, image_id: numbers of the face and of its photo.
+        points: (L, 2), photo pixels; not used where unlabelled.
+        visibility: (L,), ``VISIBLE``, ``OCCLUDED`` or ``UNLABELLED``.
+        box: (4,), ``x_min, y_min, x_max, y_max``; becomes x, y, width, height.
+    """
+    located = np.where((visibility == UNLABELLED)[:, None], 0, points.astype(np.float64))
+    x_min, y_min, x_max, y_max = box.astype(np.float64)
+    width, height = x_max - x_min, y_max - y_min
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": 1,
+        "iscrowd": 0,
+        "bbox": [round(float(value), 4) for value in (x_min, y_min, width, height)],
+        "area": round(float(width * height), 4),
+        "num_keypoints": int(np.count_nonzero(visibility)),
+        "keypoints": [round(value, 4) for value in np.column_stack([located, visibility]).ravel().tolist()],
+    }
+
+
 def load_scheme(path: PathLike) -> LandmarkScheme:
     """Read a scheme from a TOML file (see the module's docstring).
 
@@ -288,11 +329,11 @@ def load_scheme(path: PathLike) -> LandmarkScheme:
         import tomllib
     else:
         import tomli as tomllib
+    check_file(Path(path), _LARGEST_FILE)
+    text = read_text(Path(path))
     try:
-        fields: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FacemsmError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:  # TOML syntax, or bytes that are not UTF-8
+        fields: dict[str, Any] = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
         raise FacemsmError(f"{path}: not valid TOML: {error}") from error
     return scheme_from_dict(fields, str(path))
 
@@ -306,7 +347,7 @@ def scheme_from_dict(fields: Mapping[str, Any], where: str) -> LandmarkScheme:
     values: dict[str, Any] = {}
     for name, value in fields.items():
         if name not in _FIELDS:
-            raise FacemsmError(f"{where}: unknown field {name!r}; known are {', '.join(_FIELDS)}")
+            raise FacemsmError(f"{where}: unknown field {short(name)}; known are {', '.join(_FIELDS)}")
         try:
             values[name] = _FIELDS[name](value)
         except (TypeError, ValueError) as error:
@@ -338,19 +379,21 @@ def scheme_to_dict(scheme: LandmarkScheme) -> dict[str, Any]:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is not text in quotes")
+        raise TypeError(f"{short(value)} is not text in quotes")
+    if not value.isprintable():
+        raise ValueError(f"{short(value)} has characters that cannot be printed")
     return value
 
 
 def _index(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{value!r} is not a whole number")
+        raise TypeError(f"{short(value)} is not a whole number")
     return value
 
 
 def _items(value: object) -> Sequence[Any]:
     if not isinstance(value, list | tuple):
-        raise TypeError(f"{value!r} is not a list in brackets")
+        raise TypeError(f"{short(value)} is not a list in brackets")
     return value
 
 
@@ -361,7 +404,7 @@ def _indices(value: object) -> tuple[int, ...]:
 def _pair(value: object) -> Edge:
     indices = _indices(value)
     if len(indices) != 2:
-        raise ValueError(f"{value!r} is not a pair of points")
+        raise ValueError(f"{short(value)} is not a pair of points")
     return indices[0], indices[1]
 
 

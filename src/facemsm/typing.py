@@ -1,8 +1,10 @@
-"""Array types used throughout. Shapes are given where an array is used."""
+"""Types used throughout. Shapes of arrays are given where an array is used."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,3 +17,17 @@ BoolArray = NDArray[np.bool_]
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 PathLike = str | os.PathLike[str]
+
+T = TypeVar("T")
+
+
+class Progress(Protocol):
+    """Hands items on one by one, and may show how many are done."""
+
+    def __call__(self, items: Sequence[T], what: str) -> Iterable[T]:
+        """``what`` names the items or what is done to them."""
+
+
+def untracked(items: Sequence[T], what: str) -> Iterable[T]:  # noqa: ARG001
+    """A :class:`Progress` that shows nothing."""
+    return items

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from facemsm.batch.photos import OutputNames, Shard, common_folder, find_photos
 from facemsm.batch.pipeline import AHEAD, Photo, PhotoAligner, in_order
 from facemsm.errors import FacemsmError
-from facemsm.imaging.io import write_image
+from facemsm.imaging.io import IMAGE_SUFFIXES, write_image
 from facemsm.results.jsonl import PhotoSet, ResultsFile, read_results
 from facemsm.typing import Image
 
@@ -154,6 +154,11 @@ def found(*paths: Path) -> tuple[list[Path], list[str]]:
     return list(find_photos(paths, reports.append)), reports
 
 
+def left_out(path: Path) -> tuple[list[Path], list[str]]:
+    lines: list[str] = []
+    return list(find_photos([path], pytest.fail, lines.append)), lines
+
+
 def test_photos_are_found_once_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names = ["b.jpg", "a.jpg", "in/2.jpg", "in/10.jpg", "in/deep/x.png", "in/.h/x.png", "in/notes.txt"]
@@ -171,7 +176,7 @@ def test_photos_are_found_once_and_in_order(tmp_path: Path, monkeypatch: pytest.
     assert found(Path("in"), Path("in/deep/..")) == (everything[2:], [])
     assert found(Path("a.jpg"), Path("in/../a.jpg"), tmp_path / "a.jpg", Path("b.jpg")) == (everything[:2], [])
     assert found(Path("no*.jpg"))[1] == [
-        f"{Path('no*.jpg')}: no photo there; photos are .jpg, .jpeg, .png, .webp, .bmp, .tif, .tiff files"
+        f"{Path('no*.jpg')}: no photo there; photos are {', '.join(IMAGE_SUFFIXES)} files"
     ]
 
 
@@ -192,12 +197,49 @@ def test_names_that_are_not_utf8_are_reported(tmp_path: Path) -> None:
 
 
 def test_unreadable_folders_are_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def walk(top: Path, onerror: Callable[[OSError], None]) -> list[Any]:
+    def walk(top: Path, onerror: Callable[[OSError], None], followlinks: bool) -> list[Any]:  # noqa: ARG001
         onerror(PermissionError(13, "Permission denied", str(top / "secret")))
         return []
 
     monkeypatch.setattr(os, "walk", walk)
     assert found(tmp_path)[1][0] == f"{tmp_path / 'secret'}: cannot be read (Permission denied)"
+
+
+def test_photos_of_every_suffix_are_found_and_others_named(tmp_path: Path) -> None:
+    photos = ["a.JFIF", "b.jpe", "c.mpo", "d.heic", "e.heif", "f.avif", "g.gif", "h.jxl", "IMG_1.jpg"]
+    others = ["IMG_1.CR2", "IMG_2.CR2", "IMG_3.cr2", "x.psd", "._y.dng", "notes.txt", "IMG_1.mov"]
+    for name in photos + others:
+        (tmp_path / name).touch()
+    expected = [
+        f"{tmp_path / 'IMG_1.CR2'} and 2 more: left out, .cr2 files cannot be read; save them as JPEG, PNG or TIFF",
+        f"{tmp_path / 'x.psd'}: left out, .psd files cannot be read; save them as JPEG, PNG or TIFF",
+    ]
+    assert left_out(tmp_path) == (sorted(tmp_path / name for name in photos), expected)
+    assert left_out(tmp_path / "*") == (sorted(tmp_path / name for name in photos), expected)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege")
+def test_linked_folders_are_searched_once(tmp_path: Path) -> None:
+    for name in ("album/own/1.jpg", "other/in/2.jpg", "other/3.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    album = tmp_path / "album"
+    for name, target in {
+        "a": tmp_path / "other",
+        "b": tmp_path / "other",  # again
+        "c": tmp_path / "other" / "in",  # and a part of it
+        "d": album / "own",  # found by its own name
+        "own/e": album,  # a loop
+        "f": album / "f",  # a link to itself
+    }.items():
+        (album / name).symlink_to(target, target_is_directory=True)
+    (tmp_path / "other" / "back").symlink_to(album, target_is_directory=True)
+    expected = [album / "a" / "3.jpg", album / "a" / "in" / "2.jpg", album / "own" / "1.jpg"]
+    assert left_out(album) == (expected, [])
+    (album / "up").symlink_to(tmp_path, target_is_directory=True)
+    photos, (line,) = left_out(album)
+    assert photos == expected
+    assert line.startswith(f"{album / 'up'}: left out, it is a link to a folder around the search")
 
 
 def test_common_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,9 +152,9 @@ def test_plain_values_and_back(calibration: Calibration, prior: ShapePrior) -> N
     ],
 )
 def test_damaged_values_are_refused(calibration: Calibration, change: dict[str, Any]) -> None:
-    with pytest.raises(FacemsmError, match="calibration: "):
+    with pytest.raises(FacemsmError, match=r"calibration\.(noise|method|hidden|correct)"):
         Calibration.from_dict({**calibration.to_dict(), **change}, 68)
-    with pytest.raises(FacemsmError, match="calibration: "):
+    with pytest.raises(FacemsmError, match=r"calibration\.(noise|method|hidden|correct)"):
         Calibration.from_dict(calibration.to_dict(), 67)
 
 
@@ -166,7 +166,7 @@ def test_features_of_other_versions(calibration: Calibration) -> None:
     others = np.array(FEATURES) != "profile"
     np.testing.assert_allclose(older.hidden.weights[others], calibration.hidden.weights[others], rtol=1e-4, atol=1e-6)
     fields["hidden"]["weights"]["of a later version"] = 1.0
-    with pytest.raises(FacemsmError, match="unknown features"):
+    with pytest.raises(FacemsmError, match="unknown feature"):
         Calibration.from_dict(fields, 68)
 
 

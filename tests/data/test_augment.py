@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -11,14 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from facemsm.apps.data_preview import draw_crop, preview
 from facemsm.data.augment import Augmentation, Crop, augment_crop, jitter_matrix, take_crop
 from facemsm.data.occluders import OCCLUDERS, occlude
 from facemsm.errors import FacemsmError
 from facemsm.geometry import Matrix, apply_affine, similarity
 from facemsm.imaging.warping import warp
 from facemsm.schemes import OCCLUDED, SCHEME_29, SCHEME_68, SCHEME_98, UNLABELLED, VISIBLE, LandmarkScheme
-from facemsm.typing import FloatArray, Image
+from facemsm.typing import Image
 
 SIZE = 128
 STILL = Augmentation(flip=0, rotation=0, scale=0, shift=0, brightness=0, contrast=0, saturation=0, hue=0)
@@ -361,27 +359,3 @@ def test_same_seed_same_bytes(setting: Augmentation) -> None:
 def test_settings_that_cannot_be_are_refused(field: str, value: Any) -> None:
     with pytest.raises(FacemsmError, match=f"augmentation: {field} is"):
         Augmentation(**{field: value})
-
-
-# Preview ------------------------------------------------------------------------------------------------------------
-
-
-def test_preview_marks_hidden_points() -> None:
-    points: FloatArray = face().points
-    visibility = np.full(68, VISIBLE, np.int8)
-    visibility[60] = OCCLUDED
-    start = Crop(np.zeros((SIZE, SIZE, 3), np.uint8), points, visibility)
-    drawn = draw_crop(start, SCHEME_68)
-    assert drawn.shape == (2 * SIZE, 2 * SIZE, 3)
-    assert drawn[..., 0].max() > 200  # a red ring
-    x, y = np.rint(2 * points[0] + 0.5).astype(int)
-    assert drawn[y, x, 1] > 200  # a green disc
-
-
-def test_preview_of_real_faces(data_root: Path, tmp_path: Path) -> None:
-    out = tmp_path / "preview.png"
-    preview("aflw2000", data_root / "aflw2000", out, "val", count=5, columns=3, size=64)
-    picture = cv2.imread(str(out))
-    assert picture is not None
-    assert picture.shape == (256, 384, 3)
-    assert picture.std() > 20

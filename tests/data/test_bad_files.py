@@ -272,7 +272,8 @@ def _coco(**changes: Any) -> dict[str, Any]:
     ("content", "message"),
     [
         (_coco(keypoints=[1.0] * 204), r"faces\.json:1: annotations\[1\]: 'keypoints' has 204 numbers, expected 15"),
-        (_coco(keypoints=None), r"annotations\[1\]: 'keypoints' is missing or not list"),
+        (_coco(keypoints={"a": 1}), r"annotations\[1\]: 'keypoints' is missing or no list"),
+        (_coco(keypoints=[True, 2, 2] * 5), r"annotations\[1\]: 'keypoints' must hold numbers only"),
         (_coco(keypoints=["x"] * 15), r"annotations\[1\]: 'keypoints' must hold numbers only"),
         (_coco(keypoints=[1, 2, 3] * 5), r"annotations\[1\]: a visibility is not 0, 1 or 2"),
         (
@@ -283,9 +284,10 @@ def _coco(**changes: Any) -> dict[str, Any]:
         (_coco(bbox=[1, 2, 0, 3]), r"annotations\[1\]: the box .* has no area"),
         (_coco(bbox=None), r"annotations\[1\]: 'bbox' is missing"),
         (_coco(id=1), r"annotations\[1\]: id 1 is taken by another face"),
-        (_coco(id=[1]), r"annotations\[1\]: 'id' is missing or not int or str"),
+        (_coco(id=[1]), r"annotations\[1\]: 'id' is missing, or neither a whole number nor text"),
         (_coco(image_id=9), r"annotations\[1\]: image_id 9 is not among the images"),
-        (_coco(attributes={"age": 4}), r"annotations\[1\]: 'attributes' must map names to true, false or text"),
+        (_coco(id=1.5), r"annotations\[1\]: 'id' is missing, or neither a whole number nor text"),
+        (_coco(attributes="age"), r"annotations\[1\]: 'attributes' is no object of names and values"),
         ({"images": []}, r"faces\.json:1: 'annotations' is missing or not a list"),
         ({"annotations": []}, r"faces\.json:1: 'images' is missing or not a list"),
         ({"images": [3], "annotations": []}, r"images\[0\]: 'id' is missing"),
@@ -294,7 +296,7 @@ def _coco(**changes: Any) -> dict[str, Any]:
             r"images\[1\]: id 1 is taken by another",
         ),
         ({"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [7]}, r"annotations\[0\]: 'id' is missing"),
-        ([1], r"faces\.json:1: expected a JSON object"),
+        ([1], r"faces\.json:1: expected a COCO keypoints file"),
     ],
 )
 def test_coco(tmp_path: Path, content: Any, message: str) -> None:

@@ -134,7 +134,7 @@ def test_faults_of_the_same_file_are_all_listed(tmp_path: Path) -> None:
 
     content = official.coco_content()
     content["images"] = [{"id": 7}, content["images"][0], *content["images"], "b.jpg"]
-    content["annotations"][0]["keypoints"] = []
+    content["annotations"][0]["keypoints"] = [1]
     path = official.write_coco(tmp_path, content)
     check = check_dataset("coco", path, scheme=str(official.scheme_file(tmp_path)))
     assert [fault.split(": ")[1] for fault in check.problems] == [

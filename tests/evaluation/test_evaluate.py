@@ -495,7 +495,7 @@ def test_the_same_run_gives_the_same_files_and_so_does_scoring_it_again(run: Run
 
 
 def test_without_matplotlib_there_are_no_plots(run: Run, faces: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facemsm.apps.evaluate.find_spec", lambda _: None)
+    monkeypatch.setattr("facemsm.evaluation.report.find_spec", lambda _: None)
     code, out, err = run(*faces)
     assert code == 0
     assert err.count("\n") == 1
@@ -505,7 +505,7 @@ def test_without_matplotlib_there_are_no_plots(run: Run, faces: list[str], monke
 
 
 def test_boxes_of_a_detector(run: Run, faces: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facemsm.apps.evaluate.get_detector", lambda: OneBox())
+    monkeypatch.setattr("facemsm.evaluation.dataset.get_detector", lambda: OneBox())
     code, out, _ = run(*faces, "--boxes", "detector", "--stages", "1,2")
     assert code == 0
     report = json.loads(Path("facemsm-out/evaluation/coco-all.json").read_text())
@@ -526,7 +526,7 @@ def test_boxes_of_a_detector(run: Run, faces: list[str], monkeypatch: pytest.Mon
         (["FACES", "--perturb", "1"], "expected shift,scale,rotation"),
         (["FACES", "--perturb", ""], "expected shift,scale,rotation"),
         (["FACES", "--stages", "a"], "--stages 'a'"),
-        (["FACES", "--save-predictions", "p.txt", "--stages", "a"], "p.txt: predictions are saved as .npz"),
+        (["FACES", "--save-predictions", "p.txt", "--weights", "none"], "p.txt: predictions are saved as .npz"),
         (["FACES", "--predictions", "p.npz", "--boxes", "gt"], "--boxes makes no sense with --predictions"),
         (["FACES", "--predictions", "p.npz", "--save-predictions", "q.npz"], "--save-predictions makes no sense"),
         (["FACES", "--predictions", "none.npz"], "none.npz: cannot be read"),

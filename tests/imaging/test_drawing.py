@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import PIL.Image
 import pytest
 
+from facemsm.errors import FacemsmError
 from facemsm.face import Face
 from facemsm.imaging.drawing import draw_faces, score_colours
 from facemsm.schemes import LandmarkScheme, get_scheme
@@ -93,3 +95,14 @@ def test_any_photo_and_points_anywhere(shape: tuple[int, int, int]) -> None:
             photo, [face(points.astype(np.float32), rng.random(68).astype(np.float32), rng.random(68) < 0.5)], scheme
         )
         assert drawn.shape == shape
+
+
+def test_photos_of_any_form_are_drawn_into() -> None:
+    photo = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+    drawn = face(corners(30, 10)).draw(photo, THREE)
+    rgba = np.dstack([photo, photo[..., 0]])
+    for source in (rgba, PIL.Image.fromarray(photo), PIL.Image.fromarray(rgba)):
+        np.testing.assert_array_equal(face(corners(30, 10)).draw(source, THREE), drawn)
+    assert face(corners(30, 10)).draw(photo[..., 0], THREE).shape == (60, 80, 3)
+    with pytest.raises(FacemsmError, match="image: is None"):
+        face(corners(30, 10)).draw(None, THREE)  # type: ignore[arg-type]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import base64
+import io
+import os
 import struct
 import zlib
 from contextlib import suppress
@@ -8,13 +10,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL.Image
+import PIL.ImageOps
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facemsm.errors import FacemsmError
 from facemsm.geometry import check_boxes
-from facemsm.imaging.io import MAX_PIXELS, check_image, read_image, write_image
+from facemsm.imaging.decoding import MAX_PIXELS
+from facemsm.imaging.io import as_image, check_image, read_image, write_image
 from facemsm.typing import Image
 
 # 16x8, left half (220, 30, 30), right half (30, 30, 220), stored as CMYK the way Photoshop does (inverted)
@@ -153,6 +158,70 @@ def test_damaged_bytes_never_raise_anything_else(tmp_path_factory: pytest.TempPa
         assert image.dtype == np.uint8
 
 
+def test_as_image_takes_a_photo_in_any_form(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    stored = np.ascontiguousarray(np.rot90(scene()))
+    path.write_bytes(with_orientation(encoded(".jpg", stored), 6))
+    expected = read_image(path)
+    assert_close(expected, scene())
+    data = path.read_bytes()
+    with path.open("rb") as file:
+        for source in (path, str(path), data, bytearray(data), memoryview(data), io.BytesIO(data), file):
+            np.testing.assert_array_equal(as_image(source), expected)
+    with PIL.Image.open(path) as picture:
+        np.testing.assert_array_equal(as_image(picture), expected)  # turned, as the file itself
+        np.testing.assert_array_equal(as_image(picture.convert("RGBA")), expected)
+        upright = PIL.ImageOps.exif_transpose(picture)
+        np.testing.assert_array_equal(as_image(upright), expected)
+        np.testing.assert_array_equal(as_image(upright.convert("L")), np.dstack([np.asarray(upright.convert("L"))] * 3))
+    image = scene()
+    assert np.shares_memory(as_image(image), image)
+    np.testing.assert_array_equal(as_image(image[..., 0]), np.dstack([image[..., 0]] * 3))
+
+
+def test_as_image_says_what_it_cannot_take(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(encoded(".jpg", scene()))
+    with (tmp_path / "a.jpg").open(encoding="latin-1") as text, (tmp_path / "a.jpg").open(encoding="utf-8") as utf8:
+        closed = io.BytesIO()
+        closed.close()
+        for source, why in (
+            (None, "is None, as cv2.imread returns"),
+            (scene().tolist(), "expected a path, bytes, a PIL picture or a NumPy array, not list"),
+            (7, "not int"),
+            (b"", r"is empty \(0 bytes\)"),
+            (b"no photo", "is not a JPEG"),
+            (io.BytesIO(), r"is empty \(0 bytes\)"),
+            (closed, "cannot be read.*closed"),
+            (text, "mode 'rb'"),
+            (utf8, "mode 'rb'"),
+            (PIL.Image.new("F", (4, 4)), "unknown range"),
+        ):
+            with pytest.raises(FacemsmError, match=f"photo 3: .*{why}") as error:
+                as_image(source, "photo 3")  # type: ignore[arg-type]
+            assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_and_devices_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "f.jpg")
+    for path in (tmp_path / "f.jpg", Path("/dev/zero")):
+        with pytest.raises(FacemsmError, match=r"cannot be read \(it is a folder, a pipe or a device\)"):
+            read_image(path)
+
+
+def test_files_above_the_limit_are_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "a.png").open("wb") as file:
+        file.write(encoded(".png", scene()))
+        file.truncate(1 << 31)
+    with pytest.raises(FacemsmError, match=r"a.png: has 2147 MB, above the limit of 1073"):
+        read_image(tmp_path / "a.png")
+
+
+def test_names_that_no_file_can_have() -> None:
+    with pytest.raises(FacemsmError, match="cannot be read"):
+        read_image("a\0b.jpg")
+
+
 def test_smallest_photo(tmp_path: Path) -> None:
     write_image(tmp_path / "one.png", np.full((1, 1, 3), (1, 2, 3), np.uint8))
     np.testing.assert_array_equal(read_image(tmp_path / "one.png"), [[[1, 2, 3]]])
@@ -178,7 +247,7 @@ def test_a_claimed_size_above_the_limit_is_refused_before_decoding(tmp_path: Pat
     assert MAX_PIXELS < 20_000**2
     for name, data in (("huge.png", png), ("huge.jpg", bytes(jpeg))):
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(FacemsmError, match=f"{name}: has 400 megapixels"):
+        with pytest.raises(FacemsmError, match=f"{name}: has 20000 x 20000 pixels, above the limit of 268"):
             read_image(tmp_path / name)
 
 
@@ -213,7 +282,8 @@ def test_check_image() -> None:
         (image.transpose(2, 0, 1), r"\(3, 40, 60\).*height, width, 3"),
         (image[None], r"\(1, 40, 60, 3\)"),
         (image[:0], "no pixel"),
-        (image.tolist(), "not list"),
+        (image.tolist(), "not list.*np.asarray"),
+        (None, "is None, as cv2.imread returns"),
     ):
         with pytest.raises(FacemsmError, match=f"frame 3: .*{why}"):
             check_image(wrong, "frame 3")

@@ -33,6 +33,7 @@ from facemsm.resnet50.network import ResNet50Config
 from facemsm.schemes import OCCLUDED, get_scheme
 from facemsm.stages import StageOutputs
 from facemsm.typing import FloatArray, Image
+from official_files import write_300w
 from synthetic_faces import write_faces
 
 GIVEN, PERTURBED, DRAWN = CONDITIONS
@@ -350,6 +351,17 @@ def test_scores_are_eq_9s_whatever_the_weights_ship_with(tmp_path: Path) -> None
     points = apply_affine(shipped.to_photo, shipped.points)[0]
     np.testing.assert_allclose(points, whole.align(photo, SAMPLE_BOX[None])[0].points, atol=1e-4)
     assert exp.own_form("68") == "posterior"
+
+
+def test_the_papers_method_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_300w(tmp_path / "300w")
+    where = ("table3", "--data", tmp_path, "-o", tmp_path / "report")
+    shown = []
+    for method in ((), ("--method", "paper"), ()):
+        run(monkeypatch, *where, *method)
+        shown.append((tmp_path / "report" / "index.md").read_text(encoding="utf-8"))
+    assert ["as shipped, stage 3 by posterior" in text for text in shown] == [True, False, True]
+    assert all("stage 3 in the paper's form" in text for text in shown)
 
 
 def test_what_is_missing_is_said_in_one_line(

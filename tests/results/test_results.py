@@ -229,8 +229,8 @@ def test_numbers_beyond_float32_are_told_with_the_photo(tmp_path: Path) -> None:
         ("b.csv", "image;x_min;y_min;x_max;y_max\n", "b.csv:1: has no column 'image'"),
         ("b.csv", "image,x_min,y_min,x_max,y_max\na,1,2,3,4\nb,1,two,3,4\n", "b.csv:3: a box is four numbers"),
         ("b.csv", "image,x_min,y_min,x_max,y_max\na,1,2,3\n", "b.csv:2: "),
-        ("b.json", "{\n\n]", "b.json:3: is not JSON"),
-        ("b.json", "[]", "b.json: is not COCO"),
+        ("b.json", "{\n\n]", "b.json:3: not valid JSON"),
+        ("b.json", "[]", "b.json:1: expected a COCO"),
         (
             "b.json",
             '{"images": [], "annotations": [{"image_id": 1, "bbox": [1,2,3,4]}]}',
@@ -239,7 +239,7 @@ def test_numbers_beyond_float32_are_told_with_the_photo(tmp_path: Path) -> None:
         (
             "b.json",
             '{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "bbox": [1,2,3]}]}',
-            r"annotations\[0\]: a box is four numbers",
+            r"annotations\[0\]: 'bbox' has 3 numbers, expected 4",
         ),
         ("b.txt", "", "b.txt: boxes are read from"),
         ("b.csv", "image,x_min,y_min,x_max,y_max\n,1,2,3,4\n", "b.csv:2: image is empty"),

@@ -15,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -39,14 +40,13 @@ from facemsm.apps.cli import main
 from facemsm.assets import SAMPLE
 from facemsm.data.ibug import read_pts
 from facemsm.errors import FacemsmError
-from facemsm.imaging.io import read_image
+from facemsm.imaging.io import as_image, read_image
 from facemsm.results.jsonl import read_results
 from facemsm.schemes import get_scheme
 from facemsm.serve.answers import AlignAnswer, Problem
-from facemsm.serve.app import STATIC, FewFaces, create_app, load_aligner
+from facemsm.serve.app import STATIC, FewFaces, create_app, load_aligners
 from facemsm.serve.guard import HEADERS
 from facemsm.serve.limits import Limits
-from facemsm.serve.photo import TooManyPixelsError, decode_photo
 from facemsm.shapes.reconstruction import Reconstruction, reliable_points
 from facemsm.typing import FloatArray, Image
 
@@ -66,13 +66,13 @@ SMALL = {suffix: encoded(suffix) for suffix in (".jpg", ".png", ".webp")}
 
 @contextmanager
 def client_of(aligner: Aligner, **limits: Any) -> Iterator[TestClient]:
-    with TestClient(create_app(aligner, limits=replace(Limits(), **limits)), base_url=ORIGIN) as client:
+    with TestClient(create_app([aligner], limits=replace(Limits(), **limits)), base_url=ORIGIN) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def aligner() -> Aligner:
-    return load_aligner("68", Limits())
+    return load_aligners(["68"], Limits())[0]
 
 
 @pytest.fixture(scope="module")
@@ -143,11 +143,12 @@ def test_the_answer_is_the_aligners(client: TestClient, tmp_path: Path) -> None:
 
 def test_boxes_and_thresholds_of_a_request(client: TestClient) -> None:
     box = [150.0, 60.0, 300.0, 240.0]
-    response = post(client, PHOTO, boxes=json.dumps([box, box]), contour="0.95", features="0.9")
+    response = post(client, PHOTO, boxes=json.dumps([box, box]), method="paper", contour="0.95", features="0.9")
     faces = response.json()["faces"]
     (face,) = Aligner.from_pretrained("68", method="paper", thresholds={"contour": 0.95, "features": 0.9}).align(
         SAMPLE, [box]
     )
+    assert response.json()["method"] == "paper"
     assert len(faces) == 2
     assert faces[0] == faces[1]
     assert faces[0]["occluded"] == face.occluded.tolist()
@@ -159,24 +160,88 @@ def test_boxes_and_thresholds_of_a_request(client: TestClient) -> None:
     np.testing.assert_allclose(faces[0]["points"], face.points, atol=6e-4)
     assert faces[0]["detection_score"] is None
     assert not {"crop", "canonical", "heatmaps"} & set(faces[0])  # they were not asked for
-    plain = post(client, PHOTO, boxes=json.dumps([box])).json()["faces"][0]
+    plain = post(client, PHOTO, boxes=json.dumps([box]))
+    assert plain.json()["method"] == "calibrated"
+    plain = plain.json()["faces"][0]
     (default,) = Aligner.from_pretrained("68").align(SAMPLE, [box])
     assert plain["points"] != faces[0]["points"]
     assert plain["rebuilt"] is None  # stage 3 weighs all points
     np.testing.assert_allclose(plain["points"], default.points, atol=6e-4)  # the settings of one request do not stay
 
 
-def test_the_calls_in_the_documentation(client: TestClient) -> None:
+def test_the_calls_in_the_documentation(both: TestClient) -> None:
     page = Path(__file__).resolve().parents[2] / "docs" / "web.md"
     calls = [shlex.split(line) for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("curl ")]
-    assert len(calls) == 2
+    assert len(calls) == 4
     for call in calls:
         fields = dict(word.split("=", 1) for option, word in pairwise(call) if option == "-F")
-        assert fields.pop("photo") == "@photo.jpg"
         assert call[-1].startswith(ORIGIN)
-        response = client.post(call[-1], files={"photo": ("photo.jpg", PHOTO)}, data=fields)
+        if fields:
+            assert fields.pop("photo") == "@photo.jpg"
+            response = both.post(call[-1], files={"photo": ("photo.jpg", PHOTO)}, data=fields)
+        else:
+            assert call[1:-1] == ["--data-binary", "@photo.jpg"]
+            response = both.post(call[-1], content=PHOTO, headers=CURLS)
         assert response.status_code == 200, response.text
         assert len(response.json()["faces"]) == 1
+
+
+CURLS = {"Content-Type": "application/x-www-form-urlencoded"}
+"""What ``curl --data-binary`` says of any file."""
+
+
+@pytest.mark.parametrize("headers", [CURLS, {"Content-Type": "image/jpeg"}, {}])
+def test_the_photo_may_be_the_whole_body(client: TestClient, headers: dict[str, str]) -> None:
+    options = {"method": "paper", "contour": "0.9", "include": ["crop", "canonical"], "boxes": "[[150, 60, 300, 240]]"}
+    response = client.post("/api/align", params=options, content=PHOTO, headers=headers)
+    assert response.status_code == 200, response.text
+    assert response.json() == post(client, PHOTO, **options).json()
+    refused(client.post("/api/align", params={"contour": 2}, content=PHOTO, headers=headers), 422, "contour")
+    refused(client.post("/api/align", content=b"hello", headers=headers), 415, "not a JPEG")
+
+
+def test_a_form_goes_before_the_address(client: TestClient) -> None:
+    files = {"photo": ("a.jpg", PHOTO)}
+    response = client.post("/api/align?method=calibrated&boxes=[]", files=files, data={"method": "paper"})
+    assert (response.json()["method"], response.json()["faces"]) == ("paper", [])
+
+
+def test_thresholds_need_the_method_that_has_them(client: TestClient, aligner: Aligner) -> None:
+    refused(post(client, contour="0.5"), 422, "contour: is for method=paper only")
+    refused(post(client, method="calibrated", features="0.5"), 422, "features: is for method=paper only")
+    by_default = load_aligners(["68"], Limits(), method="paper")[0]
+    with client_of(by_default) as paper:
+        assert paper.get("/api/model").json()["method"] == "paper"
+        assert post(paper, PHOTO, contour="0.5").json()["method"] == "paper"
+        assert post(paper, PHOTO, method="calibrated").json() == post(client, PHOTO).json()
+    uncalibrated = Aligner(replace(aligner.model, calibration=None))
+    with client_of(uncalibrated) as plain:
+        assert plain.get("/api/model").json()["methods"] == ["paper"]
+        refused(post(plain, method="calibrated"), 422, "not calibrated")
+
+
+@pytest.fixture(scope="module")
+def both() -> Iterator[TestClient]:
+    """Of a server with two models."""
+    with TestClient(create_app(load_aligners(["68", "98"], Limits())), base_url=ORIGIN) as client:
+        yield client
+
+
+def test_a_request_may_choose_among_the_models(both: TestClient) -> None:
+    assert both.get("/api/model").json()["models"] == ["68", "98"]
+    assert len(both.get("/api/model?model=98").json()["labels"]) == 98
+    for model, count in ((None, 68), ("68", 68), ("98", 98)):
+        answer = post(both, PHOTO, **({"model": model} if model else {})).json()
+        assert len(answer["faces"][0]["points"]) == int(answer["scheme"]) == count
+    refused(post(both, model="29"), 422, "model: is not one of 68, 98")
+    refused(both.get("/api/model?model=29"), 422, "model: is not one of 68, 98")
+    with pytest.raises(FacemsmError, match="one name"):
+        create_app(load_aligners(["68", "68"], Limits()))
+
+
+def test_health_is_cheap_and_answers_to_any_name(client: TestClient) -> None:
+    response = client.get("/health", headers={"Host": "probe.internal", "Origin": "http://elsewhere.example"})
+    assert (response.status_code, response.json()) == (200, {"status": "ok"})
 
 
 def test_boxes_of_an_answer_give_the_same_face_again(client: TestClient) -> None:
@@ -196,7 +261,18 @@ def test_only_the_best_faces_of_a_crowd() -> None:
         def detect(self, image: Image) -> FloatArray:  # noqa: ARG002
             return np.arange(50, dtype=np.float32).reshape(10, 5)
 
-    assert FewFaces(Crowd(), 3).detect(np.zeros((4, 4, 3), np.uint8)).tolist() == Crowd().detect(None)[:3].tolist()  # type: ignore[arg-type]
+    few = FewFaces(Crowd(), 3)
+    assert (
+        few.detect(np.zeros((4, 4, 3), np.uint8)).tolist() == Crowd().detect(np.zeros((4, 4, 3), np.uint8))[:3].tolist()
+    )
+    assert few.found == 10
+
+
+def test_the_answer_says_how_many_faces_were_left_out() -> None:
+    with client_of(load_aligners(["68"], replace(Limits(), faces=1))[0]) as client:
+        answer = post(client, TWO_FACES).json()
+        assert (len(answer["faces"]), answer["faces_found"]) == (1, 2)
+        assert post(client, TWO_FACES, boxes="[]").json()["faces_found"] is None
 
 
 def test_model_and_description(client: TestClient) -> None:
@@ -208,67 +284,16 @@ def test_model_and_description(client: TestClient) -> None:
     assert model["thresholds"] == {"contour": 0.4, "features": 0.6, "minimum_reliable": 0.2}
     assert "checksum" in model
     described = client.get("/openapi.json").json()["paths"]
-    assert set(described) == {"/api/align", "/api/model"}
+    assert set(described) == {"/api/align", "/api/model", "/health"}
     assert {"200", "413", "415", "422", "503"} <= set(described["/api/align"]["post"]["responses"])
-
-
-def test_exif_orientation_is_applied() -> None:
-    upright = cv2.imencode(".jpg", np.zeros((30, 20, 3), np.uint8))[1].tobytes()
-    tiff = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHII", 0x0112, 3, 1, 6) + b"\0\0\0\0"
-    exif = b"Exif\0\0" + tiff
-    turned = upright[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + upright[2:]
-    assert decode_photo(turned, 10**6).shape == (20, 30, 3)
 
 
 # --- Refusals ---
 
 
 def huge_png() -> bytes:
-    return b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 100_000, 100_000) + SMALL[".png"][24:]
-
-
-def huge_jpeg() -> bytes:
-    i = SMALL[".jpg"].index(b"\xff\xc0")
-    fill = b"\xff" * 3  # may stand before any marker
-    return SMALL[".jpg"][:i] + fill + SMALL[".jpg"][i : i + 5] + b"\xff\xff\xff\xff" + SMALL[".jpg"][i + 9 :]
-
-
-def huge_webp() -> bytes:
-    return b"RIFF\x30\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xff\xff\x00" * 2 + SMALL[".webp"][12:]
-
-
-@pytest.mark.parametrize("photo", [huge_png(), huge_jpeg(), huge_webp()], ids=["png", "jpeg", "webp"])
-def test_too_many_pixels_are_refused_before_decoding(photo: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
-    with pytest.raises(TooManyPixelsError, match="above the limit of 64 megapixels"):
-        decode_photo(photo, 64_000_000)
-
-
-@pytest.mark.parametrize("suffix", SMALL)
-def test_the_header_gives_the_size(suffix: str) -> None:
-    assert decode_photo(SMALL[suffix], 64 * 80).shape == (64, 80, 3)
-    with pytest.raises(TooManyPixelsError):
-        decode_photo(SMALL[suffix], 64 * 80 - 1)
-
-
-def test_lossless_webp_gives_its_size() -> None:
-    data = cv2.imencode(".webp", np.zeros((64, 80, 3), np.uint8), [cv2.IMWRITE_WEBP_QUALITY, 101])[1].tobytes()
-    assert data[12:16] == b"VP8L"
-    with pytest.raises(TooManyPixelsError, match="80 x 64"):
-        decode_photo(data, 64 * 80 - 1)
-
-
-@given(st.sampled_from(sorted(SMALL)), st.data())
-def test_damaged_photos_are_refused_or_decoded(suffix: str, data: st.DataObject) -> None:
-    photo = bytearray(SMALL[suffix])
-    for _ in range(data.draw(st.integers(0, 4))):
-        photo[data.draw(st.integers(0, min(200, len(photo) - 1)))] = data.draw(st.integers(0, 255))
-    cut = data.draw(st.integers(0, len(photo)))
-    try:
-        image = decode_photo(bytes(photo[:cut]), 10**6)
-    except FacemsmError:
-        return
-    assert image.shape[0] * image.shape[1] <= 10**6
+    header = b"IHDR" + struct.pack(">II", 100_000, 100_000) + SMALL[".png"][24:29]
+    return SMALL[".png"][:12] + header + struct.pack(">I", zlib.crc32(header)) + SMALL[".png"][33:]
 
 
 @pytest.mark.parametrize(
@@ -300,6 +325,8 @@ def test_photos_that_are_none(client: TestClient, photo: bytes, status: int, par
         ({"contour": "1.5"}, "contour"),
         ({"features": "nan"}, "features"),
         ({"include": "weights"}, "include"),
+        ({"method": "best"}, "method"),
+        ({"contor": "0.5"}, "contor"),
     ],
 )
 def test_fields_out_of_range(client: TestClient, fields: dict[str, Any], part: str) -> None:
@@ -307,9 +334,11 @@ def test_fields_out_of_range(client: TestClient, fields: dict[str, Any], part: s
 
 
 def test_forms_that_are_none(client: TestClient) -> None:
-    refused(client.post("/api/align"), 422, "photo")
-    refused(client.post("/api/align", data={"photo": "text"}), 422, "photo")
-    refused(client.post("/api/align", json={"photo": 1}), 422, "photo")
+    refused(client.post("/api/align"), 422, "photo: is empty")
+    refused(client.post("/api/align", files={"boxes": (None, "[]")}), 422, "photo: is missing")
+    refused(client.post("/api/align", files={"photo": (None, "text")}), 422, "photo: is missing, or no file")
+    refused(client.post("/api/align", data={"photo": "text"}), 415, "not a JPEG")
+    refused(client.post("/api/align", json={"photo": 1}), 415, "not a JPEG")
     refused(client.post("/api/align", content=b"x", headers={"Content-Type": "multipart/form-data"}), 400)
     refused(client.get("/nothing"), 404)
     allowed = {("GET", "/api/align"): {"POST"}, ("POST", "/api/model"): {"GET"}, ("PUT", "/"): {"GET", "HEAD"}}
@@ -387,13 +416,12 @@ def test_a_fault_is_not_told_to_the_client(aligner: Aligner, monkeypatch: pytest
 
 def test_a_full_queue_says_so_and_the_rest_is_served(aligner: Aligner) -> None:
     blocked = Blocked(aligner)
-    with client_of(blocked, requests=3) as client, ThreadPoolExecutor(3) as pool:
-        waiting = [pool.submit(post, client) for _ in range(3)]
-        assert blocked.begun.wait(10)
-        while (response := post(client)).status_code == 200:
-            pytest.fail("was served while all were blocked")
-        refused(response, 503, "busy")
-        assert int(response.headers["Retry-After"]) >= 1
+    with client_of(blocked, requests=3) as client, ThreadPoolExecutor(4) as pool:
+        (response, *others), waiting = wait([pool.submit(post, client) for _ in range(4)], 20, FIRST_COMPLETED)
+        assert others == []
+        refused(response.result(), 503, "busy")
+        assert int(response.result().headers["Retry-After"]) >= 1
+        refused(post(client), 503, "busy")  # before it is received
         assert client.get("/api/model").status_code == 200  # the event loop is free
         blocked.go.set()
         assert [job.result().status_code for job in waiting] == [200] * 3
@@ -438,7 +466,7 @@ def test_a_slow_upload_ends(aligner: Aligner) -> None:
 
     async def run() -> None:
         asyncio.get_running_loop().call_later(0.6, done.set)
-        await create_app(aligner, limits=replace(Limits(), seconds=0.3))(scope, receive, send)
+        await create_app([aligner], limits=replace(Limits(), seconds=0.3))(scope, receive, send)
 
     asyncio.run(run())
     assert sent[0]["status"] == 408
@@ -463,6 +491,8 @@ def values_of(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
             strategies.append(st.sampled_from([option["minimum"], option["maximum"], 1.0001, -1e-9]).map(str))
         elif option["type"] == "array":
             strategies.append(st.lists(st.sampled_from(option["items"]["enum"]), max_size=4))
+        elif "enum" in option:
+            strategies.append(st.sampled_from(option["enum"]))
         elif option["type"] == "string":
             strategies.append((JSON | BOXES).map(json.dumps))
     return st.one_of(strategies)
@@ -471,8 +501,9 @@ def values_of(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
 @pytest.fixture(scope="module")
 def fields(client: TestClient) -> dict[str, st.SearchStrategy[Any]]:
     description = client.get("/openapi.json").json()
-    properties = description["components"]["schemas"]["Body_align_api_align_post"]["properties"]
-    assert set(properties) == {"photo", "boxes", "contour", "features", "include"}
+    content = description["paths"]["/api/align"]["post"]["requestBody"]["content"]
+    properties = content["multipart/form-data"]["schema"]["properties"]
+    assert set(properties) == {"photo", "boxes", "model", "method", "contour", "features", "include"}
     return {name: values_of(schema) for name, schema in properties.items() if name != "photo"}
 
 
@@ -564,12 +595,17 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(server: str, browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+def faults() -> list[str]:
+    """What a page complained of, or asked elsewhere."""
+    return []
+
+
+@pytest.fixture
+def page(server: str, browser: Any, request: pytest.FixtureRequest, faults: list[str]) -> Iterator[Any]:
     """The page, loaded; it may not complain in the console nor ask any other server."""
     context = browser.new_context(base_url=server, **getattr(request, "param", {}))
     context.set_default_timeout(30_000)
     page = context.new_page()
-    faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
     page.on("request", lambda r: None if r.url.startswith((server, "data:", "blob:")) else faults.append(r.url))
@@ -613,7 +649,7 @@ def test_page_shows_faces_and_downloads_them(page: Any, tmp_path: Path) -> None:
 
     path = downloaded("json")
     (result,) = read_results(path)
-    expected = Aligner.from_pretrained("68").align(decode_photo(TWO_FACES, 10**7))
+    expected = Aligner.from_pretrained("68").align(as_image(TWO_FACES))
     assert (path.name, result.image, result.width, result.height) == ("two, faces.json", "two, faces.jpg", 640, 300)
     for face, other in zip(result.faces, expected, strict=True):
         np.testing.assert_allclose(face.points, other.points, atol=2e-3)
@@ -625,28 +661,37 @@ def test_page_shows_faces_and_downloads_them(page: Any, tmp_path: Path) -> None:
     assert float(rows[1]["y_67"]) == pytest.approx(float(result.faces[1].points[67, 1]))
     drawn = read_image(downloaded("png"))
     assert drawn.shape == (900, 1920, 3)
-    plain = decode_photo(TWO_FACES, 10**7)
+    plain = as_image(TWO_FACES)
     x, y = np.round(result.faces[0].points[30]).astype(int)
     assert np.abs(drawn[3 * y + 1, 3 * x + 1].astype(int) - plain[y, x]).max() > 20
+
+
+PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True, "color_scheme": "dark"}
+MARKED = "document.querySelector('#marked').textContent"
+NOSE = "document.querySelector('#point-30 circle').getAttribute('cx')"
+
+
+def by_paper(page: Any) -> None:
+    page.check("#methods [value=paper]")
+    page.wait_for_function("() => document.querySelector('#ring').textContent === 'rebuilt'")
 
 
 def test_page_thresholds_act_at_once_and_points_follow(page: Any) -> None:
     page.click(".target [data-do=sample]")
     ready(page, "sample.jpg")
-    marked = "document.querySelector('#marked').textContent"
-    before = page.evaluate(marked)
+    by_paper(page)
+    before = page.evaluate(MARKED)
     held: list[Any] = []
     page.route("**/api/align", lambda route: held.append(route))
     with page.expect_request("**/api/align"):
         slide(page, "contour", 1)
-    assert page.evaluate(marked) == "17 of 68 points are rebuilt."  # the server has not answered yet
-    assert page.text_content("#ring") == "rebuilt"
+    assert page.evaluate(MARKED) == "17 of 68 points are rebuilt."  # the server has not answered yet
     rings = "document.querySelectorAll('#main circle[fill=none]:not(.selected)').length / 2"
     assert page.evaluate(rings) == 17
     slide(page, "features", 1)
-    assert page.evaluate(marked) == "54 of 68 points are rebuilt."  # a fifth is kept, the best
+    assert page.evaluate(MARKED) == "54 of 68 points are rebuilt."  # a fifth is kept, the best
     slide(page, "features", 0.8)
-    at_once = page.evaluate(marked)
+    at_once = page.evaluate(MARKED)
     for route in held:
         route.continue_()
     page.unroute("**/api/align")
@@ -659,21 +704,135 @@ def test_page_thresholds_act_at_once_and_points_follow(page: Any) -> None:
     )
     assert page.text_content("#problem") == ""
     photo = {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": PHOTO}
-    answer = page.request.post("/api/align", multipart={"photo": photo, "contour": "1", "features": "0.8"}).json()
-    assert page.evaluate(marked) == at_once == f"{sum(answer['faces'][0]['rebuilt'])} of 68 points are rebuilt."
+    fields = {"photo": photo, "method": "paper", "contour": "1", "features": "0.8"}
+    answer = page.request.post("/api/align", multipart=fields).json()
+    assert page.evaluate(MARKED) == at_once == f"{sum(answer['faces'][0]['rebuilt'])} of 68 points are rebuilt."
     page.click("[data-do=reset]")
-    page.wait_for_function(f"before => {marked} === before", arg=before)
+    page.wait_for_function(f"before => {MARKED} === before", arg=before)
     assert page.text_content("output[for=contour]") == "0.40"
 
 
-def test_page_of_a_calibrated_model_says_hidden(page: Any) -> None:
-    model = page.request.get("/api/model").json() | {"marks": "hidden"}
-    page.route("**/api/model", lambda route: route.fulfill(json=model))
-    page.reload()
+def test_page_method_is_a_choice_with_controls_of_its_own(page: Any) -> None:
+    assert page.is_checked("#methods [value=calibrated]")
     page.click(".target [data-do=sample]")
     ready(page, "sample.jpg")
-    assert page.text_content("#ring") == "hidden"
+    assert (page.text_content("#ring"), page.text_content("#disc")) == ("hidden", "not hidden")
     assert page.text_content("#marked").endswith((" is hidden.", " are hidden."))
+    assert not page.is_visible("#thresholds")  # none is in use
+    calibrated = page.evaluate(NOSE)
+    by_paper(page)
+    assert page.is_visible("#thresholds")
+    assert page.text_content("output[for=features]") == "0.60"
+    assert page.text_content("#marked").endswith((" is rebuilt.", " are rebuilt."))
+    (face,) = Aligner.from_pretrained("68", method="paper").align(SAMPLE)
+    assert float(page.evaluate(NOSE)) == pytest.approx(float(face.points[30, 0]), abs=2e-3)
+    assert f"score {face.scores[0]:.2f}, kept" in page.text_content("#readout")
+    page.check("#methods [value=calibrated]")
+    page.wait_for_function("() => document.querySelector('#ring').textContent === 'hidden'")
+    assert page.evaluate(NOSE) == calibrated
+
+
+def test_page_calls_no_point_seen_that_is_not(page: Any) -> None:
+    def answer(route: Any) -> None:
+        given = route.fetch().json()
+        given["faces"][0]["scores"][:3] = [0, 0.3, 0.9]
+        given["faces"][0]["occluded"][:3] = [0, 0, 0]
+        route.fulfill(json=given)
+
+    page.route("**/api/align", answer)
+    page.click(".target [data-do=sample]")
+    ready(page, "sample.jpg")
+    for point, text in enumerate(("score 0.00, unsure", "score 0.30, unsure", "score 0.90, seen")):
+        assert text in page.get_attribute(f"#point-{point}", "aria-label")
+
+
+def test_page_offers_every_model(page: Any) -> None:
+    page.click(".target [data-do=sample]")
+    ready(page, "sample.jpg")
+    page.select_option("#model", "98")
+    page.wait_for_function("() => document.querySelectorAll('#main [role=option]').length === 98")
+    page.locator("#main svg").focus()
+    page.keyboard.press("End")
+    assert page.text_content("#readout").startswith("97 ·")
+    page.select_option("#model", "68")
+    page.wait_for_function("() => document.querySelectorAll('#main [role=option]').length === 68")
+    assert page.text_content("#readout").startswith("67 ·")
+
+
+@pytest.mark.parametrize("page", [{}, PHONE], indirect=True, ids=["desktop", "phone"])
+def test_page_takes_a_box_drawn_around_a_missed_face(page: Any) -> None:
+    page.route("**/api/align", nothing_found)
+    give(page, "a.jpg", PHOTO)
+    ready(page, "a.jpg")
+    assert "no face found" in page.text_content("#status")
+    page.unroute("**/api/align")
+    page.click("#draw")
+    assert page.get_attribute("#draw", "aria-pressed") == "true"
+    page.keyboard.press("Escape")
+    assert page.get_attribute("#draw", "aria-pressed") == "false"
+    page.click("#draw")
+    for _ in range(2):
+        drag(page, [170, 70, 290, 220])  # pixels of the photo
+        page.wait_for_function("() => document.querySelector('#status').textContent.includes('added by hand')")
+        if page.is_hidden("#faces"):
+            (expected,) = Aligner.from_pretrained("68").align(SAMPLE)
+            assert float(page.evaluate(NOSE)) == pytest.approx(float(expected.points[30, 0]), abs=4)
+            page.click("#draw")
+    page.wait_for_function("() => document.querySelectorAll('#faces input').length === 2")
+    page.click("[data-do=remove]")
+    assert page.is_hidden("#faces")
+    assert page.locator("#main [role=option]").count() == 68
+
+
+def nothing_found(route: Any) -> None:
+    route.fulfill(json=route.fetch().json() | {"faces": [], "faces_found": 0})
+
+
+def drag(page: Any, box: list[float]) -> None:
+    """Draw a box on the sample photo, which is square and as high as its panel or as wide."""
+    panel = page.locator("#main").bounding_box()
+    side = min(panel["width"], panel["height"])
+    left, top = (panel["x"] + (panel["width"] - side) / 2, panel["y"] + (panel["height"] - side) / 2)
+    x0, y0, x1, y1 = (value * side / 512 for value in box)
+    page.mouse.move(left + x0, top + y0)
+    page.mouse.down()
+    page.mouse.move(left + x1, top + y0)
+    page.mouse.move(left + x1, top + y1)
+    page.mouse.up()
+
+
+def test_page_says_how_many_faces_were_left_out(page: Any) -> None:
+    page.route("**/api/align", lambda route: route.fulfill(json=route.fetch().json() | {"faces_found": 80}))
+    page.click(".target [data-do=sample]")
+    ready(page, "sample.jpg")
+    assert "1 of 80 faces" in page.text_content("#status")
+
+
+def test_page_says_what_to_do_without_a_server(page: Any, faults: list[str]) -> None:
+    page.click(".target [data-do=sample]")
+    ready(page, "sample.jpg")
+    page.route("**/*", lambda route: route.abort())
+    page.click("#methods [value=paper]")
+    page.wait_for_function("() => document.querySelector('#problem').textContent.includes('facemsm serve')")
+    assert page.is_checked("#methods [value=calibrated]")  # what is still shown
+    assert page.text_content("#ring") == "hidden"
+    give(page, "b.jpg", PHOTO)
+    page.wait_for_function("() => document.querySelector('#status').textContent === ''")
+    assert "facemsm serve" in page.text_content("#problem")
+    page.unroute("**/*")
+    page.click("#methods [value=paper]")
+    page.wait_for_function("() => document.querySelector('#ring').textContent === 'rebuilt'")
+    assert page.text_content("#problem") == ""
+    assert all("ERR_FAILED" in fault for fault in faults)
+    faults.clear()
+
+
+def test_page_behind_a_proxy_that_refuses(page: Any, faults: list[str]) -> None:
+    page.route("**/api/align", lambda route: route.fulfill(status=413, body="<html>too large</html>"))
+    page.click(".target [data-do=sample]")
+    page.wait_for_function("() => document.querySelector('#problem').textContent.includes('proxy')")
+    assert all("413" in fault for fault in faults)
+    faults.clear()
 
 
 def test_page_by_keyboard_and_pointer(page: Any) -> None:
@@ -692,7 +851,7 @@ def test_page_by_keyboard_and_pointer(page: Any) -> None:
         assert page.text_content("#readout").startswith(f"{point} ·")
         assert f"point {point}," in page.text_content("#heatmap-of")
     label = page.get_attribute("#point-30", "aria-label")
-    assert re.fullmatch(r"30 · .+, score \d\.\d\d, (seen|rebuilt|hidden)", label)
+    assert re.fullmatch(r"30 · .+, score \d\.\d\d, (seen|unsure|hidden)", label)
     page.locator("#point-30").hover()
     assert re.fullmatch(r"30 · .+ · score \d\.\d\d( · .+)?", page.text_content("#tip"))
     page.click("#zoom")
@@ -722,7 +881,7 @@ def test_page_takes_dropped_pasted_and_camera_photos(page: Any) -> None:
     page.wait_for_function("() => document.querySelector('#camera video').videoWidth > 0")
     page.click("[data-do=shoot]")
     ready(page, "camera.jpg")
-    assert page.text_content("#status") == "camera.jpg: no face found"
+    assert page.text_content("#status").startswith("camera.jpg: no face found")
     assert page.evaluate("document.querySelector('#camera video').srcObject") is None
 
 
@@ -735,18 +894,32 @@ def test_page_takes_kinds_that_only_the_browser_reads(page: Any) -> None:
     assert "notes.txt" in page.text_content("#problem")
 
 
-PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True, "color_scheme": "dark"}
+def test_page_says_which_of_several_files_it_takes(page: Any) -> None:
+    drop = """([data]) => {
+        const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+        const dataTransfer = new DataTransfer();
+        dataTransfer.items.add(new File(['hello'], 'notes.txt', {type: 'text/plain'}));
+        for (const name of ['a.jpg', 'b.jpg']) dataTransfer.items.add(new File([bytes], name, {type: 'image/jpeg'}));
+        document.body.dispatchEvent(new DragEvent('drop', {bubbles: true, cancelable: true, dataTransfer})); }"""
+    page.evaluate(drop, [base64.b64encode(PHOTO).decode()])
+    ready(page, "a.jpg")
+    assert "one of 3 files" in page.text_content("#status")
 
 
 @pytest.mark.parametrize("page", [PHONE], indirect=True)
 def test_page_on_a_phone_in_the_dark(page: Any) -> None:
-    page.tap(".target [data-do=sample]")
+    give(page, f"{'a' * 200}.jpg", PHOTO)
+    ready(page, f"{'a' * 200}.jpg")
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    give(page, "sample.jpg", PHOTO)
     ready(page, "sample.jpg")
+    by_paper(page)
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert max(map(int, re.findall(r"\d+", background))) < 60
     small = page.evaluate(
-        "[...document.querySelectorAll('button, input[type=range]')].filter((e) => e.checkVisibility())"
+        "[...document.querySelectorAll('button, select, label:has([type=radio]), input[type=range]')]"
+        ".filter((e) => e.checkVisibility())"
         ".map((e) => e.getBoundingClientRect().height).filter((h) => h < 24)"
     )
     assert small == []

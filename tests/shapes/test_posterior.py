@@ -79,7 +79,7 @@ def test_the_mean_is_that_of_the_whole_gaussian(prior: ShapePrior) -> None:
     whole = modes @ modes.T + np.diag(np.repeat(prior.residual, 2))
     noise = 2.0
     found = posterior(seen, isotropic(seen, noise), prior)
-    weight = 6 / (4 + _surprise(seen, prior, whole, modes, noise))
+    weight = 6 / (4 + _mahalanobis(seen, prior, whole, modes, noise))
     gain = whole @ np.linalg.inv(whole + np.diag(np.repeat(noise / weight, 2)))
     expected = prior.mean.ravel() + gain @ (seen[0] - prior.mean).ravel()
     np.testing.assert_allclose(found.points[0].ravel(), expected, atol=1e-6)
@@ -87,7 +87,7 @@ def test_the_mean_is_that_of_the_whole_gaussian(prior: ShapePrior) -> None:
     np.testing.assert_allclose(found.variance[0], variance, rtol=1e-6)
 
 
-def _surprise(
+def _mahalanobis(
     seen: NDArray[np.float64],
     prior: ShapePrior,
     whole: NDArray[np.float64],

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from facemsm.apps.console import tell_written, warn
+from facemsm.apps.options import SOURCE, Faces
 
 app = typer.Typer(add_completion=False)
 
@@ -16,9 +18,9 @@ def benchmark(
     model: Annotated[str, typer.Argument(help="Trained weights: a bundled name or a folder.")] = "68",
     data: Annotated[
         str | None,
-        typer.Option(help="Annotated faces to run on, NAME=ROOT:SPLIT.", show_default="the face in the sample photo"),
+        typer.Option(metavar=SOURCE, help="Annotated faces to run on.", show_default="the face in the sample photo"),
     ] = None,
-    faces: Annotated[int, typer.Option(min=1, help="How many of them, evenly chosen.")] = 64,
+    faces: Faces = 64,
     onnx: Annotated[
         list[Path] | None,
         typer.Option(help="Also time this network on face crops of its input size; may be given several times."),
@@ -44,8 +46,7 @@ def benchmark(
         onnx=onnx or (),
         weights=weights or (),
         threads=threads,
-        warn=lambda line: print(line, file=sys.stderr),
+        warn=warn,
     )
     print(markdown(report))
-    for path in write_report(report, output):
-        print(f"written: {path}")
+    tell_written(write_report(report, output), plots=data is not None)

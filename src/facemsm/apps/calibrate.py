@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from facemsm.apps.options import SOURCE, Complete, Exclude, Holdout
+
 app = typer.Typer(add_completion=False)
 
 
@@ -16,24 +18,20 @@ def calibrate(
     data: Annotated[
         list[str],
         typer.Option(
-            "--data",
-            metavar="NAME=ROOT:SPLIT",
+            metavar=SOURCE,
             help="The faces that the model was trained on; may be given several times. Stage 3's shapes are learned "
             "from those it saw, everything else from those held out.",
         ),
     ],
-    exclude: Annotated[list[str] | None, typer.Option(help="Name of a face to leave out; may be repeated.")] = None,
-    complete: Annotated[
-        str | None,
-        typer.Option(metavar="NAME=ROOT:SPLIT", help="As in training, for scheme 98: where faces get 98 points from."),
-    ] = None,
-    holdout: Annotated[float, typer.Option(min=0.01, max=0.9, help="Fraction held out in training.")] = 0.1,
+    exclude: Exclude = None,
+    complete: Complete = None,
+    holdout: Holdout = 0.1,
 ) -> None:
     """Fit stage 3's posterior, the probabilities that points are right, and those that they are hidden.
 
     Faces that training held out are shown several times, with perturbed boxes and behind painted occluders. In the
     printed figures every fifth of them is scored by what was fitted on the others; but for the three numbers of the
-    noise, which are fitted on all. Needs the extra 'train'.
+    noise, which are fitted on all. Give --exclude, --complete and --holdout as in training. Needs the extra 'train'.
     """
     from facemsm.data.sources import Source
     from facemsm.training.calibration import calibrate_model

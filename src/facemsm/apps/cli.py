@@ -34,6 +34,10 @@ COMMANDS = {
 """Name and help. ``facemsm NAME`` runs the typer ``app`` of ``facemsm.apps.NAME``."""
 
 
+ALIASES = {"quantize": "quantise"}
+"""Other spellings, which the help does not list."""
+
+
 class _LazyGroup(TyperGroup):
     """Lists ``COMMANDS`` without importing them."""
 
@@ -44,6 +48,7 @@ class _LazyGroup(TyperGroup):
         return TyperCommand(cmd_name, help=COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        args = [ALIASES.get(args[0], args[0]), *args[1:]]
         if args[0] not in COMMANDS and (close := get_close_matches(args[0], COMMANDS)):
             ctx.fail(f"No such command {args[0]!r}. Did you mean {close[0]!r}?")
         name, stub, rest = super().resolve_command(ctx, args)

@@ -2,69 +2,39 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict, replace
 from enum import Enum
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import track
 
-from facemsm.apps.options import MethodOption, Threads, read_settings
-from facemsm.data.catalogue import CATALOGUE, dataset_scheme, find_dataset, load_dataset
-from facemsm.data.sample import BoxSource, FaceSample
-from facemsm.detectors import get_detector
+from facemsm.apps.console import tell_written, track
+from facemsm.apps.options import DataScheme, MethodOption, Root, Split, Threads, read_settings
+from facemsm.data.catalogue import CATALOGUE, only_split
 from facemsm.errors import FacemsmError
-from facemsm.evaluation.conditions import EVALUATED, Perturbation, painted
-from facemsm.evaluation.evaluate import run_aligner
-from facemsm.evaluation.predictions import Predictions, check_ending, load_predictions, save_predictions
-from facemsm.evaluation.report import (
-    REPORTED_NORMALISERS,
-    THRESHOLDS,
-    Evaluation,
-    compare,
-    comparison_markdown,
-    draw_plots,
-    markdown,
-    measure,
-)
-from facemsm.files import atomic_write
-from facemsm.geometry import CROP_ENLARGEMENT, NORMALISERS, Normaliser
-from facemsm.provenance import commit, machine
-from facemsm.schemes import LandmarkScheme
-from facemsm.stages import Settings
-
-if TYPE_CHECKING:
-    from facemsm.aligner import Aligner
+from facemsm.evaluation.conditions import Perturbation
+from facemsm.evaluation.report import REPORTED_NORMALISERS, markdown, write_report
+from facemsm.geometry import NORMALISERS, Normaliser
 
 app = typer.Typer(add_completion=False)
 
 
-class Boxes(str, Enum):
+class EvaluatedBoxes(str, Enum):
     """What ``--boxes`` takes."""
 
-    provided = "provided"
-    gt = "gt"
-    detector = "detector"
+    PROVIDED = "provided"
+    GT = "gt"
+    DETECTOR = "detector"
 
 
 @app.command()
 def evaluate(
     dataset: Annotated[str, typer.Argument(help=f"Data set: {', '.join(CATALOGUE)}.")],
-    root: Annotated[Path, typer.Argument(help="The folder it lies in; the file itself for coco and csv.")],
-    split: Annotated[str | None, typer.Option(help="Which split; may be left out if there is only one.")] = None,
-    scheme: Annotated[
-        str | None,
-        typer.Option(help="Landmark scheme of coco, csv and pts: 29, 68, 98 or a .toml file.", show_default=False),
-    ] = None,
+    root: Root,
+    split: Split = None,
+    scheme: DataScheme = None,
     boxes: Annotated[
-        Boxes | None,
+        EvaluatedBoxes | None,
         typer.Option(
             help="provided: the data set's own; gt: the true ones, tight around the points where there are none; "
             "detector: what the face detector finds.",
@@ -120,66 +90,36 @@ def evaluate(
     Prints tables, and writes them as JSON and Markdown with plots of the error distribution. docs/evaluation.md has the
     protocol.
     """
-    landmarks = dataset_scheme(dataset, scheme)
-    split = split or _only_split(dataset)
+    from facemsm.evaluation.dataset import evaluate_dataset
+
+    split = split or only_split(dataset)
     kinds = [_normaliser(name) for name in normaliser or ()]
-    if save:
-        check_ending(save)
     if predictions:
         given: dict[str, object] = {"boxes": boxes, "perturb": perturb, "occlude": occlude or None}
         given |= {"weights": weights, "stages": stages, "method": method, "save-predictions": save}
         if wrong := [name for name, value in given.items() if value is not None]:
             raise FacemsmError(f"--{wrong[0]} makes no sense with --predictions: nothing is run")
-        source: BoxSource = "gt"
-    else:
-        source = boxes.value if boxes else "provided" if find_dataset(dataset).provided_boxes else "gt"
-    there = load_dataset(dataset, root, split, "gt" if source == "detector" else source, scheme)
-    if not there:
-        raise FacemsmError(f"{root}: holds no face of {dataset}, {split}")
-    samples = there
-    if limit is not None and limit < len(there):
-        samples = [there[i] for i in np.linspace(0, len(there) - 1, limit).astype(int)]
-
-    if predictions:
-        predicted = load_predictions(predictions, landmarks.count)
-        made_for = predicted.origin.get("data set", dataset)
-        if made_for != dataset:
-            raise FacemsmError(f"{predictions}: holds predictions for {made_for}, not {dataset}")
-    else:
-        perturbation = None if perturb is None else Perturbation.parse(perturb, seed)
-        aligner = _aligner(weights or "68", read_settings(method, stages or "1,2,3"), threads, landmarks)
-        if occlude:
-            clean = _predict(aligner, samples, source, perturbation, dataset)
-            samples = [painted(sample, landmarks, seed=seed) for sample in samples]
-        predicted = _predict(aligner, samples, source, perturbation, dataset)
-        if save:
-            save_predictions(save, predicted)
-
-    convention = predicted.origin.get("convention")
-    evaluation = Evaluation.of(samples, predicted, landmarks, convention)
-    report = measure(evaluation, kinds)
-    report["run"] = {
-        "data set": f"{dataset}, {split}",
-        "faces": {"used": len(samples), "there": len(there), "published": find_dataset(dataset).splits[split]},
-        "scheme": landmarks.name,
-        "normalisers": list(report["errors"]),
-        "thresholds (%)": list(THRESHOLDS),
-        "predictions": dict(predicted.origin),
-        "commit": commit(),
-        "machine": machine(),
-    }
-    if occlude:
-        report["run"]["painted over"] = list(EVALUATED)
-        report["occluded and clean"] = compare(evaluation, Evaluation.of(samples, clean, landmarks, convention), kinds)
+    evaluation, report = evaluate_dataset(
+        dataset,
+        root,
+        split,
+        scheme,
+        limit=limit,
+        boxes=boxes.value if boxes else None,
+        perturbation=None if perturb is None else Perturbation.parse(perturb, seed),
+        occlude=occlude,
+        seed=seed,
+        weights=weights or "68",
+        settings=read_settings(method, stages or "1,2,3"),
+        threads=threads,
+        predictions=predictions,
+        save=save,
+        normalisers=kinds,
+        progress=track,
+    )
+    print(markdown(report))
     stem = output / f"{dataset}-{split.replace('/', '-')}{'-occluded' if occlude else ''}"
-    _write(evaluation, report, stem)
-
-
-def _only_split(dataset: str) -> str:
-    splits = list(find_dataset(dataset).splits)
-    if len(splits) > 1:
-        raise FacemsmError(f"{dataset} has several splits: say --split {', '.join(splits)}")
-    return splits[0]
+    tell_written(write_report(evaluation, report, stem), plots=True)
 
 
 def _normaliser(name: str) -> Normaliser:
@@ -187,50 +127,3 @@ def _normaliser(name: str) -> Normaliser:
         if name == known:
             return known
     raise FacemsmError(f"unknown normaliser {name!r}: use one of {', '.join(NORMALISERS)}")
-
-
-def _aligner(weights: str, settings: Settings, threads: int, scheme: LandmarkScheme) -> Aligner:
-    from facemsm.aligner import Aligner
-
-    aligner = Aligner.from_pretrained(weights, settings=settings, threads=threads)
-    if aligner.scheme != scheme:
-        raise FacemsmError(f"weights {weights!r} find scheme {aligner.scheme.name}, the faces have {scheme.name}")
-    return aligner
-
-
-def _predict(
-    aligner: Aligner, samples: Sequence[FaceSample], source: BoxSource, perturbation: Perturbation | None, dataset: str
-) -> Predictions:
-    """Run the aligner, with a bar on stderr if that is a terminal."""
-    detector = get_detector() if source == "detector" else None
-    console = Console(stderr=True)
-    bar = track(samples, "aligning", console=console, transient=True, disable=not console.is_terminal)
-    origin = {
-        "weights": aligner.description,
-        "boxes": f"detector ({detector.name})" if detector else source,
-        "crop enlargement": CROP_ENLARGEMENT,
-        "perturbation": asdict(perturbation) if perturbation else None,
-        "data set": dataset,
-        "convention": aligner.model.conventions.get(find_dataset(dataset).convention or dataset),
-        "commit": commit(),
-        "machine": machine(),
-    }
-    return replace(run_aligner(aligner, bar, detector, perturbation), origin=origin)
-
-
-def _write(evaluation: Evaluation, report: dict[str, Any], stem: Path) -> None:
-    """Print the tables, write ``STEM.json`` and ``STEM.md``, draw the plots if matplotlib is there."""
-    text = markdown(report)
-    if "occluded and clean" in report:
-        text += comparison_markdown(report["occluded and clean"])
-    print(text)
-    written = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".json", ".md")]
-    for path, content in zip(written, (json.dumps(report, indent=1, allow_nan=False) + "\n", text), strict=True):
-        with atomic_write(path) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-    if find_spec("matplotlib"):
-        written += draw_plots(evaluation, list(report["errors"]), stem)
-    else:
-        print("no plots, as matplotlib is not installed: pip install 'facemsm[plots]'", file=sys.stderr)
-    for path in written:
-        print(f"written: {path}")

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from facemsm.apps.console import tell_model
+from facemsm.apps.options import ModelFolder
+
 app = typer.Typer(add_completion=False)
 
 
@@ -15,7 +18,7 @@ def export(
     stgan: Annotated[Path, typer.Option(help="Folder of a 'train stgan' run.")],
     hourglass: Annotated[Path, typer.Option(help="Folder of a 'train hourglass' run.")],
     dictionary: Annotated[Path, typer.Option(help="File of 'train dictionary'.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Model folder to write.")],
+    output: ModelFolder,
     name: Annotated[str, typer.Option(help="Name of the model.")] = "68",
     preset: Annotated[str, typer.Option(help="Preset the stages were trained with, for the record.")] = "lite",
     data: Annotated[str, typer.Option(help="What it was trained on, for the record.")] = "",
@@ -24,7 +27,6 @@ def export(
     from facemsm.export.onnx import export_model, sample_crops
     from facemsm.provenance import commit
 
-    provenance = {"preset": preset, "commit": commit(), "data": data}
     export_model(
         output,
         name=name,
@@ -32,7 +34,6 @@ def export(
         hourglass=hourglass,
         dictionary=dictionary,
         faces=sample_crops(),
-        provenance=provenance,
+        provenance={"preset": preset, "commit": commit(), "data": data},
     )
-    size = sum(file.stat().st_size for file in output.iterdir() if file.suffix in (".onnx", ".safetensors"))
-    typer.echo(f"model: {output} ({size / 1e6:.1f} MB)")
+    tell_model(output)

@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from facemsm.stages import Settings
 
 
+class Boxes(str, Enum):
+    """Which face boxes of a data set ``--boxes`` takes."""
+
+    GT = "gt"
+    PROVIDED = "provided"
+
+
 class Method(str, Enum):
     """What ``--method`` takes."""
 
@@ -52,6 +59,37 @@ FeatureThreshold = Annotated[
 Detector = Annotated[str | None, typer.Option(help=f"Face detector: {', '.join(NAMES)}.", show_default=DEFAULT)]
 DetectorModel = Annotated[Path | None, typer.Option(help="Model file, for a detector that comes without.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Show a progress bar while training.")]
+ModelFolder = Annotated[Path, typer.Option("--output", "-o", help="Model folder to write.")]
+
+SOURCE = "NAME=ROOT:SPLIT"
+"""How an option names the faces of a split, see :class:`facemsm.data.sources.Source`."""
+
+Root = Annotated[
+    Path, typer.Argument(help="The folder it lies in, or the file: coco, csv, dlib, hrnet, cvat, label-studio.")
+]
+Split = Annotated[str | None, typer.Option(help="Which split; may be left out if there is only one.")]
+DataScheme = Annotated[
+    str | None,
+    typer.Option("--scheme", help="Landmark scheme of one's own data: 29, 68, 98 or a .toml file.", show_default=False),
+]
+DataBoxes = Annotated[
+    Boxes,
+    typer.Option(
+        "--boxes", help="gt: 300-W's own true boxes, else tight around the points; provided: the data set's own."
+    ),
+]
+Preset = Annotated[str, typer.Option(help="'paper': the paper's settings; 'lite': what a CPU trains and what ships.")]
+Exclude = Annotated[list[str] | None, typer.Option(help="Name of a face to leave out; may be given several times.")]
+Complete = Annotated[
+    str | None,
+    typer.Option(
+        metavar=SOURCE,
+        help="For scheme 98: faces with 98 points (wflw) that teach where the others lie on faces with 68.",
+    ),
+]
+Holdout = Annotated[float, typer.Option(min=0.0, max=0.9, help="Fraction of the photos to validate on.")]
+Faces = Annotated[int, typer.Option(min=1, help="How many of the faces of --data, evenly chosen.")]
 
 
 def read_settings(

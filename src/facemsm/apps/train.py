@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from facemsm.apps.options import SOURCE, Boxes, Complete, DataBoxes, Exclude, Holdout, Preset, Progress
+
 if TYPE_CHECKING:
-    from facemsm.data.sample import BoxSource
     from facemsm.schemes import LandmarkScheme
     from facemsm.training.faces import Faces
     from facemsm.training.run import StageModule
@@ -20,15 +21,13 @@ app = typer.Typer(
 Data = Annotated[
     list[str],
     typer.Option(
-        "--data",
-        metavar="NAME=ROOT:SPLIT[@SHARE[@UNTIL]]",
+        metavar=f"{SOURCE}[@SHARE[@UNTIL]]",
         help="Faces to train on, such as 300w=data/300w:train or coco=faces.json:all; may be given several times. "
         "SHARE: fraction of them seen in each epoch. "
         "UNTIL: fraction of the run after which they are left out.",
     ),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")]
-Preset = Annotated[str, typer.Option(help="'paper': the paper's settings; 'lite': what a CPU trains and what ships.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -39,22 +38,11 @@ Settings = Annotated[
     ),
 ]
 Scheme = Annotated[str, typer.Option(help="Landmark scheme: 29, 68, 98 or a .toml file.")]
-Exclude = Annotated[list[str] | None, typer.Option(help="Name of a face to leave out; may be given several times.")]
-Complete = Annotated[
-    str | None,
-    typer.Option(
-        "--complete",
-        metavar="NAME=ROOT:SPLIT",
-        help="For --scheme 98: faces with 98 points (wflw) that teach where the others lie on faces with 68.",
-    ),
-]
-Holdout = Annotated[float, typer.Option(min=0.0, max=0.9, help="Fraction of the photos to validate on.")]
 Init = Annotated[
     Path | None,
     typer.Option(help="Weights to start from (.safetensors); of another landmark scheme or a deeper hourglass too."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")]
-Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Show a progress bar.")]
 
 
 @app.command()
@@ -64,7 +52,7 @@ def stgan(
     preset: Preset = "lite",
     settings: Settings = None,
     scheme: Scheme = "68",
-    boxes: Annotated[str, typer.Option(help="Boxes to crop by: 'provided' by the data set, or 'gt'.")] = "provided",
+    boxes: DataBoxes = Boxes.PROVIDED,
     exclude: Exclude = None,
     holdout: Holdout = 0.1,
     init: Init = None,
@@ -109,7 +97,7 @@ def landmarks(
     }
     training, module = stages[context.info_name]
     config = override(training.preset(preset, get_scheme(scheme).count), settings or [])
-    found, faces = _faces(data, scheme, "gt", holdout, exclude, complete)
+    found, faces = _faces(data, scheme, Boxes.GT, holdout, exclude, complete)
     _train(module(config, found, faces), config, found, output, init, resume, progress)
 
 
@@ -128,7 +116,7 @@ def dictionary(
 
     from facemsm.shapes.dictionary import build_dictionary
 
-    landmarks, faces = _faces(data, scheme, "gt", 0.0, None, complete)
+    landmarks, faces = _faces(data, scheme, Boxes.GT, 0.0, None, complete)
     points = np.stack([face.points for face in faces.training])
     built = build_dictionary(points, landmarks, count=count, mirror=mirror, seed=seed)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -139,23 +127,18 @@ def dictionary(
 def _faces(
     data: list[str],
     scheme: str,
-    boxes: str,
+    boxes: Boxes,
     holdout: float,
     exclude: list[str] | None,
     complete: str | None = None,
 ) -> tuple[LandmarkScheme, Faces]:
     from facemsm.data.sources import Source
-    from facemsm.errors import FacemsmError
     from facemsm.schemes import get_scheme
     from facemsm.training.faces import load_faces
 
-    if boxes not in ("provided", "gt"):
-        raise FacemsmError(f"--boxes {boxes}: use provided or gt")
-    sources = [Source.parse(text) for text in data]
-    source: BoxSource = "gt" if boxes == "gt" else "provided"
     return get_scheme(scheme), load_faces(
-        sources,
-        box_source=source,
+        [Source.parse(text) for text in data],
+        box_source=boxes.value,
         scheme=scheme,
         holdout=holdout,
         exclude=exclude or [],

@@ -60,15 +60,18 @@ def video(
             "--format",
             "-f",
             case_sensitive=False,
-            help="json: one line a frame, always written. csv: also one row a face.",
+            help="json: one line per frame, always written. csv: also one row per face.",
         ),
     ] = Format.JSON,
     smooth: Annotated[
-        bool, typer.Option("--smooth/--no-smooth", help="Steady the landmarks, or leave them as each frame gives them.")
+        bool,
+        typer.Option(
+            "--smooth/--no-smooth", help="Reduce the jitter of the landmarks, or leave them as each frame gives them."
+        ),
     ] = True,
     detect_every: Annotated[
         int,
-        typer.Option(min=1, help="Frames between two looks for new faces; one is also taken when a face is lost."),
+        typer.Option(min=1, help="Frames from one run of the detector to the next; it also runs when a face is lost."),
     ] = 15,
     weights: Weights = "68",
     stages: Stages = "1,2,3",
@@ -115,7 +118,8 @@ def video(
     interrupt, silent = 0, None
     with closing(VideoReader(source if source else camera or 0)) as reader:
         path = output or new_folder() / f"{source.stem if source else f'camera-{camera}'}.mp4"
-        writer = VideoWriter(path, reader.rate, reader.width, reader.height)
+        size = reader.width, reader.height
+        writer = VideoWriter(path, reader.rate, *size, aspect=reader.aspect, sound=source)
         try:
             with closing(ResultsFile(path.with_suffix(".jsonl"), aligner.scheme.name)) as results:
                 started = time.monotonic()
@@ -131,7 +135,7 @@ def video(
                             except Exception as error:  # one frame must not cost the others
                                 broken(f"{reader.name}: frame {frame.number} failed unexpectedly ({error!r}); skipped")
                                 continue
-                            drawn = draw_faces(frame.image, [tracked.face for tracked in faces], aligner.scheme)
+                            drawn = draw_faces(frame.image, [face for _, face in faces], aligner.scheme, legend=True)
                             writer.write(drawn, frame.time)
                             results.append_line(frame_line(frame, reader.name, aligner.scheme.name, faces))
                             tally["frames"] += 1
@@ -139,7 +143,7 @@ def video(
                 except KeyboardInterrupt as stop:
                     interrupt = stop.args[0] if stop.args else signal.SIGINT
                 spent = time.monotonic() - started
-            silent = writer.finish(source)
+            silent = writer.finish()
         finally:
             writer.discard()
 

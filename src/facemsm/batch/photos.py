@@ -15,6 +15,12 @@ from facemsm.files import OUTPUT, identity, name_hash
 from facemsm.imaging.io import IMAGE_SUFFIXES
 from facemsm.results.run import is_drawn
 
+_UNREAD_SUFFIXES = (
+    *(".3fr", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw", ".x3f"),
+    *(".heics", ".j2k", ".jp2", ".psb", ".psd"),
+)
+"""Of photos that cannot be read, in lower case: cameras' raw files and others."""
+
 LONGEST = 200
 """Bytes of a name for output. File systems take 255, for a name with what is put before and behind it."""
 
@@ -25,8 +31,9 @@ def find_photos(
     """The photos that the paths name, each once, and to ``report`` one line for each path that names none.
 
     A path that exists and is no folder is taken as a photo whatever its suffix. Folders are searched with their
-    subfolders, in order of their names; hidden files are left out, and so are folders of what earlier runs wrote, with
-    one line to ``left_out``.
+    subfolders, linked ones too, in order of their names; hidden files are left out. So are, with lines to ``left_out``,
+    folders of what earlier runs wrote, links that lead back to a folder around the search, and photos of kinds that
+    cannot be read, these in one line for each kind and path.
     """
     if not _may_overlap(paths):
         yield from _all_photos(paths, report, left_out)
@@ -114,11 +121,12 @@ def _all_photos(
 ) -> Iterator[Path]:
     for path in paths:
         found: Iterable[Path] = [path]
+        unread = _Unread()
         if os.path.isdir(path):  # noqa: PTH112  (unlike Path.is_dir it never raises)
-            found = _photos_in(path, report, left_out)
+            found = _photos_in(path, report, left_out, unread)
         elif not os.path.exists(path) and _is_pattern(path):  # noqa: PTH110
             names = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
-            found = (Path(name) for name in names if _is_photo(os.path.basename(name)) and not os.path.isdir(name))  # noqa: PTH112, PTH119
+            found = unread.sift("", [name for name in names if not os.path.isdir(name)])  # noqa: PTH112
         empty = True
         for photo in found:
             empty = False
@@ -128,21 +136,66 @@ def _all_photos(
                 report(f"{str(photo)!a}: its name is not UTF-8; rename it")
             else:
                 yield photo
+        unread.tell(left_out)
         if empty:
             report(f"{path}: no photo there; photos are {', '.join(IMAGE_SUFFIXES)} files")
 
 
-def _photos_in(folder: Path, report: Callable[[str], None], left_out: Callable[[str], None]) -> Iterator[Path]:
+class _Unread:
+    """Photos that a search leaves out because they cannot be read: for each kind the first, and their number."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, Path] = {}
+        self._count: Counter[str] = Counter()
+
+    def sift(self, folder: str, names: Iterable[str]) -> Iterator[Path]:
+        """Those of the names in the folder that are photos'."""
+        for name in names:
+            if _is_photo(name):
+                yield Path(folder, name)
+            elif name.lower().endswith(_UNREAD_SUFFIXES) and not _is_hidden(name):
+                path = Path(folder, name)
+                self._first.setdefault(path.suffix.lower(), path)
+                self._count[path.suffix.lower()] += 1
+
+    def tell(self, left_out: Callable[[str], None]) -> None:
+        """One line for each kind."""
+        for kind, first in self._first.items():
+            more = f" and {self._count[kind] - 1} more" if self._count[kind] > 1 else ""
+            left_out(f"{first}{more}: left out, {kind} files cannot be read; save them as JPEG, PNG or TIFF")
+
+
+def _photos_in(
+    folder: Path, report: Callable[[str], None], left_out: Callable[[str], None], unread: _Unread
+) -> Iterator[Path]:
     def unreadable(error: OSError) -> None:
         report(f"{error.filename}: cannot be read ({error.strerror})")
 
-    for root, folders, files in os.walk(folder, onerror=unreadable):
+    def leads_on(path: Path, real_parent: Path) -> bool:
+        """Whether a folder is none that the search comes to, or came to, by another name."""
+        real = path.resolve()
+        if real == real_parent / path.name:  # no link
+            return True
+        if any(real.is_relative_to(other) for other in searched):
+            return False
+        if any(other.is_relative_to(real) for other in searched):
+            left_out(f"{path}: left out, it is a link to a folder around the search; give that folder instead")
+            return False
+        searched.append(real)
+        return True
+
+    searched = [folder.resolve()]
+    for root, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
         written = sorted(name for name in folders if name == OUTPUT.name or is_drawn(name, files))
         for name in written:
             left_out(f"{Path(root, name)}: left out, it holds what earlier runs wrote")
-        folders[:] = sorted(name for name in folders if name[0] != "." and name not in written)
-        files.sort()
-        yield from (Path(root, name) for name in files if _is_photo(name))
+        real_root = Path(root).resolve()
+        folders[:] = [
+            name
+            for name in sorted(folders)
+            if name[0] != "." and name not in written and leads_on(Path(root, name), real_root)
+        ]
+        yield from unread.sift(root, sorted(files))
 
 
 def _may_overlap(paths: Sequence[Path]) -> bool:
@@ -162,7 +215,11 @@ def _is_pattern(path: Path) -> bool:
 
 
 def _is_photo(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+    return name.lower().endswith(IMAGE_SUFFIXES) and not _is_hidden(name)
+
+
+def _is_hidden(name: str) -> bool:
+    return os.path.basename(name).startswith(".")  # noqa: PTH119
 
 
 def _doubled_stems(folder: Path) -> frozenset[str]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facemsm.errors import FacemsmError
+from facemsm.errors import FacemsmError, check_number, short
 from facemsm.schemes import LandmarkScheme
 from facemsm.shapes.posterior import Noise, Posterior, ShapePrior, observation_covariance, posterior, yaw_proxy
 from facemsm.typing import Array, FloatArray, Image
@@ -26,12 +26,14 @@ CORRECT = 0.05
 """A point is right below this error, as a share of :func:`face_scale`."""
 
 FEATURES = (
-    *("doubt", "doubt²", "doubt near", "doubt around", "doubt × near", "doubt of the face"),
-    *("spread", "spread near", "variance", "moved", "surprise", "turned", "turned²", "profile"),
-    *("fine detail", "coarse detail", "fine detail²", "coarse detail²", "doubt of the face²", "doubt of an eye"),
+    *("uncertainty", "uncertainty²", "uncertainty near", "uncertainty around", "uncertainty × near"),
+    *("uncertainty of the face", "spread", "spread near", "variance", "moved", "mahalanobis"),
+    *("turned", "turned²", "profile", "fine detail", "coarse detail", "fine detail²", "coarse detail²"),
+    *("uncertainty of the face²", "uncertainty of an eye"),
 )
 OF_ERRORS = (
-    *("turned", "turned²", "profile", "fine detail²", "coarse detail²", "doubt of the face²", "doubt of an eye"),
+    *("turned", "turned²", "profile", "fine detail²", "coarse detail²"),
+    *("uncertainty of the face²", "uncertainty of an eye"),
 )
 """``FEATURES`` of the size of errors only. Occlusion is predicted without them: they are the same for all points of a
 face, and with few faces to fit on, properties of single faces would be taken for signs of occlusion."""
@@ -40,6 +42,8 @@ _NEAR, _AROUND = 8.0, 20.0  # px between points of the mean shape, that count as
 _PROFILE = 0.7  # head_turn from which an eye corner is hidden, mostly
 _EMPTY_SPREAD = 0.1  # px²
 _FLAT = 0.01  # grey levels, of an image without any detail
+_LARGEST_NOISE = 100.0  # its exponential, squared, is still a number
+_LARGEST_WEIGHT = 1e6
 
 
 class Confidence(NamedTuple):
@@ -137,30 +141,48 @@ class Calibration:
         """The inverse of :meth:`to_dict`, for ``count`` landmarks.
 
         Raises:
-            FacemsmError: a field is missing or of the wrong kind.
+            FacemsmError: a field is missing, of the wrong kind or out of range; names it.
         """
-
-        def logistic(name: str) -> Logistic:
-            named = fields[name]["weights"]
-            if not set(named) <= set(FEATURES):
-                raise ValueError(f"{name} has unknown features")
-            # a feature that came after the model was calibrated has no weight
-            weights = np.array([named.get(feature, 0.0) for feature in FEATURES], np.float64)
-            landmarks = np.array(fields[name]["landmarks"], np.float64)
-            if landmarks.shape != (count,) or not np.isfinite(np.concatenate((weights, landmarks))).all():
-                raise ValueError(f"{name} is not {count} finite numbers")
-            return Logistic(weights, landmarks)
-
         try:
-            a, b, c = (float(value) for value in fields["noise"])
             stage3 = fields["method"]
-            if stage3 not in ("exemplars", "posterior"):
-                raise ValueError(f"method is {stage3!r}")
-            return cls((a, b, c), logistic("correct"), logistic("hidden"), float(fields["threshold"]), stage3)
-        except (KeyError, TypeError, ValueError) as error:
+            if stage3 not in get_args(Stage3):
+                raise FacemsmError(f"method is {short(stage3)}, choose from {', '.join(get_args(Stage3))}")
+            a, b, c = _numbers("noise", fields["noise"], 3, _LARGEST_NOISE)
+            check_number("threshold", fields["threshold"], 0, 1)
+            correct, hidden = (_logistic(name, fields[name], count) for name in ("correct", "hidden"))
+            return cls((a, b, c), correct, hidden, float(fields["threshold"]), stage3)
+        except FacemsmError as error:
+            raise FacemsmError(f"calibration.{error}; run 'facemsm calibrate' on the model again") from error
+        except KeyError as error:
             raise FacemsmError(
-                f"calibration: {type(error).__name__}: {error}; run 'facemsm calibrate' on the model again"
+                f"calibration.{error.args[0]} is missing; run 'facemsm calibrate' on the model again"
             ) from error
+
+
+def _logistic(name: str, fields: Any, count: int) -> Logistic:
+    if not isinstance(fields, dict) or not isinstance(fields.get("weights"), dict):
+        raise FacemsmError(f"{name} is {short(fields)}, expected weights and landmarks")
+    named = {_renamed(feature): weight for feature, weight in fields["weights"].items()}
+    if unknown := set(named) - set(FEATURES):
+        raise FacemsmError(f"{name}.weights names the unknown feature {short(min(unknown))}")
+    for feature, weight in named.items():
+        check_number(f"{name}.weights[{feature!r}]", weight, -_LARGEST_WEIGHT, _LARGEST_WEIGHT)
+    # a feature that came after the model was calibrated has no weight
+    weights = np.array([named.get(feature, 0.0) for feature in FEATURES], np.float64)
+    return Logistic(weights, _numbers(f"{name}.landmarks", fields.get("landmarks"), count, _LARGEST_WEIGHT))
+
+
+def _numbers(name: str, values: Any, count: int, largest: float) -> Array:
+    if not isinstance(values, list) or len(values) != count:
+        raise FacemsmError(f"{name} is {short(values)}, expected {count} numbers")
+    for i, value in enumerate(values):
+        check_number(f"{name}[{i}]", value, -largest, largest)
+    return np.array(values, np.float64)
+
+
+def _renamed(feature: str) -> str:
+    """The name that a feature has now; models calibrated before version 0.2 say doubt and surprise."""
+    return feature.replace("doubt", "uncertainty").replace("surprise", "mahalanobis")
 
 
 def _short(value: float) -> float:
@@ -193,23 +215,24 @@ def describe(
     scheme: LandmarkScheme,
 ) -> Array:
     """``FEATURES`` (M, L, F) of points; arguments as for :meth:`Calibration.predict`, and the posterior."""
-    doubt = 1 - scores.astype(np.float64)
+    uncertainty = 1 - scores.astype(np.float64)
     width = np.log(np.maximum(spread[..., 0] + spread[..., 2], _EMPTY_SPREAD)) / 2
     near, around = _neighbours(prior, _NEAR), _neighbours(prior, _AROUND)
-    doubt_near = _averaged(near, doubt)
+    uncertainty_near = _averaged(near, uncertainty)
     turned = yaw_proxy(found.points, scheme)[:, None]
     features = (
-        *(doubt, doubt**2, doubt_near, _averaged(around, doubt), doubt * doubt_near, doubt.mean(1)[:, None]),
+        *(uncertainty, uncertainty**2, uncertainty_near, _averaged(around, uncertainty)),
+        *(uncertainty * uncertainty_near, uncertainty.mean(1)[:, None]),
         *(width, _averaged(near, width), np.log(found.variance) / 2),
         np.log1p(np.linalg.norm(found.points - points, axis=-1)),
-        np.log1p(found.surprise),
+        np.log1p(found.mahalanobis),
         *(turned, turned**2, 1 / (1 + np.exp((_PROFILE - turned) / 0.05))),  # where errors are compared with the box
         *details.T[..., None],
         *details.T[..., None] ** 2,
-        doubt.mean(1)[:, None] ** 2,
-        np.maximum(*(doubt[:, list(eye)].mean(1) for eye in (scheme.right_eye, scheme.left_eye)))[:, None],
+        uncertainty.mean(1)[:, None] ** 2,
+        np.maximum(*(uncertainty[:, list(eye)].mean(1) for eye in (scheme.right_eye, scheme.left_eye)))[:, None],
     )
-    table = np.empty((*doubt.shape, len(features)))
+    table = np.empty((*uncertainty.shape, len(features)))
     for column, feature in enumerate(features):
         table[..., column] = feature
     return table
@@ -228,6 +251,3 @@ def _neighbours(prior: ShapePrior, reach: float) -> Array:
 def _averaged(shares: Array, values: Array) -> Array:
     # one product a face: that of all faces would be rounded differently for different numbers of faces
     return np.asarray((shares @ values[..., None])[..., 0])
-
-
-# --- Fitting ---------------------------------------------------------------------------------------------------------

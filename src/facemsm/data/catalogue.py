@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from facemsm.data import coco, cofw, cofw68, ibug, menpo, pack, table, wflw
-from facemsm.data.reading import Item, faces
+from facemsm.data import annotation_tools, coco, cofw, cofw68, dlib, ibug, jd106, menpo, pack, table, threed, wflw
+from facemsm.data.reading import DatasetItem, faces
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import FacemsmError
 from facemsm.schemes import LandmarkScheme, get_scheme
 from facemsm.typing import PathLike
 
-Reader = Callable[[Path, str, BoxSource, int], Iterator[Item]]
-"""(root, split, box source, number of points) -> faces and errors; see :mod:`facemsm.data.reading`."""
+Reader = Callable[[Path, str, BoxSource, LandmarkScheme], Iterator[DatasetItem]]
+"""(root, split, box source, landmark scheme) -> faces and errors; see :mod:`facemsm.data.reading`."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,12 @@ class DataSet:
     convention: str | None = None
 
 
-def _coco_split(root: Path, split: str, box_source: BoxSource, count: int) -> Iterator[Item]:
-    return coco.read_coco(root / f"{split}.json", box_source, count)
+def _coco_split(root: Path, split: str, box_source: BoxSource, scheme: LandmarkScheme) -> Iterator[DatasetItem]:
+    return coco.read_coco(root / f"{split}.json", box_source, scheme)
 
 
-def _coco_file(root: Path, split: str, box_source: BoxSource, count: int) -> Iterator[Item]:  # noqa: ARG001
-    return coco.read_coco(root, box_source, count)
+def _coco_file(root: Path, split: str, box_source: BoxSource, scheme: LandmarkScheme) -> Iterator[DatasetItem]:  # noqa: ARG001
+    return coco.read_coco(root, box_source, scheme)
 
 
 CATALOGUE: Mapping[str, DataSet] = {
@@ -55,6 +57,7 @@ CATALOGUE: Mapping[str, DataSet] = {
         "68",
     ),
     "300w-private": DataSet(ibug.read_private, {"indoor": 300, "outdoor": 300, "full": 600}, "68", convention="300w"),
+    "merl-rav": DataSet(ibug.read_merl_rav, {"train": 15449, "test": 3865}, "68", provided_boxes=False),
     "cofw": DataSet(cofw.read_cofw, {"train": 1345, "test": 507}, "29"),
     "cofw68": DataSet(cofw68.read_cofw68, {"test": 507}, "68"),
     "wflw": DataSet(
@@ -69,16 +72,52 @@ CATALOGUE: Mapping[str, DataSet] = {
     "shapes": DataSet(menpo.read_shapes, {"300w_train": 3148, "menpo_semifrontal": 6679}, "68", provided_boxes=False),
     "aflw2000": DataSet(_coco_split, {"train": None, "val": None}, "68"),
     "ytf": DataSet(_coco_split, {"train": None, "val": None}, "68"),
+    "300w-lp": DataSet(threed.read_3d, {"all": 122450}, "68", provided_boxes=False),
+    "aflw2000-3d": DataSet(threed.read_3d, {"all": 2000}, "68", provided_boxes=False),
+    "lapa": DataSet(jd106.read_lapa, {"train": 18176, "val": 2000, "test": 2000}, "68", provided_boxes=False),
+    "jd106": DataSet(jd106.read_jd106, {"all": None}, "68", provided_boxes=False),
     "coco": DataSet(_coco_file, {"all": None}, None),
     "csv": DataSet(table.read_csv, {"all": None}, None),
     "pts": DataSet(ibug.read_pts_tree, {"all": None}, None, provided_boxes=False),
-    "pack": DataSet(
-        pack.read_pack, dict.fromkeys(("300w", "aflw2000", "wflw", "cofw", "ytf", "coco", "csv", "pts", "all")), None
-    ),
+    "dlib": DataSet(dlib.read_dlib, {"all": None}, None),
+    "hrnet": DataSet(table.read_hrnet, {"all": None}, None, provided_boxes=False),
+    "labelme": DataSet(annotation_tools.read_labelme, {"all": None}, None, provided_boxes=False),
+    "cvat": DataSet(annotation_tools.read_cvat, {"all": None}, None, provided_boxes=False),
+    "label-studio": DataSet(annotation_tools.read_label_studio, {"all": None}, None, provided_boxes=False),
+    "pack": DataSet(pack.read_pack, dict.fromkeys((*pack.SETS, "all")), None),
 }
-"""Data sets by name. ``aflw2000`` and ``ytf`` are folders with train.json and val.json, COCO keypoints; ``coco``,
-``csv`` and ``pts`` are anybody's own: a COCO file, a CSV file (:mod:`facemsm.data.table`), a folder of ``.pts`` files;
-``pack`` is a file of :mod:`facemsm.data.pack`, and its splits are the sets in it."""
+"""Data sets by name. ``aflw2000`` and ``ytf`` are folders with train.json and val.json, COCO keypoints; those from
+``coco`` on are anybody's own, files or folders of these formats; ``pack`` is a file of :mod:`facemsm.data.pack`, whose
+splits are the sets in it."""
+
+_SIGNS: Sequence[tuple[str, str]] = (
+    ("hrnet", r"image_name,.*\boriginal_0_x\b"),
+    ("csv", r"(.*,)?image,.*\bx0\b|.*\bx0,y0,.*\bimage\b"),
+    ("pts", r"version:\s*1"),
+    ("jd106", r"106\s*\n\s*-?[\d.]+\s+-?[\d.]+\s*\n"),
+    ("dlib", r"(<\?[^>]*>\s*)*<dataset\b"),
+    ("cvat", r"(<\?[^>]*>\s*)*<annotations\b"),
+    ("label-studio", r"\[\s*\{(?s:.*?)\"(annotations|data)\""),
+    ("labelme", r"\{(?s:.*?)\"shapes\"\s*:\s*\["),
+    ("coco", r"\{(?s:.*?)\"(images|annotations|categories)\"\s*:\s*\["),
+)
+"""How the files of a format begin."""
+
+
+def recognise(path: Path) -> str | None:
+    """Which format a file is in, or the first file that is known in a folder; None where nothing is known."""
+    if path.is_dir():
+        files = (file for file in sorted(islice(path.rglob("*"), 1000)) if file.suffix.lower() in _SUFFIXES)
+        return next((name for file in files if (name := recognise(file))), None)
+    try:
+        with path.open("rb") as file:
+            start = file.read(4096).decode("utf-8-sig", errors="replace").lstrip()
+    except OSError:
+        return None
+    return next((name for name, sign in _SIGNS if re.match(sign, start)), None)
+
+
+_SUFFIXES = {".csv", ".json", ".pts", ".txt", ".xml"}
 
 
 def load_dataset(
@@ -102,7 +141,7 @@ def load_dataset(
 
 def read_items(
     name: str, root: PathLike, split: str, box_source: BoxSource = "gt", scheme: str | None = None
-) -> Iterator[Item]:
+) -> Iterator[DatasetItem]:
     """As :func:`load_dataset`, but everything that is there, errors and skipped faces included.
 
     Raises:
@@ -117,7 +156,20 @@ def read_items(
         )
     if box_source == "provided" and not dataset.provided_boxes:
         raise FacemsmError(f"{name} provides no face boxes: use boxes 'gt'")
-    return dataset.read(Path(root), split, box_source, dataset_scheme(name, scheme).count)
+    return _naming_the_way_in(
+        dataset.read(Path(root), split, box_source, dataset_scheme(name, scheme)), name, Path(root)
+    )
+
+
+def _naming_the_way_in(items: Iterator[DatasetItem], name: str, root: Path) -> Iterator[DatasetItem]:
+    """The items. An error that ends them says which name reads the file if another one does."""
+    try:
+        yield from items
+    except FacemsmError as error:
+        other = recognise(root)
+        if other in (None, name):
+            raise
+        raise type(error)(f"{error}; it looks like the format that is read by the name {other!r}") from error
 
 
 def find_dataset(name: str) -> DataSet:
@@ -129,6 +181,18 @@ def find_dataset(name: str) -> DataSet:
     if name not in CATALOGUE:
         raise FacemsmError(f"no data set {name!r}: use one of {', '.join(CATALOGUE)}")
     return CATALOGUE[name]
+
+
+def only_split(name: str) -> str:
+    """The split of a data set that has one only.
+
+    Raises:
+        FacemsmError: it has several, or there is no such data set.
+    """
+    splits = list(find_dataset(name).splits)
+    if len(splits) > 1:
+        raise FacemsmError(f"{name} has several splits: say --split {', '.join(splits)}")
+    return splits[0]
 
 
 def dataset_scheme(name: str, scheme: str | None = None) -> LandmarkScheme:

@@ -1,86 +1,133 @@
-"""COCO keypoint JSON, read and written, for any landmark scheme.
+"""Annotated faces in COCO keypoints, read and written, for any landmark scheme.
 
-Photos are named relative to the folder of the JSON file, or lie in ``images/`` beside it. Coordinates are 0-based;
-``bbox`` is x, y, width, height; ``keypoints`` is x, y, v for each point with v = 2 visible, 1 occluded but located,
-0 unlabelled (x and y are then ignored). Each photo may show several faces.
+Photos are named relative to the folder of the JSON file, or lie in ``images/`` in it or beside it. Coordinates are
+0-based; ``bbox`` is x, y, width, height; ``keypoints`` is x, y, v for each point with v = 2 visible, 1 occluded but
+located, 0 unlabelled (x and y are then ignored). Each photo may show several faces. What annotation tools add is no
+fault: other fields, attributes of any kind, annotations without keypoints (counted as skipped).
+
+mmpose's files of 300-W, WFLW and others have ``center`` and ``scale`` and v = 1 everywhere: they do not say which
+points are occluded. Such a file is read without visibility; its 68 points of 300-W are 1-based and become 0-based.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-from bisect import bisect
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from facemsm.data.reading import (
-    Item,
+    NO_POINTS,
+    DatasetItem,
     Skipped,
     check_box,
     check_points,
     find_photo,
+    ground_truth_box,
     reject_duplicate,
-    tight_box,
     try_read,
 )
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import FacemsmError
-from facemsm.files import atomic_write, read_text
+from facemsm.files import atomic_write
 from facemsm.imaging.io import write_image
-from facemsm.schemes import UNLABELLED, VISIBLE, LandmarkScheme
+from facemsm.results.coco import CocoDocument, CocoRecord, coco_document, read_document
+from facemsm.schemes import OCCLUDED, UNLABELLED, VISIBLE, LandmarkScheme, coco_annotation
 from facemsm.typing import Image
 
-_GAP = re.compile(r"[\s,:]*")  # between the values of a text that is known to be JSON
 
-
-@dataclass(frozen=True, eq=False)
-class _Element:
-    """Names an element of one of a file's lists in an error; only then its line is looked for."""
-
-    path: Path
-    lines: Callable[[], Mapping[str, list[int]]]
-    name: str
-    index: int
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.lines()[self.name][self.index]}: {self.name}[{self.index}]"
-
-
-def read_coco(path: Path, box_source: BoxSource, count: int) -> Iterator[Item]:
+def read_coco(path: Path, box_source: BoxSource, scheme: LandmarkScheme) -> Iterator[DatasetItem]:
     """The faces of a COCO keypoints file, in the order of its annotations.
 
     A face is named after its photo's ``file_name``, followed by ``#`` and the annotation's id where the photo shows
-    several. Faces without a labelled point are skipped.
+    several. Faces without a labelled point are skipped. Where the file's category and the scheme name the same
+    keypoints in another order, the scheme's holds.
 
     Raises:
         FacemsmError: not JSON, or no lists ``images`` and ``annotations`` in it.
     """
-    text = read_text(path)
-    content = _parse(text, path)
-    lines = cache(lambda: _element_lines(text))
-    photos: dict[int | str, str] = {}
-    for i, entry in enumerate(_list(content, "images", path)):
-        where = _Element(path, lines, "images", i)
-        fault = try_read(_add_photo, entry, where, photos)
-        if fault:
-            yield fault
-    annotations = _list(content, "annotations", path)
-    shown_ids = (entry.get("image_id") for entry in annotations if isinstance(entry, dict))
-    shown = Counter(photos.get(key) for key in shown_ids if isinstance(key, (int, str)))
-    ids: set[str] = set()
+    document = read_document(path)
+    yield from document.faults
+    shown = Counter(
+        photo for entry in document.annotations if isinstance(photo := try_read(document.photo, entry), str)
+    )
+    names, given = document.keypoints, scheme.names
+    order = [names.index(name) for name in given] if sorted(names) == sorted(given) else range(scheme.count)
+    mmpose = _is_mmpose(document.annotations)
+    reader = _Reader(path.parent, document, shown, box_source, scheme.count, order or range(scheme.count), mmpose)
     seen: dict[tuple[str, bytes], object] = {}
-    for i, entry in enumerate(annotations):
-        where = _Element(path, lines, "annotations", i)
-        face = try_read(_face, entry, where, path.parent, photos, shown, ids, box_source, count)
-        yield reject_duplicate(face, where, seen)
+    for entry in document.annotations:
+        yield reject_duplicate(try_read(reader.face, entry), entry, seen)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Makes the faces of one file."""
+
+    folder: Path
+    document: CocoDocument
+    shown: Mapping[str, int]  # faces of each photo
+    box_source: BoxSource
+    count: int
+    order: Sequence[int]  # of the scheme's points among the file's
+    mmpose: bool
+    ids: set[str] = field(default_factory=set)
+
+    def face(self, entry: CocoRecord) -> FaceSample | Skipped:
+        key, photo = entry.key("id"), self.document.photo(entry)
+        if key in self.ids:
+            raise FacemsmError(f"{entry}: id {key} is taken by another face, expected distinct ids")
+        self.ids.add(key)
+        name = photo if self.shown[photo] == 1 else f"{photo}#{key}"
+        if not entry.get("keypoints") and isinstance(entry.content, dict):
+            return Skipped(name, "annotation without keypoints")
+        points, visibility = self._points(entry)
+        above = self.folder.parent  # annotations/faces.json beside images/
+        path = find_photo(photo, entry, self.folder, self.folder / "images", above / "images", above)
+        if np.all(visibility == UNLABELLED):
+            return Skipped(name, NO_POINTS)
+        shift = float(self.mmpose and self.count == 68)  # its 300-W is 1-based, as the .pts files it is made of
+        points -= shift
+        if self.box_source == "provided":
+            box = check_box(entry.box() - shift, entry)
+        else:
+            box = ground_truth_box(points, entry)
+        points = check_points(points, self.count, entry)
+        return FaceSample(
+            name, path, box, self.box_source, points, None if self.mmpose else visibility, _attributes(entry)
+        )
+
+    def _points(self, entry: CocoRecord) -> tuple[NDArray[np.floating[Any]], NDArray[np.int8]]:
+        keypoints = entry.numbers("keypoints", 3 * self.count).reshape(-1, 3)[self.order]
+        if not np.isin(keypoints[:, 2], (0, 1, 2)).all():
+            raise FacemsmError(f"{entry}: a visibility is not 0, 1 or 2")
+        visibility = keypoints[:, 2].astype(np.int8)
+        return np.where(visibility[:, None] == UNLABELLED, np.nan, keypoints[:, :2]).astype(np.float32), visibility
+
+
+def _is_mmpose(annotations: Sequence[CocoRecord]) -> bool:
+    labelled = [entry for entry in annotations if isinstance(entry.get("keypoints"), list) and entry.get("keypoints")]
+    return bool(labelled) and all(
+        entry.get("center") and entry.get("scale") and all(v == OCCLUDED for v in entry.get("keypoints")[2::3])
+        for entry in labelled
+    )
+
+
+def _attributes(entry: CocoRecord) -> dict[str, bool | int | float | str]:
+    """Flags, numbers and text as they are, lists and objects as JSON; none where a tool writes null or []."""
+    attributes = entry.get("attributes") or {}
+    if not isinstance(attributes, dict):
+        raise FacemsmError(f"{entry}: 'attributes' is no object of names and values")
+    simple = (bool, int, float, str)
+    given = {name: value for name, value in attributes.items() if value is not None}
+    return {name: value if isinstance(value, simple) else json.dumps(value) for name, value in given.items()}
 
 
 def write_coco(
@@ -114,119 +161,9 @@ def write_coco(
             size = {"width": photo.shape[1], "height": photo.shape[0]}
             images[sample.image] = {"id": len(images) + 1, "file_name": name, **size}
         annotations.append(_annotation(sample, len(annotations) + 1, images[sample.image]["id"]))
-    category = {
-        "id": 1,
-        "name": "face",
-        "keypoints": list(scheme.names) or [str(i) for i in range(scheme.count)],
-        "skeleton": [[a + 1, b + 1] for a, b in scheme.edges],  # COCO counts keypoints from 1 here
-    }
-    content = {"images": list(images.values()), "annotations": annotations, "categories": [category]}
+    content = coco_document(list(images.values()), annotations, scheme)
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content), encoding="utf-8")
-
-
-def _parse(text: str, path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise FacemsmError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
-    except (ValueError, RecursionError) as error:
-        raise FacemsmError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise FacemsmError(f"{path}:1: expected a JSON object with images and annotations")
-    return content
-
-
-def _element_lines(text: str) -> dict[str, list[int]]:
-    """The lines on which the elements of each list in an object begin. ``text`` is the object's JSON."""
-
-    def skip(at: int) -> int:
-        return _GAP.match(text, at).end()  # type: ignore[union-attr]  # it matches nothing, too
-
-    decode = json.JSONDecoder().raw_decode
-    ends = [match.start() for match in re.finditer("\n", text)]
-    found: dict[str, list[int]] = {}
-    at = skip(text.index("{") + 1)
-    while text[at] != "}":
-        name, at = decode(text, at)
-        at = skip(at)
-        if text[at] == "[":
-            starts = []
-            at = skip(at + 1)
-            while text[at] != "]":
-                starts.append(at)
-                at = skip(decode(text, at)[1])
-            at = skip(at + 1)
-            found[name] = [bisect(ends, start) + 1 for start in starts]
-        else:
-            at = skip(decode(text, at)[1])
-    return found
-
-
-def _list(content: Mapping[str, Any], name: str, path: Path) -> list[Any]:
-    value = content.get(name)
-    if not isinstance(value, list):
-        raise FacemsmError(f"{path}:1: {name!r} is missing or not a list, expected a COCO keypoints file")
-    return value
-
-
-def _field(entry: Any, name: str, kinds: tuple[type, ...], where: object) -> Any:
-    value = entry.get(name) if isinstance(entry, dict) else None
-    if not isinstance(value, kinds) or isinstance(value, bool):
-        raise FacemsmError(f"{where}: {name!r} is missing or not {' or '.join(kind.__name__ for kind in kinds)}")
-    return value
-
-
-def _numbers(entry: Any, name: str, count: int, where: object) -> Any:
-    values = _field(entry, name, (list,), where)
-    if len(values) != count:
-        raise FacemsmError(f"{where}: {name!r} has {len(values)} numbers, expected {count}")
-    if not all(isinstance(value, (int, float)) and abs(value) <= 1e6 for value in values):
-        raise FacemsmError(f"{where}: {name!r} must hold numbers only, of at most a million")
-    return np.array(values, dtype=np.float64)
-
-
-def _add_photo(entry: Any, where: object, photos: dict[int | str, str]) -> None:
-    key, name = _field(entry, "id", (int, str), where), _field(entry, "file_name", (str,), where)
-    if key in photos:
-        raise FacemsmError(f"{where}: id {key!r} is taken by another photo, expected distinct ids")
-    photos[key] = name
-
-
-def _face(
-    entry: Any,
-    where: object,
-    folder: Path,
-    photos: Mapping[int | str, str],
-    shown: Mapping[str | None, int],
-    ids: set[str],
-    box_source: BoxSource,
-    count: int,
-) -> FaceSample | Skipped:
-    key, photo = _field(entry, "id", (int, str), where), _field(entry, "image_id", (int, str), where)
-    if str(key) in ids:
-        raise FacemsmError(f"{where}: id {key!r} is taken by another face, expected distinct ids")
-    ids.add(str(key))
-    if photo not in photos:
-        raise FacemsmError(f"{where}: image_id {photo!r} is not among the images")
-    name = photos[photo] if shown[photos[photo]] == 1 else f"{photos[photo]}#{key}"
-    keypoints = _numbers(entry, "keypoints", 3 * count, where).reshape(count, 3)
-    if not np.isin(keypoints[:, 2], (0, 1, 2)).all():
-        raise FacemsmError(f"{where}: a visibility is not 0, 1 or 2")
-    visibility = keypoints[:, 2].astype(np.int8)
-    points = np.where(visibility[:, None] == UNLABELLED, np.nan, keypoints[:, :2]).astype(np.float32)
-    path = find_photo(photos[photo], where, folder, folder / "images")
-    if np.all(visibility == UNLABELLED):
-        return Skipped(name, "face without a labelled point")
-    if box_source == "provided":
-        x, y, width, height = _numbers(entry, "bbox", 4, where)
-        box = check_box(np.array([x, y, x + width, y + height]), where)
-    else:
-        box = tight_box(points, where)
-    attributes = entry.get("attributes", {})
-    if not isinstance(attributes, dict) or not all(isinstance(value, (bool, str)) for value in attributes.values()):
-        raise FacemsmError(f"{where}: 'attributes' must map names to true, false or text")
-    return FaceSample(name, path, box, box_source, check_points(points, count, where), visibility, attributes)
 
 
 def _place_photo(sample: FaceSample, photo: Image, folder: Path, photo_root: Path | None) -> str:
@@ -250,17 +187,5 @@ def _annotation(sample: FaceSample, key: int, photo: int) -> dict[str, Any]:
     labelled = np.isfinite(sample.points).all(axis=1)
     visibility = np.full(len(sample.points), VISIBLE) if sample.visibility is None else sample.visibility
     visibility = np.where(labelled, visibility, UNLABELLED)
-    points = np.where(visibility[:, None] == UNLABELLED, 0, sample.points)
-    x_min, y_min, x_max, y_max = sample.box.astype(np.float64)
-    width, height = x_max - x_min, y_max - y_min
-    return {
-        "id": key,
-        "image_id": photo,
-        "category_id": 1,
-        "iscrowd": 0,
-        "bbox": [round(float(value), 4) for value in (x_min, y_min, width, height)],
-        "area": round(float(width * height), 4),
-        "num_keypoints": int(np.count_nonzero(visibility)),
-        "keypoints": [round(value, 4) for value in np.column_stack([points, visibility]).ravel().tolist()],
-        "attributes": dict(sample.attributes),
-    }
+    annotation = coco_annotation(key, photo, sample.points, visibility, sample.box)
+    return {**annotation, "attributes": dict(sample.attributes)}

@@ -2,7 +2,7 @@
 
 ROOT holds ``COFW_train_color.mat`` (IsTr, phisTr, bboxesTr; 1345 faces) and ``COFW_test_color.mat`` (IsT, phisT,
 bboxesT; 507), or the grey ones without ``_color``. Seen through HDF5 every array is transposed: ``phis`` is (87, N),
-29 x, 29 y, 29 flags (1 = occluded); ``bboxes`` is (4, N), x y width height; ``Is`` refers to one photo a face,
+29 x, 29 y, 29 flags (1 = occluded); ``bboxes`` is (4, N), x y width height; ``Is`` refers to one photo per face,
 (3, W, H) or (W, H). Coordinates are 1-based in the files.
 """
 
@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from facemsm.data.matlab import open_mat73
-from facemsm.data.reading import Item, check_box, check_points, tight_box, try_read
+from facemsm.data.matlab import open_mat73, read_array
+from facemsm.data.reading import DatasetItem, check_box, check_points, ground_truth_box, try_read
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import AbsentError, FacemsmError
-from facemsm.schemes import OCCLUDED, VISIBLE
+from facemsm.schemes import OCCLUDED, VISIBLE, LandmarkScheme
 from facemsm.typing import Image
 
 _VARIABLES = {"train": ("IsTr", "phisTr", "bboxesTr"), "test": ("IsT", "phisT", "bboxesT")}
@@ -43,7 +43,7 @@ class PackedPhoto:
             FacemsmError: the file is gone or damaged, or holds no photo there.
         """
         with open_mat73(self.path) as file:
-            photo = np.asarray(file[file[self.variable][()].reshape(-1)[self.index]])
+            photo = read_array(file[read_array(file[self.variable]).reshape(-1)[self.index]])
         if photo.dtype != np.uint8 or photo.ndim not in (2, 3) or (photo.ndim == 3 and photo.shape[0] != 3):
             where = f"{self.path}: {self.variable}{{{self.index + 1}}}"
             raise FacemsmError(f"{where} is {photo.dtype} {photo.shape}, expected a photo, uint8")
@@ -51,14 +51,14 @@ class PackedPhoto:
         return np.ascontiguousarray(photo)
 
 
-def read_cofw(root: Path, split: str, box_source: BoxSource, count: int = 29) -> Iterator[Item]:
+def read_cofw(root: Path, split: str, box_source: BoxSource, scheme: LandmarkScheme) -> Iterator[DatasetItem]:
     """The faces of ``train`` or ``test``; names are ``train/1`` to ``train/1345`` and ``test/1`` to ``test/507``.
 
     Raises:
         AbsentError: no such file.
         FacemsmError: the wrong version of MATLAB's format, or its variables are not COFW's.
     """
-    path = cofw_file(root, split)
+    path, count = cofw_file(root, split), scheme.count
     photos, phis_name, boxes_name = _VARIABLES[split]
     with open_mat73(path) as file:
         total = file[photos].size
@@ -84,7 +84,7 @@ def cofw_file(root: Path, split: str) -> Path:
 
 
 def _matrix(file: Any, name: str, path: Path) -> Any:
-    array = np.asarray(file[name])
+    array = read_array(file[name])
     if array.ndim != 2 or array.dtype.kind not in "fiu":
         raise FacemsmError(f"{path}: {name} is {array.dtype} {array.shape}, expected a matrix of numbers")
     return array.astype(np.float64)
@@ -102,7 +102,7 @@ def _face(path: Path, split: str, i: int, phis: Any, box: Any, box_source: BoxSo
     return FaceSample(
         name=f"{split}/{i + 1}",
         image=PackedPhoto(path, _VARIABLES[split][0], i),
-        box=tight_box(points, where) if box is None else box,
+        box=ground_truth_box(points, where) if box is None else box,
         box_source=box_source,
         points=points,
         visibility=np.where(phis[2] == 1, OCCLUDED, VISIBLE).astype(np.int8),

@@ -16,15 +16,22 @@ import numpy as np
 
 from facemsm.data.cofw import PackedPhoto, cofw_file
 from facemsm.data.matlab import load_mat5_numbers
-from facemsm.data.reading import Item, NoPhoto, check_box, check_points, tight_box, try_read
+from facemsm.data.reading import (
+    DatasetItem,
+    NoPhoto,
+    check_box,
+    check_points,
+    ground_truth_box,
+    photos_beside,
+    try_read,
+)
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import AbsentError, FacemsmError
-from facemsm.imaging.io import IMAGE_SUFFIXES
-from facemsm.schemes import OCCLUDED, VISIBLE
+from facemsm.schemes import OCCLUDED, VISIBLE, LandmarkScheme
 from facemsm.typing import FloatArray, Image
 
 
-def read_cofw68(root: Path, split: str, box_source: BoxSource, count: int = 68) -> Iterator[Item]:
+def read_cofw68(root: Path, split: str, box_source: BoxSource, scheme: LandmarkScheme) -> Iterator[DatasetItem]:
     """The faces of ``test``, in the benchmark's order; the name of each is its number, ``1`` to ``507``.
 
     Raises:
@@ -43,7 +50,7 @@ def read_cofw68(root: Path, split: str, box_source: BoxSource, count: int = 68) 
     boxes = _boxes(folder / "cofw68_test_bboxes.mat", max(numbered)) if box_source == "provided" else None
     photo = _photos(root, split)
     for n in sorted(numbered):
-        yield try_read(_face, numbered[n], n, photo, boxes, count)
+        yield try_read(_face, numbered[n], n, photo, boxes, scheme.count)
 
 
 def _boxes(path: Path, least: int) -> FloatArray:
@@ -59,9 +66,8 @@ def _photos(root: Path, split: str) -> Callable[[int], Path | Callable[[], Image
     folder = root / "images"
 
     def in_folder(n: int) -> Path:
-        for suffix in IMAGE_SUFFIXES:
-            if (folder / f"{n}{suffix}").is_file():
-                return folder / f"{n}{suffix}"
+        for photo in photos_beside(folder / f"{n}.jpg"):
+            return photo
         raise FacemsmError(f"{folder / str(n)}.jpg: no such photo (nor another kind of photo)")
 
     if folder.is_dir():
@@ -84,7 +90,7 @@ def _face(
     return FaceSample(
         name=str(n),
         image=photo(n),
-        box=tight_box(points, str(path)) if boxes is None else check_box(boxes[n - 1], f"{path}: box {n}"),
+        box=ground_truth_box(points, str(path)) if boxes is None else check_box(boxes[n - 1], f"{path}: box {n}"),
         box_source="gt" if boxes is None else "provided",
         points=points,
         visibility=np.where(occluded == 1, OCCLUDED, VISIBLE).astype(np.int8),

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facemsm.data.sample import FaceSample
+from facemsm.data.sample import FaceSample, evenly_chosen
 from facemsm.schemes import OCCLUDED, LandmarkScheme
 from facemsm.typing import BoolArray, FloatArray, Image
 
@@ -35,11 +35,12 @@ def contact_sheet(
     Raises:
         FacemsmError: a photo cannot be read.
     """
-    count = min(len(samples), columns * rows)
-    chosen = [samples[i] for i in np.linspace(0, len(samples) - 1, count).astype(int)]
-    tiles = [draw_sample(sample, scheme, tile) for sample in chosen]
-    blank = np.zeros((tile, tile, 3), np.uint8)
-    tiles += [blank] * (-count % columns)
+    return in_rows([draw_sample(sample, scheme, tile) for sample in evenly_chosen(samples, columns * rows)], columns)
+
+
+def in_rows(tiles: Sequence[Image], columns: int) -> Image:
+    """Pictures of one size side by side, ``columns`` in a row; the last row is filled with black."""
+    tiles = [*tiles, *[np.zeros_like(tiles[0])] * (-len(tiles) % columns)]
     return np.concatenate([np.concatenate(tiles[i : i + columns], axis=1) for i in range(0, len(tiles), columns)])
 
 

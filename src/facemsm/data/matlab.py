@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from facemsm.errors import AbsentError, FacemsmError
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _MATRIX, _COMPRESSED = 14, 15
 _NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+_MOST_BYTES = 1 << 24  # of a variable: the boxes of 300-W have less than 1 MiB, its points 100 kB
+_MOST_BYTES_73 = 1 << 26  # of an array in HDF5: a photo of 20 megapixels
 _CELL, _STRUCT, _CHAR, _NUMERIC = 1, 2, 4, range(6, 16)
 
 
@@ -36,17 +39,19 @@ def load_mat5(path: Path, name: str) -> Any:
     """
     if is_hdf5(path):
         raise FacemsmError(f"{path}: is a MATLAB 7.3 file, expected version 5; save it with -v7 in MATLAB")
+    if path.stat().st_size > _MOST_BYTES:
+        raise FacemsmError(f"{path}: has more than {_MOST_BYTES >> 20} MiB, expected a file of annotations")
     data = path.read_bytes()
     try:
         order = {b"IM": "<", b"MI": ">"}[data[126:128]]
         for kind, content in _elements(data[128:], order):
             if kind == _COMPRESSED:
-                kind, content = next(_elements(zlib.decompress(content), order))
-            if kind == _MATRIX:
-                found, value = _matrix(content, order)
-                if found == name:
-                    return value
-    except (ValueError, KeyError, StopIteration, RecursionError, zlib.error) as error:
+                if _name(zlib.decompressobj().decompress(content, 1024)[8:], order) != name:
+                    continue
+                kind, content = next(_elements(_unpacked(content), order))
+            if kind == _MATRIX and _name(content, order) == name:
+                return _matrix(content, order)[1]
+    except (ValueError, LookupError, StopIteration, RecursionError, OverflowError, zlib.error) as error:
         raise FacemsmError(f"{path}: not a MATLAB 5 file, or damaged ({_one_line(error)})") from error
     raise FacemsmError(f"{path}: has no variable {name!r}")
 
@@ -85,6 +90,17 @@ def open_mat73(path: Path) -> Iterator[Any]:
         raise FacemsmError(f"{path}: damaged, or not what it should be ({_one_line(error)})") from error
 
 
+def read_array(dataset: Any) -> NDArray[Any]:
+    """The array of an HDF5 dataset.
+
+    Raises:
+        FacemsmError: it would take more than 64 MiB.
+    """
+    if dataset.size * dataset.dtype.itemsize > _MOST_BYTES_73:
+        raise FacemsmError(f"{dataset.file.filename}: {dataset.name} has more than {_MOST_BYTES_73 >> 20} MiB")
+    return np.asarray(dataset[()])
+
+
 def is_hdf5(path: Path) -> bool:
     """Whether a file is HDF5, with or without the 512-byte block MATLAB puts before it.
 
@@ -115,6 +131,23 @@ def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
             raise ValueError("cut short")
         yield kind, data[start : start + size]
         at = end
+
+
+def _unpacked(content: bytes) -> bytes:
+    unpack = zlib.decompressobj()
+    data = unpack.decompress(content, _MOST_BYTES)
+    if unpack.unconsumed_tail or not unpack.eof:
+        raise ValueError(f"unpacks to more than {_MOST_BYTES >> 20} MiB, or is cut short")
+    return data
+
+
+def _name(data: bytes, order: str) -> str:
+    """The name of a matrix element, of which only the beginning need be there."""
+    if not data:
+        return ""
+    elements = _elements(data, order)
+    next(elements), next(elements)  # flags, dimensions
+    return next(elements)[1].decode()
 
 
 def _matrix(data: bytes, order: str) -> tuple[str, Any]:

@@ -2,43 +2,60 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from facemsm.data.ibug import read_pts
-from facemsm.data.reading import Item, NoPhoto, Skipped, check_points, tight_box, try_read
+from facemsm.data.ibug import PTS_PATTERN, read_pts
+from facemsm.data.reading import (
+    DatasetItem,
+    NoPhoto,
+    Skipped,
+    check_points,
+    ground_truth_box,
+    is_apple_double,
+    photos_beside,
+    try_read,
+)
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import AbsentError, FacemsmError
-from facemsm.imaging.io import IMAGE_SUFFIXES
+from facemsm.schemes import LandmarkScheme
 
 PROFILE_POINTS = 39
 """Menpo annotates profile faces with these many points; they are no 68-point faces and are skipped."""
 
+_MOST_BYTES = 1 << 28  # 500,000 faces of 68 points
 
-def read_menpo(root: Path, split: str, box_source: BoxSource, count: int = 68) -> Iterator[Item]:  # noqa: ARG001
+
+def read_menpo(root: Path, split: str, box_source: BoxSource, scheme: LandmarkScheme) -> Iterator[DatasetItem]:  # noqa: ARG001
     """The semi-frontal faces among all ``.pts`` files in ``root`` and its folders, named after their path.
 
     Raises:
         AbsentError: there is no ``.pts`` file.
     """
-    paths = sorted(root.rglob("*.pts"))
+    paths = sorted(path for path in root.rglob(PTS_PATTERN) if not is_apple_double(path))
     if not paths:
         raise AbsentError(f"{root}: no .pts files in this folder")
     for path in paths:
-        yield try_read(_face, path, path.relative_to(root).with_suffix("").as_posix(), count)
+        yield try_read(_face, path, path.relative_to(root).with_suffix("").as_posix(), scheme.count)
 
 
-def read_shapes(root: Path, split: str, box_source: BoxSource, count: int = 68) -> Iterator[Item]:  # noqa: ARG001
+def read_shapes(root: Path, split: str, box_source: BoxSource, scheme: LandmarkScheme) -> Iterator[DatasetItem]:  # noqa: ARG001
     """The faces in ``points`` (N, L, 2), 0-based pixels, of ``ROOT/SPLIT_L.npz`` (or of ROOT itself, if it is a file).
 
     Raises:
         AbsentError: no such file.
         FacemsmError: no such array in it.
     """
+    count = scheme.count
     path = root if root.suffix == ".npz" else root / f"{split}_{count}.npz"
     try:
+        with zipfile.ZipFile(path) as archive:
+            size = archive.getinfo("points.npy").file_size
+        if size > _MOST_BYTES:
+            raise FacemsmError(f"{path}: 'points' unpacks to {size >> 20} MiB, more than {_MOST_BYTES >> 20}")
         with np.load(path, allow_pickle=False) as arrays:
             shapes = np.asarray(arrays["points"])
     except FileNotFoundError as error:
@@ -47,6 +64,8 @@ def read_shapes(root: Path, split: str, box_source: BoxSource, count: int = 68) 
         raise FacemsmError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise FacemsmError(f"{path}: has no array 'points'") from error
+    except FacemsmError:
+        raise
     except Exception as error:  # a damaged archive makes zipfile and NumPy raise nearly anything
         raise FacemsmError(f"{path}: not a readable .npz file ({' '.join(str(error).split())[:120]})") from error
     if shapes.ndim != 3 or shapes.shape[1:] != (count, 2) or shapes.dtype.kind != "f":
@@ -61,13 +80,12 @@ def _face(path: Path, name: str, count: int) -> FaceSample | Skipped:
     if len(points) == PROFILE_POINTS:
         return Skipped(name, f"profile face with {PROFILE_POINTS} points")
     points = check_points(points, count, str(path))
-    photos = (path.with_suffix(suffix) for suffix in IMAGE_SUFFIXES)
-    photo = next((photo for photo in photos if photo.is_file()), None)
+    photo = next(iter(photos_beside(path)), None)
     return FaceSample(
-        name, photo or NoPhoto(f"{path}: has no photo beside it"), tight_box(points, str(path)), "gt", points
+        name, photo or NoPhoto(f"{path}: has no photo beside it"), ground_truth_box(points, str(path)), "gt", points
     )
 
 
 def _shape(shape: np.ndarray, where: str, name: str, missing: NoPhoto, count: int) -> FaceSample:
     points = check_points(shape, count, where)
-    return FaceSample(name, missing, tight_box(points, where), "gt", points)
+    return FaceSample(name, missing, ground_truth_box(points, where), "gt", points)

@@ -20,12 +20,13 @@ import cv2
 import numpy as np
 
 from facemsm.data.completion import to_68
-from facemsm.data.reading import Item, Skipped, check_box, try_read
+from facemsm.data.reading import DatasetItem, Skipped, check_box, try_read
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import AbsentError, FacemsmError
 from facemsm.files import atomic_write
 from facemsm.geometry import apply_affine, tight_box
 from facemsm.imaging.warping import warp
+from facemsm.schemes import LandmarkScheme
 from facemsm.typing import FloatArray, Image
 
 SIDE, MARGIN, QUALITY = 208, 2.1, 70
@@ -129,7 +130,7 @@ def _cut(packed: Packed, side: int) -> tuple[Image, dict[str, Any]]:
     return warp(face.load(), matrix, size), label
 
 
-def read_pack(root: Path, split: str, box_source: BoxSource, count: int) -> Iterator[Item]:
+def read_pack(root: Path, split: str, box_source: BoxSource, scheme: LandmarkScheme) -> Iterator[DatasetItem]:
     """The faces of a data set in a pack; of all if the split is ``all``. 98 points serve as 68.
 
     Raises:
@@ -155,7 +156,7 @@ def read_pack(root: Path, split: str, box_source: BoxSource, count: int) -> Iter
                     sets.add(label["set"])
                     if split in (label["set"], "all"):
                         crop = crops[member.name.removesuffix(".json")]
-                        yield try_read(_face, label, root, crop, box_source, count)
+                        yield try_read(_face, label, root, crop, box_source, scheme.count)
     except (tarfile.TarError, OSError, ValueError, KeyError, TypeError) as error:
         raise FacemsmError(
             f"{root}: not a whole file of 'facemsm data pack' ({type(error).__name__}: {error})"

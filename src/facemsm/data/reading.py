@@ -1,22 +1,30 @@
 """What the readers share: one kind of stream, and strict parsing.
 
-A reader is a generator of :data:`Item`: a face, a face left out on purpose, or the error that stands in its place.
+A reader is a generator of :data:`DatasetItem`: a face, a face left out on purpose, or the error in its place.
 Reading strictly raises the first error; checking collects them all. Neither needs to know the format.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
 from typing import Any, ParamSpec, TypeVar
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facemsm.data.sample import FaceSample
-from facemsm.errors import FacemsmError
+from facemsm.errors import AbsentError, FacemsmError
+from facemsm.geometry import tight_box
+from facemsm.imaging.io import IMAGE_SUFFIXES
+from facemsm.schemes import UNLABELLED, LandmarkScheme
 from facemsm.typing import FloatArray, Image
 
 _LARGEST = 1e6  # pixels; no photo is as large, and float32 still holds it to a tenth of a pixel
@@ -45,7 +53,7 @@ class NoPhoto:
         raise FacemsmError(self.why)
 
 
-Item = FaceSample | Skipped | FacemsmError
+DatasetItem = FaceSample | Skipped | FacemsmError
 
 
 def try_read(read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | FacemsmError:
@@ -56,7 +64,7 @@ def try_read(read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Fac
         return error
 
 
-def collect_errors(items: Iterable[Item]) -> Iterator[Item]:
+def collect_errors(items: Iterable[DatasetItem]) -> Iterator[DatasetItem]:
     """The stream with an error raised by the reader itself as its last item, and one error for each name used twice."""
     seen: set[str] = set()
     try:
@@ -71,7 +79,7 @@ def collect_errors(items: Iterable[Item]) -> Iterator[Item]:
         yield error
 
 
-def faces(items: Iterable[Item]) -> list[FaceSample]:
+def faces(items: Iterable[DatasetItem]) -> list[FaceSample]:
     """The faces of a stream.
 
     Raises:
@@ -104,6 +112,9 @@ def reject_duplicate(item: T, where: object, first: dict[tuple[str, bytes], obje
 def find_photo(name: str, where: object, *folders: Path) -> Path:
     """The photo called ``name`` in the first of ``folders`` that has it. ``where`` is what names it, for the error.
 
+    A name that no folder has is also looked for as other systems spell it: with ``\\`` between folders, letters in
+    other case (Windows), accents composed or apart (macOS).
+
     Raises:
         FacemsmError: none has it.
     """
@@ -111,9 +122,149 @@ def find_photo(name: str, where: object, *folders: Path) -> Path:
         for folder in folders:
             if (folder / name).is_file():
                 return folder / name
+        for folder in folders:
+            found = _spelt_otherwise(folder, name)
+            if found is not None and found.is_file():
+                return found
     except (OSError, ValueError):  # a name no file can have: too long, or with a NUL
         pass
     raise FacemsmError(f"{where}: there is no photo {name[:200]!r} in {' or '.join(map(str, folders))}")
+
+
+def _spelt_otherwise(folder: Path, name: str) -> Path | None:
+    for part in PurePosixPath(name.replace("\\", "/")).parts:
+        if not (folder / part).exists():
+            if not folder.is_dir():
+                return None
+            part = _spellings(folder, folder.stat().st_mtime_ns).get(_spelling_key(part), part)
+        folder /= part
+    return folder
+
+
+@lru_cache(maxsize=64)
+def _spellings(folder: Path, changed: int) -> dict[str, str]:  # noqa: ARG001  (a changed folder is listed anew)
+    """The names in a folder by their key; without those that only their spelling tells apart."""
+    names = [path.name for path in folder.iterdir()]
+    shared = Counter(map(_spelling_key, names))
+    return {_spelling_key(name): name for name in names if shared[_spelling_key(name)] == 1}
+
+
+def _spelling_key(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def photos_beside(path: Path, *folders: Path) -> list[Path]:
+    """The photos with the stem of ``path``, in its folder or in ``folders``, whatever the case of their suffix."""
+    stems = {unicodedata.normalize(form, path.stem) for form in ("NFC", "NFD")} | {path.stem}
+    names = [f"{stem}{cased}" for stem in sorted(stems) for s in IMAGE_SUFFIXES for cased in (s, s.upper())]
+    return [folder / name for folder in folders or (path.parent,) for name in names if (folder / name).is_file()]
+
+
+def stem_of(path: Path) -> str:
+    """The stem of a file's name with composed accents, the same whichever way a system spells them."""
+    return unicodedata.normalize("NFC", path.stem)
+
+
+def is_apple_double(path: Path) -> bool:
+    """Whether a file is one of those that macOS puts beside others, ``._a.pts`` beside ``a.pts``."""
+    return path.name.startswith("._")
+
+
+APPLE_DOUBLE = "file of macOS (._*)"
+"""Why such a file is skipped."""
+
+NO_POINTS = "face without a labelled point"
+"""Why such a face is skipped."""
+
+
+def label_indices(labels: Iterable[str], scheme: LandmarkScheme) -> dict[str, int]:
+    """Which point each of an annotation tool's labels is: one of the scheme's names, or its number.
+
+    Numbers count from 0, or from 1 where the last one is used and 0 is not. Labels that are neither are left out.
+    """
+    labels = set(labels)
+    named = {name: i for i, name in enumerate(scheme.names)}
+    numbers = {label: int(label) for label in labels if re.fullmatch(r"\d{1,6}", label, re.ASCII)}
+    first = int(scheme.count in numbers.values() and 0 not in numbers.values())
+    numbered = {label: n - first for label, n in numbers.items() if 0 <= n - first < scheme.count}
+    return {**numbered, **{label: named[label] for label in labels & named.keys()}}
+
+
+LabelledPoint = tuple[str | int, float, float, int]
+"""Label, or index in the scheme, x, y and visibility of a point."""
+
+
+def gather_points(
+    points: Iterable[LabelledPoint], indices: Mapping[str, int], scheme: LandmarkScheme, where: object
+) -> tuple[FloatArray, NDArray[np.int8]]:
+    """Points (L, 2) float32 and visibility (L,) int8 of a face of which each point has a label.
+
+    Args:
+        points: those of the face; the others are unlabelled.
+        indices: of :func:`label_indices`.
+        scheme: the landmark scheme.
+        where: names the face in errors.
+
+    Raises:
+        FacemsmError: a label is no point of the scheme or is used twice, or a coordinate is beyond any photo.
+    """
+    found = np.full((scheme.count, 2), np.nan)
+    visibility = np.zeros(scheme.count, np.int8)
+    seen: set[int] = set()
+    for label, x, y, v in points:
+        i = label if isinstance(label, int) else indices.get(label)
+        if i is None:
+            expected = f"one of the names of scheme {scheme.name} or 0 to {scheme.count - 1}"
+            raise FacemsmError(f"{where}: a point is labelled {str(label)[:40]!r}, expected {expected}")
+        if i in seen:
+            raise FacemsmError(f"{where}: two points are labelled {str(label)[:40]!r}; faces of one photo need groups")
+        seen.add(i)
+        if v != UNLABELLED:
+            found[i], visibility[i] = (x, y), v
+    return check_points(found, scheme.count, where), visibility
+
+
+class _WithoutDoctype(TreeBuilder):
+    """No entities that unpack to gigabytes."""
+
+    def doctype(self, *_: str | None) -> None:
+        raise ValueError("a DOCTYPE is not expected")
+
+
+def parse_xml(path: Path, tag: str) -> Element:
+    """The root of an XML file.
+
+    Raises:
+        AbsentError: no such file.
+        FacemsmError: unreadable, not XML, with a DOCTYPE, or another root than ``tag``.
+    """
+    try:
+        parser = XMLParser(target=_WithoutDoctype())
+        parser.feed(path.read_bytes())
+        root: Element = parser.close()
+    except FileNotFoundError as error:
+        raise AbsentError(f"{path}: no such file") from error
+    except OSError as error:
+        raise FacemsmError(f"{path}: cannot be read ({error.strerror})") from error
+    except ParseError as error:
+        raise FacemsmError(f"{path}:{error.position[0]}: not valid XML: {error}") from error
+    except (ValueError, LookupError) as error:
+        raise FacemsmError(f"{path}: not valid XML: {error}") from error
+    if root.tag != tag:
+        raise FacemsmError(f"{path}: its root is <{root.tag[:40]}>, expected <{tag}>")
+    return root
+
+
+def xml_attribute(element: Element, name: str, where: object) -> str:
+    """An attribute of an element.
+
+    Raises:
+        FacemsmError: there is none.
+    """
+    value = element.get(name)
+    if value is None:
+        raise FacemsmError(f"{where}: <{element.tag}> has no {name}")
+    return value
 
 
 def number(token: str, where: object) -> float:
@@ -162,7 +313,7 @@ def check_box(box: Floats, where: object) -> FloatArray:
     return box.astype(np.float32)
 
 
-def tight_box(points: Floats, where: object) -> FloatArray:
+def ground_truth_box(points: Floats, where: object) -> FloatArray:
     """The ground-truth box, (4,) float32: the smallest box around the labelled points of ``points`` (L, 2).
 
     Raises:
@@ -171,7 +322,7 @@ def tight_box(points: Floats, where: object) -> FloatArray:
     labelled = points[~np.isnan(points).any(axis=1)]
     if len(labelled) == 0:
         raise FacemsmError(f"{where}: no labelled point")
-    return check_box(np.concatenate([labelled.min(axis=0), labelled.max(axis=0)]), where)
+    return check_box(tight_box(labelled), where)
 
 
 def _where(sample: FaceSample) -> str:

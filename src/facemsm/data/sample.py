@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from facemsm.imaging.io import read_image
 from facemsm.typing import FloatArray, Image
 
 BoxSource = Literal["gt", "provided", "detector"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +42,7 @@ class FaceSample:
     box_source: BoxSource
     points: FloatArray
     visibility: NDArray[np.int8] | None = None
-    attributes: Mapping[str, bool | str] = field(default_factory=dict)
+    attributes: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     convention: str = ""
 
     def load(self) -> Image:
@@ -49,3 +52,15 @@ class FaceSample:
             FacemsmError: the photo is missing or cannot be decoded.
         """
         return read_image(self.image) if isinstance(self.image, Path) else self.image()
+
+
+def evenly_chosen(items: Sequence[T], count: int | None) -> list[T]:
+    """``count`` of the items, at equal distances from the first to the last; all if there are no more, or for None."""
+    if count is None or count >= len(items):
+        return list(items)
+    return [items[i] for i in np.linspace(0, len(items) - 1, count).astype(int)]
+
+
+def face_rng(name: str, seed: int = 0) -> np.random.Generator:
+    """Random numbers that depend on a face's name and the seed alone, not on which other faces are used."""
+    return np.random.default_rng((seed, zlib.crc32(name.encode())))

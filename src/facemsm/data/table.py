@@ -1,4 +1,4 @@
-"""Faces in a CSV file, one a line, for converting anybody's own annotations.
+"""Faces in a CSV file, one per line, for converting anybody's own annotations.
 
 The first line names the columns, in any order:
 
@@ -7,6 +7,9 @@ The first line names the columns, in any order:
 - ``v0,v1,...`` (optional): visibility, 2 visible, 1 occluded but located, 0 unlabelled;
 - ``x_min,y_min,x_max,y_max`` (optional): the provided box;
 - any others: attributes of the face, kept as text.
+
+HRNet's files for 300-W and WFLW (``face_landmarks_300w_train.csv``) have the columns ``image_name``, ``scale``,
+``center_w``, ``center_h``, ``original_0_x``, ``original_0_y``, ...; those of 300-W are 1-based and become 0-based here.
 """
 
 from __future__ import annotations
@@ -18,31 +21,33 @@ from pathlib import Path
 import numpy as np
 
 from facemsm.data.reading import (
-    Item,
+    NO_POINTS,
+    DatasetItem,
     Skipped,
     check_box,
     check_points,
     find_photo,
+    ground_truth_box,
     number,
     reject_duplicate,
-    tight_box,
     try_read,
 )
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import AbsentError, FacemsmError
 from facemsm.files import read_rows
-from facemsm.schemes import UNLABELLED
+from facemsm.schemes import UNLABELLED, LandmarkScheme
 
 _BOX = ("x_min", "y_min", "x_max", "y_max")
 
 
-def read_csv(path: Path, split: str, box_source: BoxSource, count: int) -> Iterator[Item]:  # noqa: ARG001
+def read_csv(path: Path, split: str, box_source: BoxSource, scheme: LandmarkScheme) -> Iterator[DatasetItem]:  # noqa: ARG001
     """The faces of a CSV file, named after their photo, and ``#`` and the line where it shows several.
 
     Raises:
         FacemsmError: the file cannot be read or lacks a column.
     """
     header, rows = read_rows(path)
+    count = scheme.count
     axes = [f"{axis}{i}" for i in range(count) for axis in "xy"]
     flags = [f"v{i}" for i in range(count)]
     flagged = "v0" in header
@@ -72,6 +77,38 @@ def read_csv(path: Path, split: str, box_source: BoxSource, count: int) -> Itera
         yield reject_duplicate(face, where, seen)
 
 
+def read_hrnet(path: Path, split: str, box_source: BoxSource, scheme: LandmarkScheme) -> Iterator[DatasetItem]:  # noqa: ARG001
+    """The faces of a CSV file of HRNet's, named after their photo, and ``#`` and the line where it shows several.
+
+    Raises:
+        FacemsmError: the file cannot be read or lacks a column.
+    """
+    header, rows = read_rows(path)
+    axes = [f"original_{i}_{axis}" for i in range(scheme.count) for axis in "xy"]
+    for column in ("image_name", *axes):
+        if column not in header:
+            raise FacemsmError(f"{path}:1: no column {column!r}, expected HRNet's and {scheme.count} points")
+    if f"original_{scheme.count}_x" in header:
+        raise FacemsmError(f"{path}:1: has more than the {scheme.count} points of scheme {scheme.name}")
+    shown = Counter(entry[1]["image_name"] for entry in rows if not isinstance(entry, FacemsmError))
+    seen: dict[tuple[str, bytes], object] = {}
+    for entry in rows:
+        if isinstance(entry, FacemsmError):
+            yield entry
+            continue
+        n, row = entry
+        where = f"{path}:{n}"
+        name = row["image_name"] if shown[row["image_name"]] == 1 else f"{row['image_name']}#{n}"
+        yield reject_duplicate(try_read(_hrnet_face, row, where, name, path.parent, axes), where, seen)
+
+
+def _hrnet_face(row: Mapping[str, str], where: str, name: str, folder: Path, axes: list[str]) -> FaceSample:
+    photo = find_photo(row["image_name"], where, folder, folder / "images", folder.parent / "images")
+    values = np.array([number(row[axis], f"{where} ({axis})") for axis in axes]).reshape(-1, 2)
+    points = check_points(values - float(len(values) == 68), len(values), where)
+    return FaceSample(name, photo, ground_truth_box(points, where), "gt", points)
+
+
 def _face(
     row: Mapping[str, str],
     where: str,
@@ -94,9 +131,9 @@ def _face(
         if np.any(np.isnan(points).any(axis=1) & (visibility != UNLABELLED)):
             raise FacemsmError(f"{where}: a point without coordinates has another visibility than 0")
     if np.isnan(points).all():
-        return Skipped(name, "face without a labelled point")
+        return Skipped(name, NO_POINTS)
     if box_source == "provided":
         box = check_box(np.array([number(row[column], f"{where} ({column})") for column in _BOX]), where)
     else:
-        box = tight_box(points, where)
+        box = ground_truth_box(points, where)
     return FaceSample(name, photo, box, box_source, points, visibility, attributes)

@@ -8,10 +8,12 @@ The weights are the authors', MIT licence, slimmed by :mod:`facemsm.detectors.co
 from __future__ import annotations
 
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 
 from facemsm.detectors.boxes import pack, shrink, suppress
+from facemsm.runtime.session import Session
 from facemsm.typing import FloatArray, Image
 
 _STRIDE = 4
@@ -31,13 +33,7 @@ class CenterFace:
     name = "centerface"
 
     def __init__(self, *, size: int = 576, threshold: float = 0.4, threads: int = 1) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        weights = (files("facemsm.weights") / "centerface.onnx").read_bytes()
-        self._session = onnxruntime.InferenceSession(weights, options, providers=["CPUExecutionProvider"])
+        self._session = Session(Path(str(files("facemsm.weights") / "centerface.onnx")), threads)
         self._size = size
         self._threshold = threshold
 

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from facemsm.data.augment import Augmentation, camera
 from facemsm.data.occluders import OCCLUDERS, occlude
-from facemsm.data.sample import FaceSample
+from facemsm.data.sample import FaceSample, face_rng
 from facemsm.errors import FacemsmError
 from facemsm.geometry import Matrix, apply_affine, compose, perturb_box, similarity
 from facemsm.imaging.warping import BORDER_MODE, BORDER_VALUE
 from facemsm.schemes import OCCLUDED, UNLABELLED, VISIBLE, LandmarkScheme
 from facemsm.typing import BoolArray, FloatArray, Image
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -70,7 +65,7 @@ class Perturbation:
         Returns:
             The turned photo, enlarged so that nothing is cut off; the box in it; the (2, 3) map from the photo to it.
         """
-        rng = np.random.default_rng((self.seed, zlib.crc32(name.encode())))
+        rng = face_rng(name, self.seed)
         dx, dy, growth, angle = rng.uniform(-1, 1, 4) * (self.shift, self.shift, self.scale, np.deg2rad(self.rotation))
         centre = (box[:2] + box[2:]) / 2
         to_turned = similarity(0.0)
@@ -135,7 +130,7 @@ def mostly_covered(sample: FaceSample, seed: int = 0) -> FaceSample:
     The rectangle is of one colour or full of noise: nothing can be seen there. Returns and visibility as for
     :func:`painted`.
     """
-    rng = np.random.default_rng((seed, zlib.crc32(sample.name.encode())))
+    rng = face_rng(sample.name, seed)
     corners = sample.box.astype(np.float64).reshape(2, 2)
     extent = corners[1] - corners[0]
     low, high = corners + np.array([[-0.15], [0.15]]) * extent
@@ -178,7 +173,7 @@ def in_poor_photo(sample: FaceSample, seed: int = 0) -> FaceSample:
 
 def _degraded(sample: FaceSample, seed: int) -> Image:
     photo, box = sample.load(), sample.box
-    rng = np.random.default_rng((seed, zlib.crc32(sample.name.encode())))
+    rng = face_rng(sample.name, seed)
     fault = str(rng.choice(list(FAULTS)))
     least, most, usual = SIDES
     side = np.exp(rng.uniform(np.log(least), np.log(most))) if fault == "small" else usual
@@ -194,7 +189,7 @@ def _paint(sample: FaceSample, scheme: LandmarkScheme, kinds: Sequence[str], see
     height, width = photo.shape[:2]
     side = max(height, width)
     square = np.pad(photo, ((0, side - height), (0, side - width), (0, 0)), mode="edge")
-    rng = np.random.default_rng((seed, zlib.crc32(sample.name.encode())))
+    rng = face_rng(sample.name, seed)
     for kind in (str(rng.choice(list(kinds))), "hand"):
         image, covered = occlude(square, sample.points, scheme, {name: float(name == kind) for name in OCCLUDERS}, rng)
         if covered.any():

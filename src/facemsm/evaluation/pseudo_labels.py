@@ -6,18 +6,25 @@ Faces whose views disagree are left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from facemsm.aligner import Aligner
 from facemsm.data.augment import Augmentation, jitter_matrix
+from facemsm.data.catalogue import load_dataset
+from facemsm.data.coco import write_coco
+from facemsm.data.reading import try_read
 from facemsm.data.sample import FaceSample
+from facemsm.data.sources import Source
+from facemsm.errors import FacemsmError
 from facemsm.geometry import apply_affine, box_to_crop, compose, invert, tight_box
+from facemsm.imaging.io import read_image
 from facemsm.imaging.warping import warp
 from facemsm.schemes import OCCLUDED, VISIBLE
-from facemsm.typing import FloatArray, Image
+from facemsm.typing import FloatArray, Image, Progress, untracked
 
 VIEW = 384
 """Side of a view, px: three times that of what the networks take, so that it costs no detail."""
@@ -41,6 +48,69 @@ class Rejection:
     spread: float = 0.02
     score: float = 0.5
     change: float = 0.08
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """How many faces were labelled, left out as doubtful, and left out because of their photo."""
+
+    kept: int
+    doubtful: int
+    broken: int
+
+
+def label_files(
+    output: Path,
+    photos: Sequence[Path] = (),
+    sources: Sequence[Source] = (),
+    *,
+    weights: str = "68",
+    views: int = 6,
+    rejection: Rejection | None = None,
+    smallest: float = 40.0,
+    warn: Callable[[str], None] = lambda _: None,
+    progress: Progress = untracked,
+) -> Labelled:
+    """Label the faces of photos and of data sets by a model, and write them as COCO keypoints.
+
+    Args:
+        output: the file to write.
+        photos: every face that the detector finds in them is labelled.
+        sources: data sets to be labelled anew.
+        weights: a bundled model's name or a folder.
+        views, rejection: as for :func:`label`.
+        smallest: boxes of the detector with a shorter side are left out, px.
+        warn: takes a line for each photo that cannot be read.
+        progress: shows photos and faces.
+
+    Raises:
+        FacemsmError: nothing to label, no face was kept, or a file cannot be read or written.
+    """
+    if not photos and not sources:
+        raise FacemsmError("nothing to label: name photos, or a data set with --data NAME=ROOT:SPLIT")
+    aligner = Aligner.from_pretrained(weights)
+    samples = [s for at in sources for s in load_dataset(at.name, at.root, at.split, "gt", aligner.scheme.name)]
+    nothing = np.full((aligner.scheme.count, 2), np.nan, np.float32)
+    for photo in progress(photos, "photos"):
+        try:
+            boxes = aligner.detector.detect(read_image(photo))[:, :4]
+        except FacemsmError as error:
+            warn(str(error))
+            continue
+        boxes = boxes[(boxes[:, 2:] - boxes[:, :2]).min(1) >= smallest]
+        samples += [FaceSample(f"{photo.stem}_{i}", photo, box, "detector", nothing) for i, box in enumerate(boxes)]
+    kept, broken = [], 0
+    for sample in progress(samples, "faces"):
+        face = try_read(next, label(aligner, [sample], views, rejection))
+        if isinstance(face, FacemsmError):
+            warn(str(face))
+            broken += 1
+        elif face:
+            kept.append(face)
+    if not kept:
+        raise FacemsmError(f"{output}: not written, all of the {len(samples)} faces were left out")
+    write_coco(kept, output, aligner.scheme)
+    return Labelled(len(kept), len(samples) - len(kept) - broken, broken)
 
 
 def label(

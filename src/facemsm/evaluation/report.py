@@ -5,9 +5,11 @@ Every figure says what it was divided by and at which threshold. The same predic
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ from numpy.typing import NDArray
 from facemsm.data.sample import FaceSample
 from facemsm.errors import FacemsmError
 from facemsm.evaluation import metrics, occlusion, plots
+from facemsm.evaluation.markdown import markdown_table
 from facemsm.evaluation.predictions import Predictions
+from facemsm.files import atomic_write
 from facemsm.geometry import Normaliser, face_scale, normaliser, shifted
 from facemsm.schemes import OCCLUDED, UNLABELLED, LandmarkScheme
 from facemsm.typing import Array, BoolArray, FloatArray
@@ -268,16 +272,6 @@ def compare(painted: Evaluation, clean: Evaluation, kinds: Sequence[Normaliser])
     return rows
 
 
-def comparison_markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The table of :func:`compare`."""
-    lines = ["| normaliser | points | group | count | clean | occluded | ratio |", "|---|---|---|--:|--:|--:|--:|"]
-    for row in rows:
-        numbers = f"{row['count']} | {row['clean']:.2f} | {row['occluded']:.2f} | {row['ratio'] or float('nan'):.2f}"
-        lines.append(f"| {row['normaliser']} | {row['points']} | {row['group']} | {numbers} |")
-    heading = "\n## Painted occluders\n\nMean error of the same points in the same photos, in %.\n\n"
-    return heading + "\n".join(lines) + "\n"
-
-
 # --- Markdown --------------------------------------------------------------------------------------------------------
 
 
@@ -291,11 +285,24 @@ def markdown(report: Mapping[str, Any]) -> str:
     if report["calibration"]:
         found = report["calibration"]
         parts += ["## Calibration of scores", f"Correct: {found['correct']}. ECE {found['ece'] * 100:.2f} %, 10 bins."]
+    if rows := report.get("occluded and clean"):
+        parts += ["## Painted occluders", "Mean error of the same points in the same photos, in %."]
+        parts.append(_comparison_table(rows))
     return "\n\n".join(parts) + "\n"
 
 
+def _comparison_table(found: Sequence[Mapping[str, Any]]) -> str:
+    head = ["normaliser", "points", "group", "count", "clean", "occluded", "ratio"]
+    rows = [
+        [row["normaliser"], row["points"], row["group"], str(row["count"])]
+        + [_number(row[name]) for name in ("clean", "occluded", "ratio")]
+        for row in found
+    ]
+    return markdown_table(head, rows, "<<<>")
+
+
 def _run_table(run: Mapping[str, Any]) -> str:
-    return _table([["run", ""], *_flat(run)], left=2)
+    return markdown_table(["run", ""], _flat(run), "<")
 
 
 def _flat(value: Any, name: str = "") -> list[list[str]]:
@@ -310,27 +317,27 @@ def _flat(value: Any, name: str = "") -> list[list[str]]:
 def _error_table(report: Mapping[str, Any]) -> str:
     head = ["normaliser", "points", "NME", "95 % interval", "median"]
     head += [f"FR@{t}" for t in THRESHOLDS] + [f"AUC@{t}" for t in THRESHOLDS] + ["faces", "missed", "unscored"]
-    rows = [head]
+    rows = []
     for kind, stage, entry in _entries(report):
         s = entry["summary"]
         interval = f"{_number(s['nme low'])} to {_number(s['nme high'])}"
         row = [kind, stage, _number(s["nme"]), interval, _number(s["median"])]
         row += [_number(s[f"fr@{t}"]) for t in THRESHOLDS] + [_number(s[f"auc@{t}"], 4) for t in THRESHOLDS]
         rows.append(row + [str(s[name]) for name in ("faces", "missed", "unscored")])
-    return _table(rows, left=2)
+    return markdown_table(head, rows, "<<>")
 
 
 def _group_table(report: Mapping[str, Any]) -> str:
     entries = list(_entries(report))
     names = list(entries[0][2]["groups"])
-    rows = [["normaliser", "points", *names]]
+    rows = []
     for kind, stages in report["errors"].items():
         groups = {stage: entry["groups"] for stage, entry in stages.items()}
         rows += [[kind, stage, *(_number(values[name]) for name in names)] for stage, values in groups.items()]
         if BEFORE in groups:
             change = [_difference(groups[FINAL][name], groups[BEFORE][name]) for name in names]
             rows.append([kind, "change by stage 3", *(_number(value, sign="+") for value in change)])
-    return _table(rows, left=2)
+    return markdown_table(["normaliser", "points", *names], rows, "<<>")
 
 
 def _difference(after: float | None, before: float | None) -> float | None:
@@ -367,14 +374,26 @@ def _percent(value: float | None) -> str:
     return "undefined" if value is None else f"{value * 100:.1f} %"
 
 
-def _table(rows: Sequence[Sequence[str]], left: int) -> str:
-    """A Markdown table whose columns line up as text, too; the first ``left`` ones begin at the left."""
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
-    sides = ["<" if i < left else ">" for i in range(len(widths))]
-    lines = [" | ".join(f"{c:{s}{w}}" for c, s, w in zip(row, sides, widths, strict=True)) for row in rows]
-    rules = ["-" * width + ("-" if side == "<" else ":") for side, width in zip(sides, widths, strict=True)]
-    return "\n".join([f"| {lines[0]} |", f"|-{'|-'.join(rules)}|", *(f"| {line} |" for line in lines[1:])])
+def write_report(evaluation: Evaluation, report: Mapping[str, Any], stem: Path) -> list[Path]:
+    """Write ``STEM.json`` and ``STEM.md`` and, if matplotlib is there, the plots of :func:`draw_plots`.
+
+    Args:
+        evaluation: predictions and truth.
+        report: of :func:`measure`.
+        stem: beginning of the files' paths.
+
+    Returns:
+        The files.
+
+    Raises:
+        FacemsmError: a file cannot be written.
+    """
+    written = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".json", ".md")]
+    texts = json.dumps(report, indent=1, allow_nan=False) + "\n", markdown(report)
+    for path, text in zip(written, texts, strict=True):
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return written + (draw_plots(evaluation, list(report["errors"]), stem) if find_spec("matplotlib") else [])
 
 
 # --- Plots -----------------------------------------------------------------------------------------------------------

@@ -21,8 +21,9 @@ import numpy as np
 
 from facemsm.aligner import Aligner
 from facemsm.assets import SAMPLE
-from facemsm.data.sample import BoxSource, FaceSample
+from facemsm.data.sample import BoxSource, FaceSample, evenly_chosen
 from facemsm.errors import FacemsmError
+from facemsm.evaluation.markdown import markdown_table
 from facemsm.evaluation.metrics import nme
 from facemsm.files import atomic_write
 from facemsm.geometry import box_to_crop
@@ -122,7 +123,7 @@ def _samples(aligner: Aligner, data: str | None, count: int) -> list[FaceSample]
     source = Source.parse(data)
     boxes: BoxSource = "provided" if find_dataset(source.name).provided_boxes else "gt"
     there = load_dataset(source.name, source.root, source.split, boxes, aligner.scheme.name)
-    return [there[i] for i in np.linspace(0, len(there) - 1, min(count, len(there))).astype(int)]
+    return evenly_chosen(there, count)
 
 
 def _milliseconds(run: Callable[[], object], repeat: int = 15) -> float:
@@ -349,34 +350,40 @@ def _compare(
 def markdown(report: dict[str, Any]) -> str:
     """The tables of a report of :func:`measure_speed`."""
     weights = report["weights"]
-    many, scheme = report["threads"], weights.get("quantisation", {}).get("scheme", "float")
-    lines = [
+    scheme, many = weights.get("quantisation", {}).get("scheme", "float"), f"clock, {report['threads']} threads"
+    parts = [
         f"Weights {weights['weights']} ({scheme}), {report['faces']} faces; {report['machine']}, load "
         f"{report['load'] or 0:.1f}; Python {report['python']}, ONNX Runtime {report['onnxruntime']}; commit "
         f"{report['commit']}. Milliseconds of one thread's processor time, unless the clock is named.",
-        "",
-        "| step, one face | ms |",
-        "|---|---:|",
-        *(f"| {name} | {ms:.2f} |" for name, ms in report["stages"].items()),
-        "",
-        f"| faces at once, box to landmarks | ms per face | clock, ms per face | clock, {many} threads | speed-up |",
-        "|---|---:|---:|---:|---:|",
-        *(
-            f"| {n} | {' | '.join(f'{ms:.2f}' for ms in row.values())} | {row['one, clock'] / row['many, clock']:.2f} |"
-            for n, row in report["batches"].items()
+        markdown_table(["step, one face", "ms"], [[name, _number(ms)] for name, ms in report["stages"].items()]),
+        markdown_table(
+            ["faces at once, box to landmarks", "ms per face", "clock, ms per face", many, "speed-up"],
+            [
+                [n, *map(_number, row.values()), _number(row["one, clock"] / row["many, clock"])]
+                for n, row in report["batches"].items()
+            ],
         ),
-        "",
-        *(["| fresh process | |", "|---|---:|"] if "start" in report else []),
-        *(f"| {name} | {value:.2f} |" for name, value in report.get("start", {}).items()),
-        "",
-        "| from a box, one thread | ms per face | times the first | inter-ocular NME, % | MB | |",
-        "|---|---:|---:|---:|---:|---|",
+        markdown_table(
+            ["from a box, one thread", "ms per face", "times the first", "inter-ocular NME, %", "MB", ""],
+            [
+                [
+                    row["method"],
+                    *(_number(row[name]) for name in ("ms", "ratio", "inter-ocular NME, %", "MB")),
+                    row["note"],
+                ]
+                for row in report["methods"]
+            ],
+            "<>>>><",
+        ),
     ]
-    for row in report["methods"]:
-        cells = [row["ms"], row["ratio"], row["inter-ocular NME, %"], row["MB"]]
-        shown = " | ".join("–" if cell is None else f"{cell:.2f}" for cell in cells)
-        lines.append(f"| {row['method']} | {shown} | {row['note']} |")
-    return "\n".join(lines) + "\n"
+    if "start" in report:
+        start = [[name, _number(value)] for name, value in report["start"].items()]
+        parts.insert(3, markdown_table(["fresh process", ""], start))
+    return "\n\n".join(parts) + "\n"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
 
 
 def write_report(report: dict[str, Any], folder: Path) -> list[Path]:

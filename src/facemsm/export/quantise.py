@@ -117,6 +117,7 @@ def faces_to_measure(model: Model, data: Sequence[str], count: int) -> Measured:
     """
     from facemsm.aligner import Aligner
     from facemsm.data.catalogue import load_dataset
+    from facemsm.data.sample import evenly_chosen
     from facemsm.data.sources import Source
     from facemsm.stages import Settings
 
@@ -127,8 +128,8 @@ def faces_to_measure(model: Model, data: Sequence[str], count: int) -> Measured:
     samples = [face for s in sources for face in load_dataset(s.name, s.root, s.split, "gt", model.scheme.name)]
     rng, size = np.random.default_rng(0), model.codec.input_size
     crops, canonical = [], []
-    for i in np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int):
-        photo, box = samples[i].load(), samples[i].box
+    for sample in evenly_chosen(samples, count):
+        photo, box = sample.load(), sample.box
         canonical.append(aligner.run_stages([photo], box[None]).canonical[0])
         crops.append(jittered_crop(photo, box, size, rng, shift=0.15, scale=(0.75, 1.25), turn=0.5))
     return Measured(np.stack(crops), np.stack(canonical))

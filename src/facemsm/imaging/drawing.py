@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError
+from facemsm.imaging.io import as_image
 from facemsm.schemes import LandmarkScheme, get_scheme
 from facemsm.typing import BoolArray, FloatArray, Image
+
+if TYPE_CHECKING:
+    from facemsm.imaging.io import ImageSource
 
 _SHIFT = 4  # OpenCV draws at 1/16 pixel
 _WHITE = (255, 255, 255)
@@ -39,26 +43,32 @@ class Drawable(Protocol):
         """(4,) photo pixels."""
 
 
-def draw_faces(image: Image, faces: Sequence[Drawable], scheme: LandmarkScheme, *, boxes: bool = False) -> Image:
+def draw_faces(
+    image: ImageSource, faces: Sequence[Drawable], scheme: LandmarkScheme, *, boxes: bool = False, legend: bool = False
+) -> Image:
     """Draw faces into a copy of the photo.
 
     Discs are points that were seen, rings hidden ones (``Face.occluded``). Their colour is the score, from violet
     (0) to yellow (1). Sizes follow the face. A legend is added at the bottom left if the photo has room for it.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
+        image: a path, bytes, a PIL picture or an array; see :func:`facemsm.imaging.io.as_image`.
         faces: their points are ``scheme``'s.
         scheme: names the lines of the skeleton.
         boxes: draw the face boxes too.
+        legend: draw it without a face, too: in a video it stays where it is.
 
     Returns:
         (H, W, 3) uint8 RGB.
+
+    Raises:
+        FacemsmError: the image cannot be used.
     """
-    canvas: Image = image.copy()
+    canvas: Image = as_image(image).copy()
     for face in faces:
         _draw_face(canvas, face, scheme, boxes)
-    if faces:
-        _draw_legend(canvas, any(face.occluded.any() for face in faces))
+    if faces or legend:
+        _draw_legend(canvas)
     return canvas
 
 
@@ -114,22 +124,20 @@ def _draw_mark(
     patch[:] = np.round(patch * ((1 - dark) * (1 - light)) + colour * light)
 
 
-def _draw_legend(canvas: Image, hidden: bool) -> None:
-    """Score bar and, if any point is hidden, its mark, on a dark plate; nothing in a photo too small for it."""
+def _draw_legend(canvas: Image) -> None:
+    """Score bar and the mark of a hidden point, on a dark plate; nothing in a photo too small for it."""
     height, width = canvas.shape[:2]
     unit = max(1, round(min(height, width) / 500))
-    plate_w, plate_h = (250 if hidden else 150) * unit, 22 * unit
+    plate_w, plate_h = 250 * unit, 22 * unit
     if width < 2 * plate_w or height < 10 * plate_h:
         return
     plate = canvas[height - plate_h :, :plate_w]
     np.copyto(plate, (plate * 0.25).astype(np.uint8))
     bar = score_colours(np.linspace(0, 1, 60 * unit, dtype=np.float32))
     plate[8 * unit : 14 * unit, 60 * unit : 120 * unit] = bar
-    for text, x in (("score", 6), ("0", 48), ("1", 125)):
+    for text, x in (("score", 6), ("0", 48), ("1", 125), ("hidden point", 165)):
         _text(plate, text, x, unit)
-    if hidden:
-        _draw_mark(plate, np.array([155.0, 10.5]) * unit, np.array(_WHITE, np.uint8), 3.0 * unit, True)
-        _text(plate, "hidden point", 165, unit)
+    _draw_mark(plate, np.array([155.0, 10.5]) * unit, np.array(_WHITE, np.uint8), 3.0 * unit, True)
 
 
 def _text(plate: Image, text: str, x: int, unit: int) -> None:

@@ -1,10 +1,11 @@
-"""Photos in and out, by OpenCV alone: always (H, W, 3) uint8 RGB, upright."""
+"""Photos in and out: always (H, W, 3) uint8 RGB, upright."""
 
 from __future__ import annotations
 
-from contextlib import suppress
+import os
+import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -12,57 +13,86 @@ from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError
 from facemsm.files import atomic_write
+from facemsm.imaging.decoding import SIGNATURE_BYTES, decode_image, from_pillow, kind_of
 from facemsm.typing import Image, PathLike
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
+
+    ImageSource = PathLike | bytes | bytearray | memoryview | IO[bytes] | PillowImage | NDArray[Any]
+    """What is taken for a photo: see :func:`as_image`."""
+
+WRITTEN_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+"""What :func:`write_image` writes."""
+
+IMAGE_SUFFIXES = (
+    *WRITTEN_SUFFIXES,
+    *(".jfif", ".jpe", ".mpo", ".gif", ".avif", ".heic", ".heif", ".jxl"),
+)
 """What a folder is searched for, in lower case. A photo named outright may have any suffix; its content decides."""
 
-MAX_PIXELS = 1 << 28
-"""Largest photo that is read, 268 megapixels (768 MiB): above every camera, below what a forged header can claim."""
-
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+MAX_BYTES = 1 << 30
+"""Largest file that is read: one of ``MAX_PIXELS`` with four channels."""
 
 
 def read_image(path: PathLike) -> Image:
-    """The photo of a JPEG, PNG, WebP, BMP or TIFF file, turned upright as its EXIF orientation says.
+    """The photo in a file of any of ``decoding.KINDS``, turned upright as its EXIF orientation says.
 
-    Grey and CMYK become RGB, 16 bits become 8 by scale, transparency is ignored. No copy is kept beside the result:
-    100 megapixels take about 600 MB at their peak.
+    See :func:`facemsm.imaging.decoding.decode_image` for what becomes of colours and which damage is seen.
 
     Returns:
         (H, W, 3) uint8 RGB, contiguous.
 
     Raises:
-        FacemsmError: no such file, a folder, empty, not a photo, truncated or damaged, or above ``MAX_PIXELS``.
+        FacemsmError: no such file, a folder, a pipe or a device, empty, not a photo, truncated or damaged, or above
+            ``MAX_PIXELS`` or ``MAX_BYTES``.
     """
     path = Path(path)
+    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113  (these never raise)
+        raise FacemsmError(f"{path}: cannot be read (it is a folder, a pipe or a device); give a file")
     try:
         with path.open("rb") as file:
-            data = file.read(16)
-            if data.startswith(_SIGNATURES):
-                data += file.read()
-    except OSError as error:
-        raise FacemsmError(f"{path}: cannot be read ({error.strerror})") from error
-    if not data:
-        raise FacemsmError(f"{path}: is empty (0 bytes); copy or download it again")
-    if not data.startswith(_SIGNATURES):
-        raise FacemsmError(f"{path}: is not a JPEG, PNG, WebP, BMP or TIFF photo, whatever its name; save it as one")
-    pixels = _declared_pixels(data)
-    if pixels > MAX_PIXELS:
-        raise FacemsmError(
-            f"{path}: has {pixels / 1e6:.0f} megapixels, above the limit of {MAX_PIXELS // 10**6}; make it smaller"
-        )
-    # libpng would print its own line about a PNG without end
-    complete = not data.startswith(b"\x89PNG") or b"IEND" in data[-1024:]
-    image = None
-    if complete:
-        with suppress(cv2.error):  # raised beyond OpenCV's own limits; None for all other damage
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if image is None:
-        raise FacemsmError(
-            f"{path}: is truncated, damaged or of a kind OpenCV cannot read; copy it again or re-save it"
-        )
-    return np.asarray(image, np.uint8)
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(SIGNATURE_BYTES)
+            if kind_of(data) and size <= MAX_BYTES:
+                file.seek(0)
+                data = file.read(size)
+    except (OSError, ValueError) as error:  # a null character in a name is a ValueError
+        raise FacemsmError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from error
+    if size > MAX_BYTES:
+        raise FacemsmError(f"{path}: has {size / 1e6:.0f} MB, above the limit of {MAX_BYTES // 10**6}; make it smaller")
+    return decode_image(data, str(path))
+
+
+def as_image(source: ImageSource, where: str = "image") -> Image:
+    """A photo, whatever it is given as.
+
+    Args:
+        source: a path; the bytes of a file, or a binary file object; a PIL picture, turned upright as its EXIF
+            orientation says where it has one; or a uint8 array (H, W), (H, W, 3) RGB or (H, W, 4), as it is.
+        where: begins the error's message; a path stands for itself.
+
+    Returns:
+        (H, W, 3) uint8 RGB, contiguous; of a fitting array a view.
+
+    Raises:
+        FacemsmError: none of these, or not a sound photo; see :func:`read_image` and :func:`check_image`.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return read_image(source)
+    if hasattr(source, "read"):
+        try:
+            source = source.read()
+        except (OSError, ValueError) as error:
+            raise FacemsmError(f"{where}: the file cannot be read ({error}); open it with mode 'rb'") from error
+        if isinstance(source, str):
+            raise FacemsmError(f"{where}: the file is open as text; open it with mode 'rb'")
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return decode_image(bytes(source), where)
+    pillow = sys.modules.get("PIL.Image")  # where it was not imported there is no PIL picture
+    if pillow and isinstance(source, pillow.Image):
+        return from_pillow(source, where)
+    return check_image(source, where)
 
 
 def write_image(path: PathLike, image: Image) -> None:
@@ -77,19 +107,26 @@ def write_image(path: PathLike, image: Image) -> None:
     except cv2.error:
         encoded = False
     if not encoded:
-        raise FacemsmError(f"{path}: cannot be encoded; use one of the suffixes {', '.join(IMAGE_SUFFIXES)}")
+        raise FacemsmError(f"{path}: cannot be encoded; use one of the suffixes {', '.join(WRITTEN_SUFFIXES)}")
     with atomic_write(path) as temporary:
         temporary.write_bytes(data.tobytes())
 
 
-def check_image(image: NDArray[Any], where: str = "image") -> Image:
+def check_image(image: Any, where: str = "image") -> Image:
     """An array from outside as (H, W, 3) uint8; grey (H, W) becomes RGB and a fourth channel (alpha) is dropped.
 
     Raises:
         FacemsmError: not uint8, another shape, or no pixel; ``where`` begins the message.
     """
+    if image is None:
+        raise FacemsmError(
+            f"{where}: is None, as cv2.imread returns for a file that it cannot read; give the path itself"
+        )
     if not isinstance(image, np.ndarray):
-        raise FacemsmError(f"{where}: expected a path or a NumPy array, not {type(image).__name__}")
+        raise FacemsmError(
+            f"{where}: expected a path, bytes, a PIL picture or a NumPy array, not {type(image).__name__}; "
+            "np.asarray(..., np.uint8) makes an array of lists"
+        )
     if image.dtype != np.uint8:
         raise FacemsmError(f"{where}: pixels are {image.dtype}; convert them to uint8, 0 to 255")
     if image.ndim == 2:
@@ -99,16 +136,3 @@ def check_image(image: NDArray[Any], where: str = "image") -> Image:
     if image.size == 0:
         raise FacemsmError(f"{where}: the shape is {image.shape}; there is no pixel in it")
     return np.ascontiguousarray(image[..., :3])
-
-
-def _declared_pixels(data: bytes) -> int:
-    """Width times height by the header of a PNG or JPEG; 0 if it is another kind, which OpenCV limits by itself."""
-    if data.startswith(b"\x89PNG"):
-        return int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big")
-    i = 2
-    while data.startswith(b"\xff\xd8") and data[i : i + 1] == b"\xff" and i + 9 <= len(data):
-        marker, length = data[i + 1], int.from_bytes(data[i + 2 : i + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # SOF: the frame header
-            return int.from_bytes(data[i + 5 : i + 7], "big") * int.from_bytes(data[i + 7 : i + 9], "big")
-        i += 2 + length
-    return 0

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from facemsm.assets import SAMPLE, SAMPLE_BOX
+from facemsm.evaluation.markdown import markdown_table
 from facemsm.files import atomic_write
 from facemsm.imaging.io import read_image
 from facemsm.provenance import commit, machine
@@ -204,7 +205,8 @@ def _key(exp: Workspace, name: str, there: Sets) -> str:
     timed = machine() if experiment.make is figures.speed else ""
     shapes = exp.shapes_checksum(experiment.scheme) if there else ""
     printed = paper.FILE.read_text(encoding="utf-8")
-    return digest([_FORMAT, name, outputs, networks, own, subsets, shapes, exp.photos, timed, printed])
+    rows = [] if exp.calibrated else ["paper"]
+    return digest([_FORMAT, name, outputs, networks, own, subsets, shapes, exp.photos, timed, printed, *rows])
 
 
 def _networks(exp: Workspace, experiment: Experiment, there: Sets) -> list[dict[str, Any]]:
@@ -297,7 +299,7 @@ def _verdicts(found: Sequence[dict[str, Any]]) -> str:
         "network was trained once: the intervals do not know what another training would give. Where the best other is "
         "the rival, it was picked on the same faces, which favours it. (weights): with the weights of Table III, not "
         "the ablation's networks.",
-        render.markdown_table(["claim", "verdict", "on"], rows),
+        markdown_table(["claim", "verdict", "on"], rows, "<"),
     ]
     return "\n\n".join(lines) + "\n"
 

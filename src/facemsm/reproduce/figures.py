@@ -15,7 +15,7 @@ import numpy as np
 
 from facemsm.assets import SAMPLE, SAMPLE_BOX
 from facemsm.data.contact_sheet import contact_sheet
-from facemsm.data.sample import FaceSample
+from facemsm.data.sample import FaceSample, evenly_chosen
 from facemsm.evaluation import metrics
 from facemsm.evaluation.plots import _figure, _legend, _styles
 from facemsm.geometry import (
@@ -233,9 +233,7 @@ def normalised(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Bloc
 def _pictured(exp: Workspace, stages: Stages, dataset: str, split: str) -> tuple[list[FaceSample], str]:
     """Faces of a set to show, and what they are; without its photos the bundled photo, once per column."""
     if exp.photos:
-        samples = exp.samples(dataset, split)
-        chosen = np.linspace(0, len(samples) - 1, min(COLUMNS, len(samples))).astype(int)
-        return [samples[i] for i in chosen], f"{dataset} {split}"
+        return evenly_chosen(exp.samples(dataset, split), COLUMNS), f"{dataset} {split}"
     found = stages.run_stages([read_image(SAMPLE)], SAMPLE_BOX[None])
     points = apply_affine(found.to_photo, found.points).astype(np.float32)[0]
     names = [f"bundled photo {i}" for i in range(COLUMNS)]

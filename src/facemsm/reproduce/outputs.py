@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facemsm.data.occluders import OCCLUDERS, occlude
-from facemsm.data.sample import FaceSample
+from facemsm.data.sample import FaceSample, face_rng
 from facemsm.errors import FacemsmError
 from facemsm.evaluation import metrics
 from facemsm.evaluation.conditions import Perturbation
@@ -80,7 +79,7 @@ def _perturbed(sample: FaceSample, scheme: LandmarkScheme) -> Scene:
 def _occluded(sample: FaceSample, scheme: LandmarkScheme) -> Scene:
     """One occluder, chosen by the face's name, drawn on a crop with a wide margin, which then is the photo."""
     scene = _as_given(sample, scheme)
-    rng = np.random.default_rng((0, zlib.crc32(sample.name.encode())))
+    rng = face_rng(sample.name)
     matrix = box_to_crop(tight_box(scene.points), OCCLUDED_SIZE, OCCLUDED_MARGIN)
     points = apply_affine(matrix, scene.points).astype(np.float32)
     image = warp(scene.image, matrix, OCCLUDED_SIZE)

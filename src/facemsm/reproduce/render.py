@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from facemsm.evaluation.markdown import markdown_table
 from facemsm.reproduce.paper import Figure, paper
 
 Block = dict[str, Any]
@@ -61,18 +62,14 @@ def markdown(section: Section, level: int = 2) -> str:
         elif "table" in block:
             head, *rows = block["table"]
             marks |= {m for row in rows for cell in row if isinstance(cell, Mapping) for m in cell.get("marks", "")}
-            parts.append(_table([head, *([_cell(cell) for cell in row] for row in rows)], block["left"]))
+            cells = [[_cell(cell) for cell in row] for row in rows]
+            parts.append(markdown_table(head, cells, "<" * block["left"] + ">"))
         elif "picture" in block:
             parts.append(f"![{block['caption']}]({block['picture']})\n\n*{block['caption']}*")
         else:
             parts.append(claims(block["claims"]))
     parts += [f"{mark.translate(_RAISED)} {paper().slips[mark]}" for mark in sorted(marks)]
     return "\n\n".join(parts) + "\n"
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of text."""
-    return _table([head, *rows], left=len(head))
 
 
 def claims(found: Sequence[Mapping[str, Any]]) -> str:
@@ -90,7 +87,7 @@ def claims(found: Sequence[Mapping[str, Any]]) -> str:
         ]
         for claim in found
     ]
-    return _table([head, *rows], left=2)
+    return markdown_table(head, rows, "<<>")
 
 
 def difference(claim: Mapping[str, Any], digits: int = 2) -> str:
@@ -116,13 +113,3 @@ def _cell(cell: Any) -> str:
 
 def _number(value: float | None, digits: int = 2, sign: str = "") -> str:
     return "-" if value is None else f"{value:{sign}.{digits}f}".replace("-", "−")
-
-
-def _table(rows: Sequence[Sequence[str]], left: int) -> str:
-    """A Markdown table whose columns line up as text, too, up to a width."""
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    widths = [min(80, max(3, *map(len, column))) for column in zip(*rows, strict=True)]
-    sides = ["<" if i < left else ">" for i in range(len(widths))]
-    lines = [" | ".join(f"{c:{s}{w}}" for c, s, w in zip(row, sides, widths, strict=True)) for row in rows]
-    rules = ["-" * width + ("-" if side == "<" else ":") for width, side in zip(widths, sides, strict=True)]
-    return "\n".join([f"| {lines[0]} |", f"|-{'|-'.join(rules)}|", *(f"| {line} |" for line in lines[1:])])

@@ -18,14 +18,14 @@ import numpy as np
 
 from facemsm.data.catalogue import find_dataset, load_dataset
 from facemsm.data.reading import NoPhoto
-from facemsm.data.sample import BoxSource, FaceSample
+from facemsm.data.sample import BoxSource, FaceSample, evenly_chosen
 from facemsm.errors import AbsentError, FacemsmError
 from facemsm.reproduce.outputs import PERTURBED, CachedOutputs, Stages, locate
 from facemsm.runtime.model import DICTIONARY, list_models, load_model
 from facemsm.schemes import LandmarkScheme, get_scheme
 from facemsm.shapes.dictionary import ShapeDictionary, build_dictionary
 from facemsm.stages import StageOutputs
-from facemsm.typing import FloatArray, Image
+from facemsm.typing import FloatArray, Image, Progress, untracked
 
 if TYPE_CHECKING:
     from facemsm.aligner import Aligner
@@ -76,6 +76,8 @@ class Workspace:
         limit: take so many faces of each set, evenly chosen.
         photos: whether pictures may show faces of the data sets.
         own_photos: a folder of anybody's photos for the pictures.
+        calibrated: whether tables have a row for the calibrated form that the weights ship with.
+        progress: shows the faces whose outputs are computed.
     """
 
     report: Path
@@ -89,6 +91,8 @@ class Workspace:
     limit: int | None = None
     photos: bool = True
     own_photos: Path | None = None
+    calibrated: bool = True
+    progress: Progress = field(default=untracked, repr=False)
     _faces: dict[tuple[str, str], list[FaceSample]] = field(default_factory=dict, repr=False)
     _shapes: dict[str, str] = field(default_factory=dict, repr=False)
     _located: dict[Path, CachedOutputs] = field(default_factory=dict, repr=False)
@@ -142,9 +146,7 @@ class Workspace:
         found = [face for face in self.every(name, split) if not isinstance(face.image, NoPhoto)]
         if not found:
             raise MissingError(f"{name} {split}: {self.root(name)} holds labels but no photos; add the set's photos")
-        if self.limit is not None and self.limit < len(found):
-            found = [found[i] for i in np.linspace(0, len(found) - 1, self.limit).astype(int)]
-        return found
+        return evenly_chosen(found, self.limit)
 
     def has(self, name: str, split: str) -> bool:
         """Whether there are such faces."""
@@ -297,8 +299,8 @@ class Workspace:
         return self.report / "outputs" / f"{slug}-{digest(key)[:12]}.npz"
 
     def own_form(self, scheme: str) -> str:
-        """The form of stage 3 that the weights ship with, if it is not the paper's; else nothing."""
-        model = self._model(scheme)
+        """The form of stage 3 that the weights ship with, if it is not the paper's and is to be shown; else nothing."""
+        model = self._model(scheme) if self.calibrated else None
         calibration = None if model is None else load_model(model).calibration
         return "" if calibration is None or calibration.stage3 == "exemplars" else calibration.stage3
 
@@ -312,18 +314,8 @@ class Workspace:
         path = self.output_path(scheme, network, name, split, condition)
         if path not in self._located:
             if not path.is_file():
-                from rich.console import Console
-                from rich.progress import track
-
-                samples, console = self.samples(name, split), Console(stderr=True)
-                bar = track(
-                    samples,
-                    f"{name} {split}, {condition}, {network}",
-                    console=console,
-                    transient=True,
-                    disable=not console.is_terminal,
-                )
-                locate(self.stages(scheme, network), bar, condition).save(path)
+                samples = self.progress(self.samples(name, split), f"{name} {split}, {condition}, {network}")
+                locate(self.stages(scheme, network), samples, condition).save(path)
             self._located[path] = CachedOutputs.load(path)
         return self._located[path]
 

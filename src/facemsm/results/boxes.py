@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from facemsm.errors import FacemsmError, printable
-from facemsm.files import read_table, read_text
+from facemsm.files import read_table
+from facemsm.results.coco import read_document
 from facemsm.results.jsonl import read_results
 from facemsm.typing import FloatArray
 
@@ -83,22 +83,12 @@ def _boxes_of_csv(path: Path) -> dict[str, list[list[float]]]:
 
 
 def _boxes_of_coco(path: Path) -> dict[str, list[list[float]]]:
-    try:
-        document = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise FacemsmError(f"{path}:{error.lineno}: is not JSON ({error.msg})") from error
-    try:
-        names = {image["id"]: str(image["file_name"]) for image in document["images"]}
-        annotations = document["annotations"]
-        boxes: dict[str, list[list[float]]] = {name: [] for name in names.values()}
-    except (KeyError, TypeError) as error:
-        raise FacemsmError(f"{path}: is not COCO; expected images (id, file_name) and annotations") from error
-    for i, annotation in enumerate(annotations):
-        where = f"{path}: annotations[{i}]"
-        if not isinstance(annotation, dict) or annotation.get("image_id") not in names:
-            raise FacemsmError(f"{where}: image_id is not the id of one of the images")
-        x, y, width, height = _floats(annotation.get("bbox"), where)
-        boxes[names[annotation["image_id"]]].append([x, y, x + width, y + height])
+    document = read_document(path)
+    for fault in document.faults:
+        raise fault
+    boxes: dict[str, list[list[float]]] = {name: [] for name in document.photos.values()}
+    for annotation in document.annotations:
+        boxes[document.photo(annotation)].append(annotation.box().tolist())
     return boxes
 
 

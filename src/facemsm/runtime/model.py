@@ -12,20 +12,33 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from facemsm.confidence.model import Calibration
-from facemsm.errors import FacemsmError
-from facemsm.files import atomic_write
+from facemsm.errors import AbsentError, FacemsmError, check_number, short
+from facemsm.files import atomic_write, check_file
 from facemsm.heatmaps import HeatmapCodec
 from facemsm.schemes import LandmarkScheme, scheme_from_dict
+from facemsm.shapes.dictionary import ShapeDictionary
+from facemsm.shapes.posterior import ShapePrior
 from facemsm.typing import PathLike
+
+if TYPE_CHECKING:
+    from facemsm.runtime.session import Network
+
+T = TypeVar("T")
 
 FORMAT = 1
 MANIFEST = "model.json"
 STGAN, HOURGLASS, DICTIONARY = "stgan.onnx", "hourglass.onnx", "dictionary.safetensors"
 PRIOR = "prior.safetensors"
 """Only in a calibrated model."""
+
+LARGEST_FILE = 1 << 30
+"""Bytes of a file of a model."""
+
+LARGEST_MANIFEST = 1 << 20
+"""Bytes of ``model.json``; those that ship have 20 kB."""
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
@@ -59,6 +72,30 @@ class Model:
         """Where one of the model's files lies."""
         return self.folder / file
 
+    def network(self, file: str, outputs: Sequence[str]) -> Network:
+        """One of the two networks, as :class:`facemsm.runtime.session.Network` of the model's scheme and codec."""
+        from facemsm.runtime.session import Network
+
+        return Network(self.path(file), outputs, landmarks=self.scheme.count, codec=self.codec)
+
+    def dictionary(self) -> ShapeDictionary:
+        """Stage 3's exemplars.
+
+        Raises:
+            FacemsmError: the file is no shape dictionary, or one of another scheme or size.
+        """
+        found = ShapeDictionary.load(self.path(DICTIONARY))
+        if found.scheme != self.scheme or found.size != self.codec.input_size:
+            raise FacemsmError(
+                f"{self.path(DICTIONARY)}: shapes are of scheme {found.scheme.name!r} at {found.size} px, not of "
+                f"{MANIFEST}'s, {self.scheme.name!r} at {self.codec.input_size} px; export the model again"
+            )
+        return found
+
+    def prior(self) -> ShapePrior | None:
+        """The shape prior of a calibrated model; raises as :meth:`ShapePrior.load`."""
+        return ShapePrior.load(self.path(PRIOR), self.scheme.count) if self.calibration else None
+
 
 def list_models() -> list[str]:
     """Names of the models that ship with facemsm.
@@ -80,39 +117,70 @@ def load_model(name: PathLike) -> Model:
     folder = WEIGHTS / str(name) if str(name) in list_models() else Path(name)
     manifest = folder / MANIFEST
     try:
+        check_file(manifest, LARGEST_MANIFEST)
         content = manifest.read_bytes()
-    except OSError as error:
+    except AbsentError as error:
         choices = ", ".join(list_models()) or "none"
         raise FacemsmError(
             f"no model {str(name)!r}: bundled are {choices}; or name a folder with {MANIFEST}"
         ) from error
+    except OSError as error:
+        raise FacemsmError(f"{manifest}: cannot be read ({error.strerror})") from error
     try:
-        fields: dict[str, Any] = json.loads(content)
-        if fields["format"] != FORMAT:
-            raise FacemsmError(f"{manifest}: format {fields['format']!r}, this facemsm reads {FORMAT}")
-        files: dict[str, str] = fields["files"]
-        scheme = scheme_from_dict(fields["scheme"], str(manifest))
-        calibration = fields.get("calibration")
-        model = Model(
-            folder,
-            str(fields["name"]),
-            scheme,
-            HeatmapCodec(**fields["codec"]),
-            dict(fields["provenance"]),
-            hashlib.sha256(content).hexdigest(),
-            None if calibration is None else Calibration.from_dict(calibration, scheme.count),
-            {str(name): (float(x), float(y)) for name, (x, y) in fields.get("conventions", {}).items()},
-        )
-        expected = dict(files.items())
+        model, checksums = _parse(folder, content)
     except FacemsmError as error:
-        raise error if str(error).startswith(str(manifest)) else FacemsmError(f"{manifest}: {error}") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise FacemsmError(f"{manifest}: not a facemsm model file ({type(error).__name__}: {error})") from error
+        raise FacemsmError(f"{manifest}: {error}") from error
+    except RecursionError as error:
+        raise FacemsmError(f"{manifest}: not a facemsm model file (nested too deep)") from error
     for file in (STGAN, HOURGLASS, DICTIONARY, *((PRIOR,) if model.calibration else ())):
-        if file not in expected:
-            raise FacemsmError(f"{manifest}: names no checksum for {file}")
-        _check(folder / file, expected[file])
+        if file not in checksums:
+            raise FacemsmError(f"{manifest}: files names no checksum for {file}")
+        _verify(folder / file, checksums[file])
     return model
+
+
+def _parse(folder: Path, content: bytes) -> tuple[Model, dict[str, str]]:
+    """What ``model.json`` says, and its checksums of the other files."""
+    try:
+        fields = json.loads(content)
+    except ValueError as error:
+        raise FacemsmError(f"not a facemsm model file ({type(error).__name__}: {error})") from error
+    if not isinstance(fields, dict) or _field(fields, "format", int) != FORMAT:
+        raise FacemsmError(f"not a facemsm model file of format {FORMAT}, which this facemsm reads")
+    name, checksums = _field(fields, "name", str), _field(fields, "files", dict)
+    if not name.isprintable() or len(name) > 100:
+        raise FacemsmError("name: at most 100 printable characters are expected")
+    for file in checksums:
+        if file not in (STGAN, HOURGLASS, DICTIONARY, PRIOR):
+            raise FacemsmError(f"files: {short(file)} is no file of a model")
+        _field(checksums, file, str, "files.")
+    scheme = scheme_from_dict(_field(fields, "scheme", dict), "scheme")
+    try:
+        codec = HeatmapCodec(**_field(fields, "codec", dict))
+    except TypeError as error:
+        raise FacemsmError(f"codec: {error}") from error
+    provenance, calibration = _field(fields, "provenance", dict), None
+    if fields.get("calibration") is not None:
+        calibration = Calibration.from_dict(_field(fields, "calibration", dict), scheme.count)
+    conventions = {}
+    for known, shift in (_field(fields, "conventions", dict) if "conventions" in fields else {}).items():
+        if not isinstance(shift, list) or len(shift) != 2:
+            raise FacemsmError(f"conventions[{short(known)}] is {short(shift)}, expected two numbers")
+        for value in shift:
+            check_number(f"conventions[{short(known)}]", value, -1, 1)
+        conventions[known] = (float(shift[0]), float(shift[1]))
+    checksum = hashlib.sha256(content).hexdigest()
+    return Model(folder, name, scheme, codec, provenance, checksum, calibration, conventions), checksums
+
+
+def _field(fields: Mapping[str, Any], name: str, kind: type[T], within: str = "") -> T:
+    value = fields.get(name)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise FacemsmError(f"{within}{name} is {short(value)}, expected {_KINDS[kind]}")
+    return value
+
+
+_KINDS: Mapping[type, str] = {int: "a whole number", str: "text", dict: "fields in braces"}
 
 
 def write_manifest(
@@ -148,9 +216,12 @@ def write_calibration(folder: Path, calibration: Calibration) -> None:
         partial.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
 
 
-def _check(path: Path, expected: str) -> None:
+def _verify(path: Path, expected: str) -> None:
     try:
+        check_file(path, LARGEST_FILE)
         actual = _sha256(path)
+    except FacemsmError as error:
+        raise FacemsmError(f"{error}; install the model again") from error
     except OSError as error:
         raise FacemsmError(f"{path}: cannot be read ({error.strerror}); install the model again") from error
     if actual != expected:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Collection
 from typing import Any, Literal
 
 import cv2
@@ -17,6 +18,7 @@ from facemsm.imaging.drawing import score_colours
 from facemsm.imaging.warping import warp
 from facemsm.schemes import LandmarkScheme
 from facemsm.serve.limits import Limits
+from facemsm.stages import Method
 from facemsm.typing import Image
 
 Extra = Literal["crop", "canonical", "heatmaps"]
@@ -78,6 +80,11 @@ class AlignAnswer(BaseModel):
     width: int = Field(description="Of the upright photo, pixels.")
     height: int
     scheme: str = Field(description="Name of the landmark scheme.")
+    method: Method = Field(description="By which the landmarks were found.")
+    faces_found: int | None = Field(
+        description="By the detector; those beyond the server's limit were left out, the least certain. Null for given "
+        "boxes."
+    )
     faces: list[FaceAnswer]
 
 
@@ -103,12 +110,11 @@ class ModelAnswer(BaseModel):
 
     weights: str
     checksum: str
+    models: list[str] = Field(description="Names of the weights that a request may ask for, the default first.")
     scheme: str
     labels: list[str] = Field(description="Name of every landmark, or of its group where the scheme has no names.")
-    marks: Literal["rebuilt", "hidden"] = Field(description="What `occluded` says of a landmark.")
-    method: Literal["calibrated", "paper"] = Field(
-        description="How landmarks are found where no threshold is sent; a threshold asks for the paper's method."
-    )
+    method: Method = Field(description="How landmarks are found where a request does not say.")
+    methods: list[Method] = Field(description="What a request may ask for.")
     contour: list[int] = Field(description="Landmarks on the face's outline; they have a threshold of their own.")
     edges: list[list[int]] = Field(description="Lines of the skeleton.")
     thresholds: Thresholds
@@ -116,16 +122,17 @@ class ModelAnswer(BaseModel):
     limits: LimitsAnswer
 
 
-def model_answer(aligner: Aligner, limits: Limits) -> ModelAnswer:
-    """Describe an aligner."""
+def model_answer(aligner: Aligner, models: Collection[str], limits: Limits) -> ModelAnswer:
+    """Describe an aligner, one of ``models``."""
     scheme, settings = aligner.scheme, aligner.settings.reconstruction
     return ModelAnswer(
         weights=aligner.model.name,
         checksum=aligner.model.checksum,
+        models=list(models),
         scheme=scheme.name,
         labels=_labels(scheme),
-        marks="hidden" if aligner.model.calibration else "rebuilt",
         method=aligner.method,
+        methods=["calibrated", "paper"] if aligner.model.calibration else ["paper"],
         contour=list(scheme.contour),
         edges=[list(edge) for edge in scheme.edges],
         thresholds=Thresholds(

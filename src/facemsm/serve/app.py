@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, File, Form, HTTPException, Request, Response, UploadFile
+from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
-from pydantic import Field, TypeAdapter, ValidationError
 from starlette.formparsers import MultiPartParser
+from starlette.middleware.cors import CORSMiddleware
 
 from facemsm.aligner import Aligner
 from facemsm.assets import SAMPLE
 from facemsm.detectors import FaceDetector, get_detector
 from facemsm.errors import FacemsmError
+from facemsm.imaging.decoding import TooManyPixelsError, UnknownKindError, decode_image
 from facemsm.serve.answers import AlignAnswer, Extra, ModelAnswer, Problem, face_answer, model_answer
-from facemsm.serve.guard import Guard
+from facemsm.serve.guard import HEALTH, Guard, RootPath, SecurityHeaders, check_hosts, check_origins
 from facemsm.serve.limits import Limits
-from facemsm.serve.photo import TooManyPixelsError, UnknownKindError, decode_photo
-from facemsm.shapes.reconstruction import Reconstruction
-from facemsm.stages import Settings
+from facemsm.serve.requests import BODY, Box, Options, first_problem, read_request
+from facemsm.stages import Method, Settings
 from facemsm.typing import FloatArray, Image, PathLike
 
 STATIC = Path(__file__).with_name("static")
-
-Coordinate = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
-Box = tuple[Coordinate, Coordinate, Coordinate, Coordinate]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-
-_THRESHOLD = "Asks for the paper's stage 3, and sets its threshold for "
-_BOXES = TypeAdapter(list[Box])
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": description}
@@ -45,7 +37,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         408: "The photo was not received in time.",
         413: "Too many bytes or pixels.",
         415: "Not a JPEG, PNG or WebP file.",
-        422: "A damaged photo, or a field that is missing or out of range.",
+        422: "A damaged photo, or a field that is missing, unknown or out of range.",
         500: "A fault of the server's.",
         503: "Busy; the header Retry-After says when to try again.",
     }.items()
@@ -57,32 +49,64 @@ class FewFaces:
 
     def __init__(self, detector: FaceDetector, most: int) -> None:
         self.name = detector.name
+        self.found = 0
+        """Faces in the last photo, with those that were left out."""
         self._detector, self._most = detector, most
 
     def detect(self, image: Image) -> FloatArray:
         """See :meth:`facemsm.detectors.FaceDetector.detect`."""
-        return self._detector.detect(image)[: self._most]
+        faces = self._detector.detect(image)
+        self.found = len(faces)
+        return faces[: self._most]
 
 
-def load_aligner(weights: PathLike, limits: Limits, threads: int = 1) -> Aligner:
-    """The aligner that the server works with, its detector loaded.
+def load_aligners(
+    weights: Sequence[PathLike], limits: Limits, *, method: Method | None = None, threads: int = 1
+) -> list[Aligner]:
+    """The aligners that the server works with, and one detector for all of them.
 
     Raises:
         FacemsmError: as :meth:`facemsm.Aligner.from_pretrained`.
     """
     detector = FewFaces(get_detector(), limits.faces)
-    return Aligner.from_pretrained(weights, detector=detector, keep=("heatmaps", "canonical"), threads=threads)
+    keep = ("heatmaps", "canonical")
+    return [
+        Aligner.from_pretrained(name, method=method, detector=detector, keep=keep, threads=threads) for name in weights
+    ]
 
 
-def create_app(aligner: Aligner, *, host: str = "127.0.0.1", limits: Limits | None = None) -> FastAPI:
-    """The page and its API around one aligner, which works on one photo at a time in a thread of its own.
+def create_app(
+    aligners: Sequence[Aligner],
+    *,
+    host: str = "127.0.0.1",
+    allowed_hosts: Collection[str] = (),
+    cors_origins: Collection[str] = (),
+    root_path: str = "",
+    limits: Limits | None = None,
+) -> FastAPI:
+    """The page and its API around aligners, which work on one photo at a time in a thread of their own.
 
     Args:
-        aligner: its thresholds are the defaults of a request; it keeps what requests may ask for.
-        host: the name or address that the server is bound to; see :class:`Guard`.
+        aligners: the first is the default; their settings are the defaults of a request, and they keep what requests
+            may ask for.
+        host: the name or address that the server is bound to.
+        allowed_hosts: other names that it may be called by; ``*`` for any. See :class:`Guard`.
+        cors_origins: of pages elsewhere that may use the API, ``https://example.org``; ``*`` for any.
+        root_path: where a proxy shows it, such as ``/faces``, whether it passes that on or not.
         limits: of requests.
+
+    Raises:
+        FacemsmError: two aligners of one name, or an allowed host or an origin is none.
     """
     limits = limits or Limits()
+    models = {aligner.model.name: aligner for aligner in aligners}
+    if len(models) < len(aligners):
+        raise FacemsmError(
+            f"two of the weights have one name ({', '.join(a.model.name for a in aligners)}); leave one out"
+        )
+    hosts, origins, root_path = check_hosts(allowed_hosts), check_origins(cors_origins), root_path.rstrip("/")
+    if root_path and not root_path.startswith("/"):
+        raise FacemsmError(f"root path {root_path!r}: begins with a slash, such as /faces")
     # Starlette moves larger files to the disk; the guard's limit keeps them small enough for the memory.
     MultiPartParser.spool_max_size = max(MultiPartParser.spool_max_size, limits.upload_bytes)
     worker = ThreadPoolExecutor(1, thread_name_prefix="aligner")
@@ -90,7 +114,7 @@ def create_app(aligner: Aligner, *, host: str = "127.0.0.1", limits: Limits | No
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        worker.shutdown(cancel_futures=True)
+        worker.shutdown(wait=False, cancel_futures=True)  # the photo that is worked on does not hold up the end
 
     app = FastAPI(
         title="facemsm",
@@ -99,38 +123,46 @@ def create_app(aligner: Aligner, *, host: str = "127.0.0.1", limits: Limits | No
         version="1",
         docs_url=None,  # they load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # to addresses that a proxy would have to know
         lifespan=lifespan,
     )
-    app.add_middleware(Guard, host=host, limits=limits)
+    # the last one added is the outermost
+    app.add_middleware(Guard, host=host, hosts=hosts, origins=origins, limits=limits)
+    if origins:
+        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])
+    if root_path:
+        app.add_middleware(RootPath, path=root_path)
+    app.add_middleware(SecurityHeaders)
     app.add_exception_handler(RequestValidationError, _field_problem)
 
-    @app.post("/api/align", response_model=AlignAnswer, responses=_PROBLEMS, summary="Find the landmarks of a photo")
-    async def align(
-        request: Request,
-        photo: Annotated[UploadFile, File(description="A JPEG, PNG or WebP file.")],
-        boxes: Annotated[
-            str | None,
-            Form(description="Faces as JSON, `[[x_min, y_min, x_max, y_max], ...]`; they are looked for if left out."),
-        ] = None,
-        contour: Annotated[Share | None, Form(description=_THRESHOLD + "the face's outline.")] = None,
-        features: Annotated[Share | None, Form(description=_THRESHOLD + "all other landmarks.")] = None,
-        include: Annotated[list[Extra] | None, Form(description="What else to return for every face.")] = None,
-    ) -> Response:
-        data = await photo.read()
-        await photo.close()
-        given = None if boxes is None else _parse_boxes(boxes, limits.faces)
-        settings = aligner.settings
-        if contour is not None or features is not None:
-            thresholds = {"contour": contour, "features": features}
-            chosen = {name: value for name, value in thresholds.items() if value is not None}
-            settings = replace(settings, method="paper", reconstruction=Reconstruction.with_thresholds(chosen))
-        extras = set(include or ())
-        answer = await _outcome(request, worker.submit(_align, aligner, settings, data, given, extras, limits))
-        return Response(answer, media_type="application/json")
+    def chosen(model: str | None) -> Aligner:
+        if model is not None and model not in models:
+            raise HTTPException(422, f"model: is not one of {', '.join(models)}")
+        return aligners[0] if model is None else models[model]
 
-    @app.get("/api/model", summary="The landmarks, the thresholds and the limits")
-    async def model() -> ModelAnswer:
-        return model_answer(aligner, limits)
+    @app.post(
+        "/api/align",
+        response_model=AlignAnswer,
+        responses=_PROBLEMS,
+        openapi_extra={"requestBody": BODY},
+        summary="Find the landmarks of a photo",
+        description="A form with the photo and its options, or the photo as the body and the options in the address.",
+    )
+    async def align(request: Request, query: Annotated[Options, Query()]) -> Response:
+        data, options = await read_request(request, query)
+        aligner = chosen(options.model)
+        settings = options.settings(aligner)
+        boxes = options.given_boxes(limits.faces)
+        job = worker.submit(_align, aligner, settings, data, boxes, set(options.include), limits)
+        return Response(await _outcome(request, job), media_type="application/json")
+
+    @app.get("/api/model", summary="The landmarks, the thresholds and the limits", responses={422: _PROBLEMS[422]})
+    async def model(model: Annotated[str | None, Query(description="Name of the weights.")] = None) -> ModelAnswer:
+        return model_answer(chosen(model), models, limits)
+
+    @app.get(HEALTH, summary="Whether the server answers")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
 
     # one by one: a folder mounted at / would answer the API's paths too when they are called by a wrong method
     for file in (*STATIC.iterdir(), SAMPLE):
@@ -145,23 +177,12 @@ def _sender(file: Path) -> Callable[[Request], Awaitable[Response]]:
     return send
 
 
-def _parse_boxes(text: str, most: int) -> list[Box]:
-    try:
-        boxes = _BOXES.validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        raise HTTPException(422, _problem(["boxes", *first["loc"]], first["msg"])) from error
-    if len(boxes) > most:
-        raise HTTPException(422, f"boxes: {len(boxes)} are above the limit of {most}")
-    return boxes
-
-
 def _align(
     aligner: Aligner, settings: Settings, data: bytes, boxes: Sequence[Box] | None, extras: set[Extra], limits: Limits
 ) -> str:
     """The answer to a request, as JSON; runs in the worker."""
     try:
-        image = decode_photo(data, limits.pixels)
+        image = decode_image(data, max_pixels=limits.pixels, kinds=("JPEG", "PNG", "WebP"))
         faces = aligner.align(image, boxes, settings=settings)
     except UnknownKindError as error:
         raise HTTPException(415, str(error)) from error
@@ -169,10 +190,17 @@ def _align(
         raise HTTPException(413, str(error)) from error
     except FacemsmError as error:
         raise HTTPException(422, str(error).replace("image 0:", "photo:")) from error
+    found = aligner.detector.found if boxes is None and isinstance(aligner.detector, FewFaces) else None
     height, width = image.shape[:2]
     size = aligner.model.codec.input_size
-    answers = [face_answer(face, image, extras, size) for face in faces]
-    answer = AlignAnswer(width=width, height=height, scheme=aligner.scheme.name, faces=answers)
+    answer = AlignAnswer(
+        width=width,
+        height=height,
+        scheme=aligner.scheme.name,
+        method=settings.method or aligner.method,
+        faces_found=found,
+        faces=[face_answer(face, image, extras, size) for face in faces],
+    )
     return answer.model_dump_json(exclude_unset=True)  # the extras that were not asked for
 
 
@@ -190,11 +218,6 @@ async def _outcome(request: Request, job: Future[str]) -> str:
 
 
 async def _field_problem(_: Request, error: Exception) -> JSONResponse:
-    """One line for the first field that is wrong, without repeating what was sent."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    return JSONResponse({"detail": _problem(first["loc"][1:], first["msg"])}, 422)
-
-
-def _problem(where: Sequence[int | str], what: str) -> str:
-    return f"{'.'.join(map(str, where)) or 'body'}: {what}"
+    errors = [{**each, "loc": each["loc"][1:]} for each in error.errors()]
+    return JSONResponse({"detail": first_problem(errors)}, 422)

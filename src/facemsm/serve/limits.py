@@ -13,8 +13,9 @@ class Limits:
         upload_bytes: the whole body of a request.
         pixels: width times height of a photo, by its header, before anything is decoded.
         faces: boxes in a request, and faces that are taken from the detector, best first.
-        requests: that are being received, wait or are worked on; the next one is answered 503.
-        seconds: from a request's first byte to its answer.
+        requests: photos that wait or are worked on; the next one is answered 503. Uploads on their way may hold as
+            many bytes as these.
+        seconds: from a request's first byte to the last of its answer.
     """
 
     upload_bytes: int = 24_000_000

@@ -10,10 +10,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from facemsm.errors import FacemsmError
+from facemsm.errors import FacemsmError, check_number
+from facemsm.files import check_file
 from facemsm.geometry import apply_affine, canonical_matrix
 from facemsm.schemes import LandmarkScheme, scheme_from_dict, scheme_to_dict
 from facemsm.typing import FloatArray, PathLike
+
+LARGEST_FILE = 1 << 26
+"""Bytes of a file of shapes: a hundred thousand of them."""
+
+FARTHEST = 1e5
+"""Canonical pixels; no number of a shape is as large."""
 
 _FORMAT = "facemsm shape dictionary 1"
 
@@ -23,12 +30,12 @@ class ShapeDictionary:
     """Exemplar shapes.
 
     Attributes:
-        shapes: (N, L, 2) float32, finite, canonical pixels. The paper writes D_S as an N × 2L matrix.
+        shapes: (N, L, 2) float32, below ``FARTHEST``, canonical pixels. The paper writes D_S as an N × 2L matrix.
         scheme: the landmark scheme of the shapes.
         size: side of the canonical image in pixels.
 
     Raises:
-        FacemsmError: the shapes are not N >= 1 finite shapes of the scheme, or the size is not positive.
+        FacemsmError: the shapes are not N >= 1 shapes of the scheme, or the size is not 1 to 1024.
     """
 
     shapes: FloatArray
@@ -39,10 +46,9 @@ class ShapeDictionary:
         shape = (self.scheme.count, 2)
         if self.shapes.ndim != 3 or self.shapes.shape[1:] != shape or not len(self.shapes):
             raise FacemsmError(f"shapes are {self.shapes.shape}, scheme {self.scheme.name!r} needs (N, {shape[0]}, 2)")
-        if self.shapes.dtype != np.float32 or not np.isfinite(self.shapes).all():
-            raise FacemsmError("shape dictionary: shapes must be finite float32 numbers")
-        if self.size < 1:
-            raise FacemsmError(f"shape dictionary: size is {self.size}, at least 1 pixel is needed")
+        if self.shapes.dtype != np.float32 or not (np.abs(self.shapes) < FARTHEST).all():  # NaN is not below either
+            raise FacemsmError(f"shape dictionary: shapes must be finite float32 numbers below {FARTHEST:g} px")
+        check_number("shape dictionary: size", self.size, 1, 1024, whole=True)
 
     @property
     def centre(self) -> float:
@@ -78,6 +84,7 @@ class ShapeDictionary:
         """
         from safetensors import SafetensorError, safe_open
 
+        check_file(Path(path), LARGEST_FILE)
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
@@ -85,14 +92,12 @@ class ShapeDictionary:
                     raise FacemsmError("not a shape dictionary; build one with build_dictionary")
                 shapes = np.asarray(file.get_tensor("shapes"))
             fields = json.loads(metadata[_FORMAT])
-            if type(fields["size"]) is not int or not isinstance(fields["scheme"], dict):
-                raise TypeError("size or scheme is of the wrong kind")
             return cls(shapes, scheme_from_dict(fields["scheme"], "its scheme"), fields["size"])
         except FacemsmError as error:
             raise FacemsmError(f"{path}: {error}") from error
         except OSError as error:
             raise FacemsmError(f"{path}: cannot be read ({error.strerror or error})") from error
-        except (SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise FacemsmError(
                 f"{path}: not a shape dictionary, or a damaged one ({type(error).__name__}: {error})"
             ) from error

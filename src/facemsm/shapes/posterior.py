@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError
-from facemsm.files import atomic_write
+from facemsm.files import atomic_write, check_file
 from facemsm.schemes import LandmarkScheme
+from facemsm.shapes.dictionary import FARTHEST, LARGEST_FILE
 from facemsm.typing import Array, BoolArray, FloatArray, PathLike
 
 Noise = tuple[float, float, float]
@@ -81,16 +82,20 @@ class ShapePrior:
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
+        check_file(Path(path), LARGEST_FILE)
         try:
             tensors = load(Path(path).read_bytes())
             prior = cls(*(np.asarray(tensors[name], np.float32) for name in ("mean", "modes", "residual")))
         except OSError as error:
             raise FacemsmError(f"{path}: cannot be read ({error.strerror})") from error
-        except (SafetensorError, KeyError, ValueError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise FacemsmError(f"{path}: not a shape prior, or a damaged one ({type(error).__name__})") from error
         shapes = (prior.mean.shape, prior.modes.shape[:2], prior.residual.shape)
         if shapes != ((count, 2), (count, 2), (count,)) or prior.modes.ndim != 3:
             raise FacemsmError(f"{path}: not a shape prior of {count} points; calibrate the model again")
+        values = np.concatenate((prior.mean.ravel(), prior.modes.ravel(), prior.residual))
+        if not (np.abs(values) < FARTHEST).all() or (prior.residual <= 0).any():  # NaN is not below either
+            raise FacemsmError(f"{path}: has numbers that no shape has; calibrate the model again")
         return prior
 
 
@@ -100,13 +105,13 @@ class Posterior(NamedTuple):
     Attributes:
         points: (M, L, 2) float64 canonical pixels, the mean.
         variance: (M, L) px², of a coordinate, the mean of x and y.
-        surprise: (M, L), squared distance between what a point's heatmap says and what the shape says, in units of
+        mahalanobis: (M, L), squared distance between what a point's heatmap says and what the shape says, in units of
             the variance that was expected.
     """
 
     points: Array
     variance: Array
-    surprise: Array
+    mahalanobis: Array
 
 
 def yaw_proxy(points: NDArray[np.floating], scheme: LandmarkScheme) -> Array:
@@ -182,14 +187,14 @@ def _posterior(points: NDArray[np.floating], covariance: Array, prior: ShapePrio
         z = np.linalg.solve(inverse, flat.T @ (precision @ observed[..., None]).reshape(-1, len(flat), 1))
         off = observed - (flat @ z).reshape(points.shape)
         pull = (precision @ off[..., None])[..., 0]
-        surprise = (off * pull).sum(axis=-1)
-        weights = (_FREEDOM + 2) / (_FREEDOM + surprise)
+        mahalanobis = (off * pull).sum(axis=-1)
+        weights = (_FREEDOM + 2) / (_FREEDOM + mahalanobis)
     # s = mean + modes z + e, and e has seen the observation too
     found = points - off + residual[:, None] * pull
     kept = flat - np.repeat(residual, 2)[:, None] * weighted
     variance = np.einsum("mik,mik->mi", kept, kept @ np.linalg.inv(inverse)).reshape(points.shape).mean(axis=-1)
     variance += residual - residual**2 * (precision[..., 0, 0] + precision[..., 1, 1]) / 2
-    return Posterior(found, variance, surprise)
+    return Posterior(found, variance, mahalanobis)
 
 
 def learn_prior(shapes: NDArray[np.floating], scheme: LandmarkScheme, *, rank: int = 40, size: int = 128) -> ShapePrior:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from facemsm.aligner import Aligner
 from facemsm.confidence.fitting import CONDITIONS, FOLDS, Observations, fit_logistic, fit_noise
 from facemsm.confidence.model import CORRECT, FEATURES, OF_ERRORS, Calibration, Logistic, Stage3, describe, detail
-from facemsm.data.sample import FaceSample
+from facemsm.data.sample import FaceSample, evenly_chosen
 from facemsm.data.sources import Source
 from facemsm.errors import FacemsmError
 from facemsm.evaluation import occlusion
@@ -83,7 +83,7 @@ def calibrate_model(
     seen = _observe(aligner, faces.validation)
     report(f"{len(faces.validation)} faces held out, each shown {sum(TIMES)} times")
     good = np.flatnonzero(seen.kind < FAIR)
-    noise = fit_noise(seen.take(good[np.linspace(0, len(good) - 1, min(len(good), FITTED)).astype(int)]), prior, scheme)
+    noise = fit_noise(seen.take(np.array(evenly_chosen(good.tolist(), FITTED))), prior, scheme)
     report(f"log of noise: {noise[0]:.2f} {noise[1]:+.2f} (1 - score) {-noise[2]:+.2f} turn")
     parts = [_fit(seen.take(seen.fold != fold), prior, scheme, noise) for fold in range(FOLDS)]
     stage3, threshold = _report(report, seen, parts, prior, dictionary, scheme)

@@ -1,22 +1,27 @@
-"""Videos in and out, by OpenCV; the sound by ffmpeg.
+"""Videos in and out: by PyAV (FFmpeg's libraries, the extra ``video``) where it is installed, else by OpenCV.
+
+PyAV reads what a file says of its frames: times, rotation, edit lists, interlacing; and writes H.264 with sound. OpenCV
+reads less of it (see ``docs/video.md``) and writes H.264 and sound only through an ``ffmpeg`` on the ``PATH``.
 
 ``NAME.jsonl`` is the record of a video: a line for each frame that could be read, with the fields of a line of
 ``landmarks.jsonl`` (:mod:`facemsm.results.jsonl`; ``image`` is ``PATH#FRAME``) and ``frame`` (from 0), ``time``
-(seconds); each face has its ``id`` too. ``NAME.csv`` is made from it: one row a face.
+(seconds); each face has its ``id`` too. ``NAME.csv`` is made from it: one row per face.
 """
 
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import math
 import os
-import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -25,16 +30,14 @@ from facemsm.errors import FacemsmError
 from facemsm.files import atomic_write
 from facemsm.results.jsonl import PhotoResult, to_line
 from facemsm.typing import Image
+from facemsm.video.opencv import FfmpegEncoder, OpenCVDecoder, OpenCVEncoder
 from facemsm.video.tracking import TrackedFace
 
-CODECS = {".mp4": "mp4v", ".mkv": "mp4v", ".mov": "mp4v", ".avi": "MJPG"}
-"""Suffix of a video that is written, and its codec: those that every build of OpenCV has."""
+SUFFIXES = (".mp4", ".mkv", ".mov", ".avi")
+"""Of videos that are written; browsers play the first."""
 
 USUAL_RATE = 30.0
-"""Frames a second, where a file or camera does not say."""
-
-MAX_UNREADABLE_FRAMES = 300
-"""So many unreadable frames in a row end a video."""
+"""Frames per second, where a file or camera does not say."""
 
 
 class Frame(NamedTuple):
@@ -45,14 +48,32 @@ class Frame(NamedTuple):
     image: Image
 
 
+class Decoder(Protocol):
+    """What :class:`VideoReader` needs of a library. ``missing`` is known when the frames have ended."""
+
+    rate: float
+    count: int | None
+    aspect: Fraction
+    missing: int
+    """Frames that the file should have after its last one."""
+    doubt: str
+    """What may be wrong with the file, in words; empty if nothing is."""
+
+    def frames(self) -> Iterator[tuple[float | None, Image] | None]:
+        """Time, if known, and picture (H, W, 3) uint8 RGB, upright; None for a frame that was not decoded."""
+
+    def close(self) -> None: ...  # noqa: D102
+
+
 class VideoReader:
-    """The frames of a video file or a camera.
+    """The frames of a video file or a camera, upright as the file's rotation says, interlaced ones deinterlaced.
 
     Attributes:
         name: the path, or ``camera N``.
         width, height: of the upright frames, pixels.
-        rate: frames a second.
-        count: frames that the file claims to have; None if it does not say, or for a camera.
+        rate: frames per second; the mean, where it varies.
+        aspect: width of a pixel through its height.
+        count: about so many frames; None if the file does not say, or for a camera.
     """
 
     def __init__(self, source: Path | int) -> None:
@@ -65,52 +86,54 @@ class VideoReader:
         self.name = f"camera {source}" if isinstance(source, int) else source.as_posix()
         if isinstance(source, Path) and not source.is_file():
             raise FacemsmError(f"{source}: is not a file; name a video")
-        self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
-        first = self._read() if self._capture.isOpened() else None
-        if first is None:
+        bad = "is no video that can be read, or damaged at its beginning"
+        if self._live:
+            bad = "gives no picture; is it plugged in, and may this user read it?"
+        try:
+            self._decoder = _decoder(source)
+        except ValueError as error:
+            raise FacemsmError(f"{self.name}: {bad} ({error})") from error
+        self._frames = self._decoder.frames()
+        self._begin = []  # frames that cannot be read, and the first that can
+        for frame in self._frames:
+            self._begin.append(frame)
+            if frame is not None:
+                self.height, self.width = frame[1].shape[:2]
+                break
+        else:
             self.close()
-            raise FacemsmError(
-                f"{self.name}: gives no picture; is it plugged in, and may this user read it?"
-                if self._live
-                else f"{self.name}: is no video that OpenCV can read, or damaged at its beginning"
-            )
-        self._first: Image = first
-        self.height, self.width = first.shape[:2]
-        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
+            raise FacemsmError(f"{self.name}: {bad} ({self._decoder.doubt or 'no frame could be decoded'})")
+        rate = self._decoder.rate
         self.rate = rate if math.isfinite(rate) and 1 <= rate <= 1000 else USUAL_RATE
-        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.count = int(count) if not self._live and 0 < count < 1e9 else None
+        self.aspect = self._decoder.aspect
+        self.count = None if self._live else self._decoder.count
 
     def frames(self, broken: Callable[[str, int], None]) -> Iterator[Frame]:
         """Each frame that can be read, at the time that the file says, or at which the camera gave it.
 
-        ``broken`` is called for frames that cannot be read: a line of text, and how many they are.
+        ``broken`` is called for frames that cannot be read: a line of text, and how many they are; 0 if it is not sure
+        that there are any.
         """
-        started, run, number, last = time.monotonic(), 0, 0, -1.0
-        image: Image | None = self._first
-        while image is not None or (self.count is not None and number < self.count and run < MAX_UNREADABLE_FRAMES):
-            if image is None or image.shape[:2] != (self.height, self.width):
+        started, run, last, number = time.monotonic(), 0, -1.0, -1
+        for number, frame in enumerate(chain(self._begin, self._frames)):
+            if frame is None or frame[1].shape[:2] != (self.height, self.width):
                 run += 1
-            else:
-                if run:
-                    broken(f"{self.name}: {_span(number - run, number)} cannot be read; skipped", run)
-                    run = 0
-                stamp = time.monotonic() - started if self._live else self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-                last = stamp if stamp > last else max(number / self.rate, last)
-                yield Frame(number, last, image)
-            image = self._read()
-            number += 1
-        # containers without an index only estimate their length: a short rest was never there
-        if self.count is not None and (missing := self.count - number + run) > self.rate / 2:
-            broken(f"{self.name}: {_span(self.count - missing, self.count)}, the last, cannot be read", missing)
-
-    def _read(self) -> Image | None:
-        read, image = self._capture.read()
-        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8) if read and image is not None else None
+                continue
+            if run:
+                broken(f"{self.name}: {_span(number - run, number)} cannot be read; skipped", run)
+                run = 0
+            stamp = time.monotonic() - started if self._live else frame[0]
+            last = stamp if stamp is not None and stamp > last else max(number / self.rate, last)
+            yield Frame(number, last, frame[1])
+        stop = number + 1 + self._decoder.missing
+        if missing := run + self._decoder.missing:
+            broken(f"{self.name}: {_span(stop - missing, stop)}, the last, cannot be read", missing)
+        if self._decoder.doubt:
+            broken(f"{self.name}: {self._decoder.doubt}", 0)
 
     def close(self) -> None:
         """Let the file or camera go."""
-        self._capture.release()
+        self._decoder.close()
 
 
 def _span(start: int, stop: int) -> str:
@@ -118,52 +141,70 @@ def _span(start: int, stop: int) -> str:
     return f"frame {start}" if stop - start == 1 else f"frames {start} to {stop - 1}"
 
 
+class Encoder(Protocol):
+    """What :class:`VideoWriter` needs of a library. Its methods raise OSError where the file cannot be written."""
+
+    silent: str | None
+    """Why the file will have no sound, where it should have some."""
+
+    def write(self, image: Image, seconds: float) -> None: ...  # noqa: D102
+
+    def finish(self) -> None: ...  # noqa: D102
+
+    def discard(self) -> None: ...  # noqa: D102
+
+
 class VideoWriter:
-    """Writes a video. Until :meth:`finish` it lies beside its place under a hidden name.
+    """Writes a video that browsers play. Until :meth:`finish` it lies beside its place under a hidden name.
 
     Attributes:
         path: where the video will be.
     """
 
-    def __init__(self, path: Path, rate: float, width: int, height: int) -> None:
-        """Begin the video ``path`` of ``rate`` frames a second.
+    def __init__(
+        self,
+        path: Path,
+        rate: float,
+        width: int,
+        height: int,
+        *,
+        aspect: Fraction = Fraction(1),
+        sound: Path | None = None,
+    ) -> None:
+        """Begin a video. Sides are made even, as codecs need it: the last row or column is repeated.
+
+        Args:
+            path: the video, with one of the ``SUFFIXES``.
+            rate: frames per second.
+            width: of the frames, pixels.
+            height: of the frames, pixels.
+            aspect: width of a pixel through its height.
+            sound: a video whose sound is kept, as far as the frames reach.
 
         Raises:
-            FacemsmError: the suffix is not one of ``CODECS``, or the file cannot be written.
+            FacemsmError: the suffix is another, or the file cannot be written.
         """
-        if path.suffix.lower() not in CODECS:
-            raise FacemsmError(f"{path}: cannot be written; use one of the suffixes {', '.join(CODECS)}")
-        self.path, self._rate = path, rate
-        self._temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-        self._with_sound = path.with_name(f".{path.stem}.{os.getpid()}.sound{path.suffix}")
-        self._written = 0
-        self._last: Image | None = None
-        try:
+        if path.suffix.lower() not in SUFFIXES:
+            raise FacemsmError(f"{path}: cannot be written; use one of the suffixes {', '.join(SUFFIXES)}")
+        self.path = path
+        self._padding = (0, height % 2, 0, width % 2)
+        self._temporary = path.with_name(f".{os.getpid()}-{id(self):x}.part{path.suffix}")
+        self._encoder: Encoder | None = None
+        with self._one_line():
             path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FacemsmError(f"{path}: cannot be written ({error.strerror}); choose another --output") from error
-        code = cv2.VideoWriter.fourcc(*CODECS[path.suffix.lower()])
-        self._writer = cv2.VideoWriter(str(self._temporary), code, rate, (width, height))
-        if not self._writer.isOpened():
-            self.discard()
-            raise FacemsmError(f"{path}: cannot be written; choose another --output")
+            make = _encoder()
+            self._encoder = make(self._temporary, rate, width + width % 2, height + height % 2, aspect, sound)
 
     def write(self, image: Image, seconds: float) -> None:
-        """Add a frame (H, W, 3) RGB that is shown from that time on; the last one stays until then."""
-        bgr = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), np.uint8)
-        position = round(seconds * self._rate)
-        while self._written < position:
-            self._put(bgr if self._last is None else self._last)
-        if self._written == position:  # a camera may be faster than it says
-            self._put(bgr)
-        self._last = bgr
+        """Add a frame (H, W, 3) uint8 RGB, shown from that time on. Raises FacemsmError: it cannot be written."""
+        assert self._encoder is not None
+        if any(self._padding):
+            image = np.asarray(cv2.copyMakeBorder(image, *self._padding, cv2.BORDER_REPLICATE), np.uint8)
+        with self._one_line():
+            self._encoder.write(image, seconds)
 
-    def _put(self, bgr: Image) -> None:
-        self._writer.write(bgr)
-        self._written += 1
-
-    def finish(self, sound: Path | None = None) -> str | None:
-        """Close the video and move it to its place, with the sound of the video ``sound``.
+    def finish(self) -> str | None:
+        """Close the video and move it to its place.
 
         Returns:
             Why there is no sound in it, or None.
@@ -171,55 +212,48 @@ class VideoWriter:
         Raises:
             FacemsmError: the file cannot be written.
         """
-        self._writer.release()
+        assert self._encoder is not None
+        with self._one_line():
+            self._encoder.finish()
+            self._temporary.replace(self.path)
+        self.discard()
+        return self._encoder.silent
+
+    @contextmanager
+    def _one_line(self) -> Iterator[None]:
         try:
-            silent = None if sound is None else add_sound(self._temporary, sound, self._with_sound)
-            source = self._with_sound if sound and silent is None else self._temporary
-            source.replace(self.path)
+            yield
         except OSError as error:
-            raise FacemsmError(f"{self.path}: cannot be written ({error.strerror})") from error
-        finally:
             self.discard()
-        return silent
+            raise FacemsmError(f"{self.path}: cannot be written ({error.strerror}); choose another --output") from error
 
     def discard(self) -> None:
         """Close the video and remove what is not in its place."""
-        self._writer.release()
+        if self._encoder is not None:
+            self._encoder.discard()
         self._temporary.unlink(missing_ok=True)
-        self._with_sound.unlink(missing_ok=True)
 
 
-def add_sound(picture: Path, sound: Path, path: Path) -> str | None:
-    """Write ``path``: the video ``picture`` with the sound of ``sound``, cut to the same length. Needs ffmpeg.
+def _has_pyav() -> bool:
+    return importlib.util.find_spec("av") is not None
 
-    The sound is copied as it is, or encoded anew where the container does not take it.
 
-    Returns:
-        Why it was not written, or None.
-    """
-    ffmpeg = shutil.which("ffmpeg")
-    if not ffmpeg:
-        return "there is no ffmpeg on the PATH"
+def _decoder(source: Path | int) -> Decoder:
+    """PyAV for files where it is installed, else OpenCV. Raises ValueError: neither a video nor a camera."""
+    if isinstance(source, Path) and _has_pyav():
+        from facemsm.video.pyav import PyAVDecoder
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        # a session of its own: Ctrl-C ends the reading, not the finishing of the files
-        return subprocess.run(
-            [ffmpeg, "-nostdin", "-hide_banner", "-y", *arguments],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            start_new_session=True,
-        )
+        return PyAVDecoder(source)
+    return OpenCVDecoder(source)
 
-    inputs = ("-i", f"file:{picture}", "-i", f"file:{sound}")
-    if "Audio:" not in run("-i", f"file:{sound}").stderr:
-        return "the video has none"
-    for codec in ("-c", "-c:v"):
-        done = run("-v", "error", *inputs, "-map", "0:v", "-map", "1:a", codec, "copy", "-shortest", f"file:{path}")
-        if done.returncode == 0:
-            return None
-    return f"ffmpeg failed ({(done.stderr.strip().splitlines() or ['without a reason'])[-1]})"
+
+def _encoder() -> Callable[[Path, float, int, int, Fraction, Path | None], Encoder]:
+    """What writes H.264, else VP9."""
+    if _has_pyav():
+        from facemsm.video.pyav import PyAVEncoder
+
+        return PyAVEncoder
+    return FfmpegEncoder if FfmpegEncoder.exists() else OpenCVEncoder
 
 
 def frame_line(frame: Frame, source: str, scheme: str, faces: Sequence[TrackedFace]) -> str:

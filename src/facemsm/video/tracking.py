@@ -1,6 +1,6 @@
-"""Faces from frame to frame: who is who, and landmarks that neither tremble nor lag.
+"""Faces from frame to frame: identities, and landmarks with neither jitter nor lag.
 
-The landmarks of one frame give the boxes of the next, so the detector is asked only now and then. Constants are per
+The landmarks of one frame give the boxes of the next, so the detector runs only now and then. Constants are per
 frame and were chosen at 30 frames a second; ``benchmarks/video.py`` measures what they do.
 """
 
@@ -23,32 +23,32 @@ from facemsm.typing import Array, FloatArray, Image
 NOISE = 0.0015
 """Standard deviation of a point with score 1 about the truth, in face sizes (root of the tight box's area)."""
 
-DISTRUST = 4
+NOISE_EXPONENT = 4
 """The standard deviation grows with this power of 1 / score: at 0.4 it is 40 times as large, so it says little."""
 
-SHARED = 0.15
+COMMON_NOISE = 0.15
 """Share of a point's variance that all points have in common, which averaging does not remove."""
 
-DRIFT = 0.0003
-"""How far a still face is free to wander in a frame, in face sizes."""
+PROCESS_NOISE = 0.0003
+"""Standard deviation of a still face's motion from one frame to the next, in face sizes."""
 
-SURPRISE = 3.0
+MOTION = 3.0
 """A squared deviation this many times the expected one is motion, not noise."""
 
-SAME_FACE = 0.3
+MATCH_IOU = 0.3
 """IoU from which a box of the detector and one around landmarks are the same face's; they are cut differently."""
 
-DOUBLE = 0.6
-"""IoU of two tight boxes from which both tracks follow one face."""
+DUPLICATE_IOU = 0.6
+"""IoU of two tight boxes from which both tracks follow one face: if two tracks overlap, keep the older."""
 
-LOST = 0.4
+MIN_MEAN_SCORE = 0.4
 """Mean score below which there is no face."""
 
-CUT = 0.3
-"""Correlation of the brightness of two frames, seen very coarsely, below which the film was cut."""
+SCENE_CUT_CORRELATION = 0.3
+"""Correlation of the brightness of two frames, seen very coarsely, below which there is a scene cut."""
 
 PATIENCE = 10
-"""Frames for which a lost face keeps its identity; until then the detector looks for it in each."""
+"""Frames for which a lost face keeps its identity; until then the detector runs in each."""
 
 
 class Smoother:
@@ -68,15 +68,15 @@ class Smoother:
     def __call__(self, points: FloatArray, scores: FloatArray) -> FloatArray:
         """The smoothed points (L, 2) float32 of this frame, by its points (L, 2) and scores (L,); pixels."""
         size = np.sqrt(np.prod(np.ptp(points, axis=0) + 1.0))
-        noise = (NOISE * size / np.maximum(scores.astype(np.float64), 0.05) ** DISTRUST) ** 2
-        pose_noise = np.asarray(SHARED / np.mean(1 / noise))
+        noise = (NOISE * size / np.maximum(scores.astype(np.float64), 0.05) ** NOISE_EXPONENT) ** 2
+        pose_noise = np.asarray(COMMON_NOISE / np.mean(1 / noise))
         past = self._points
         if past is None:
             self._points, self._variance, self._pose_variance = points.astype(np.float64), noise, pose_noise
             return points
         carried = apply_affine(fit_similarity(past, points, 1 / noise), past)
         moved, rest = carried - past, points - carried
-        drift = (DRIFT * size) ** 2
+        drift = (PROCESS_NOISE * size) ** 2
         pose_gain, self._pose_variance = _update(self._pose_variance + drift, pose_noise, np.asarray(np.mean(moved**2)))
         gain, self._variance = _update(self._variance + drift, noise, np.mean(rest**2, axis=1))
         self._points = past + pose_gain * moved + gain[:, None] * rest
@@ -84,8 +84,8 @@ class Smoother:
 
 
 def _update(variance: Array, noise: Array, deviation: Array) -> tuple[Array, Array]:
-    """Kalman gain and the variance after it; the variance before it rises to meet a surprising squared deviation."""
-    variance = variance + np.maximum(deviation - SURPRISE * (variance + noise), 0)
+    """Kalman gain and the variance after it; the variance before rises to meet a squared deviation that is motion."""
+    variance = variance + np.maximum(deviation - MOTION * (variance + noise), 0)
     gain = variance / (variance + noise)
     return gain, (1 - gain) * variance
 
@@ -123,8 +123,8 @@ class Tracker:
     """Follows the faces of a video, frame by frame.
 
     The detector runs in the first frame, then in every ``detect_every``-th and in each in which a face is missing: its
-    mean score is below ``LOST``, or it left the picture. A box of its that overlaps no known face is a new one. Where
-    the film is cut, all faces are new.
+    mean score is below ``MIN_MEAN_SCORE``, or it left the picture. A detected box that overlaps no known face is a new
+    face. After a scene cut all faces are new.
 
     Attributes:
         detections: how often the detector ran.
@@ -148,7 +148,7 @@ class Tracker:
     def __call__(self, image: Image) -> list[TrackedFace]:
         """The faces of the next frame, (H, W, 3) uint8 RGB, by identity. Errors as :meth:`facemsm.Aligner.align`."""
         before, self._view = self._view, _coarse(image)
-        if before is not None and _is_cut(before, self._view):
+        if before is not None and _is_scene_cut(before, self._view):
             self._tracks, self._until_detection = [], 0
         found = self._follow(image)
         if self._until_detection <= 0 or any(track.missed for track in self._tracks):
@@ -162,7 +162,7 @@ class Tracker:
         """Faces that are still where they were; the others are counted as missed."""
         height, width = image.shape[:2]
         seen = [track for track in self._tracks if not track.missed and _inside(track.box, width, height)]
-        seen.sort(key=lambda track: track.id)  # of two that follow one face, the elder stays
+        seen.sort(key=lambda track: track.id)  # if two tracks overlap, keep the older
         faces = self._aligner.align(image, [track.box for track in seen]) if seen else []
         for track in self._tracks:
             track.missed += 1
@@ -175,7 +175,7 @@ class Tracker:
         known = list(self._tracks)
         for box in self._aligner.detector.detect(image)[:, :4]:
             shared = overlaps(box, np.reshape([track.box for track in known], (-1, 4)).astype(np.float32))
-            if len(shared) and shared.max() >= SAME_FACE:
+            if len(shared) and shared.max() >= MATCH_IOU:
                 track = known.pop(int(shared.argmax()))
                 if track.id not in found:
                     tracks.append(_Track(track.id, box))
@@ -190,8 +190,8 @@ class Tracker:
         for track, face in zip(tracks, faces, strict=True):
             box = tight_box(face.points)
             others = [other.box for other in self._tracks if other.missed == 0 and other.id != track.id]
-            double = overlaps(box, np.reshape(others, (-1, 4)).astype(np.float32)).max(initial=0) > DOUBLE
-            if double or float(face.scores.mean()) < LOST:
+            double = overlaps(box, np.reshape(others, (-1, 4)).astype(np.float32)).max(initial=0) > DUPLICATE_IOU
+            if double or float(face.scores.mean()) < MIN_MEAN_SCORE:
                 continue
             if not track.id:
                 self._ids += 1
@@ -210,9 +210,9 @@ def _coarse(image: Image) -> Array:
     return view / np.linalg.norm(view) if view.std() > 1 else 0 * view
 
 
-def _is_cut(before: Array, view: Array) -> bool:
+def _is_scene_cut(before: Array, view: Array) -> bool:
     """Whether two frames show different things; even pictures, such as black ones, tell nothing."""
-    return bool(before.any() and view.any() and np.sum(before * view) < CUT)
+    return bool(before.any() and view.any() and np.sum(before * view) < SCENE_CUT_CORRELATION)
 
 
 def _inside(box: FloatArray, width: int, height: int) -> bool:

@@ -1,30 +1,39 @@
-import { align, getModel } from "./api.js";
+import { align, getModel, getSample } from "./api.js";
 import { save, toCsv, toJson, toPng, toPts } from "./files.js";
 import { Panel, colourOf, element, faceMarks, squareAbout } from "./panel.js";
 
 const ACCEPTED = ["image/jpeg", "image/png", "image/webp"];
+const EXTRAS = ["crop", "canonical", "heatmaps"];
 const GROUPS = ["contour", "features"];
 const $ = (selector) => document.querySelector(selector);
 
-const model = await getModel();
+const say = (text) => ($("#status").textContent = text);
+const complain = (text) => ($("#problem").textContent = text);
+
+/** What discs and rings are. */
+const WORDS = { calibrated: { disc: "not hidden", ring: "hidden", sure: "seen" }, paper: { disc: "kept", ring: "rebuilt", sure: "kept" } };
+
+const models = {}; // descriptions by name
+let model = null; // of the answer that is shown
 const panels = Object.fromEntries(["main", "crop", "canonical", "heatmap", "before", "after"].map((id) => [id, new Panel($(`#${id}`))]));
-const onContour = new Set(model.contour);
 const state = {
   photo: null, // the Blob that was sent
   picture: null, // the same as an ImageBitmap
   name: "photo",
   answer: null,
-  asked: "", // the thresholds that the answer is for
+  asked: "", // the model, method and thresholds that the answer is for
   face: 0,
   point: 0,
   zoomed: false,
+  drawing: false, // whether the pointer draws a box
+  box: null, // while it does: two corners
 };
 
 // A photo, from wherever it comes
 
 let opening = 0;
 
-async function open(blob, name) {
+async function open(blob, name, note = "") {
   const turn = ++opening;
   say("Reading the photo …");
   complain("");
@@ -48,15 +57,16 @@ async function open(blob, name) {
       photo = await reencoded(picture);
       answer = await find(photo);
     }
-    await Promise.all(answer.faces.map(loadPictures));
+    await Promise.all(answer.faces.map(prepare));
     if (turn !== opening) return; // a newer photo has been given
-    Object.assign(state, { photo, picture, name, answer, asked, face: 0, point: 0, zoomed: false });
+    model = models[JSON.parse(asked).model];
+    Object.assign(state, { photo, picture, name, answer, asked, face: 0, point: 0, zoomed: false, drawing: false, box: null });
     document.body.dataset.state = "ready";
-    const count = answer.faces.length;
-    const seconds = ((performance.now() - started) / 1000).toFixed(1);
-    say(count ? `${name}: ${count} face${count > 1 ? "s" : ""} in ${seconds} s` : `${name}: no face found`);
+    const seconds = answer.faces.length ? ` in ${((performance.now() - started) / 1000).toFixed(1)} s` : "";
+    say(`${name}: ${counted(answer)}${seconds}${note && `. ${note}`}`);
     showFaces();
-    thresholdsChanged();
+    show();
+    methodChanged(); // it may have been, meanwhile
   } catch (error) {
     if (turn !== opening) return;
     say("");
@@ -66,12 +76,18 @@ async function open(blob, name) {
   }
 }
 
+function counted({ faces, faces_found: found }) {
+  if (found > faces.length) return `${faces.length} of ${found} faces, the clearest (no more are taken from one photo),`;
+  if (!faces.length) return "no face found. “Add a face” draws a box around one";
+  return `${faces.length} face${faces.length > 1 ? "s" : ""}`;
+}
+
 async function find(photo) {
   const { upload_bytes, pixels } = model.limits;
   if (photo.size > 0.99 * upload_bytes) {
     throw new Error(`The photo has ${(photo.size / 1e6).toFixed(0)} MB, above the limit of ${upload_bytes / 1e6}; make it smaller (${pixels / 1e6} megapixels at most).`);
   }
-  return align(photo, { ...thresholds(), include: ["crop", "canonical", "heatmaps"] });
+  return align(photo, { ...asking(), include: EXTRAS });
 }
 
 /** Kinds that the server does not take, but this browser can read. */
@@ -82,18 +98,24 @@ async function reencoded(picture) {
   return new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.95));
 }
 
-async function loadPictures(face) {
+/** Loads a face's pictures, and keeps what the server said of it, which the sliders run ahead of. */
+async function prepare(face) {
   face.pictures = {};
-  const given = ["crop", "canonical", "heatmaps"].filter((name) => face[name]);
-  await Promise.all(given.map(async (name) => {
+  await Promise.all(EXTRAS.filter((name) => face[name]).map(async (name) => {
     const image = new Image();
     image.src = face[name];
     await image.decode();
     face.pictures[name] = image;
   }));
+  face.given = { ...face };
 }
 
-const openFile = (file) => file && open(file, file.name || "photo");
+/** One photo at a time; says so where there are more. */
+function openFiles(files) {
+  const file = [...files].find(({ type }) => type.startsWith("image/")) ?? files[0];
+  const note = files.length > 1 ? `This is one of ${files.length} files; the page takes one photo at a time.` : "";
+  if (file) open(file, file.name || "photo", note);
+}
 
 const camera = {
   dialog: $("#camera"),
@@ -122,83 +144,107 @@ const camera = {
 };
 camera.dialog.addEventListener("close", () => camera.stop());
 
-// Thresholds: what they mean for the marks shows at once, where the points go comes from the server
+// Model, method and thresholds: what a threshold means for the marks shows at once, all else comes from the server
 
-/** Those of the sliders; none while they are untouched, so that the model's own way is taken. */
-function thresholds() {
-  const values = Object.fromEntries(GROUPS.map((group) => [group, Number($(`#${group}`).value)]));
-  return GROUPS.every((group) => values[group] === model.thresholds[group]) ? {} : values;
+/** The fields of a request. */
+function asking() {
+  const method = $("#methods :checked").value;
+  const thresholds = GROUPS.map((group) => [group, Number($(`#${group}`).value)]);
+  return { model: $("#model").value, method, ...(method === "paper" && Object.fromEntries(thresholds)) };
 }
-const chosen = () => JSON.stringify(thresholds());
-let asking = false;
+const chosen = () => JSON.stringify(asking());
 
-function setThresholds(values) {
-  for (const group of GROUPS) $(`#${group}`).value = values[group];
-  thresholdsChanged();
+function setControls({ model: name, method, ...thresholds }) {
+  $("#model").value = name;
+  $(`#methods [value=${method}]`).checked = true;
+  for (const group of GROUPS) $(`#${group}`).value = thresholds[group] ?? models[name].thresholds[group];
+  methodChanged();
 }
 
-function thresholdsChanged() {
+function methodChanged() {
+  const { model: name, method } = asking();
   for (const group of GROUPS) $(`output[for=${group}]`).value = Number($(`#${group}`).value).toFixed(2);
-  if (!state.answer) return;
-  if (chosen() !== state.asked) {
-    if (chosen() !== "{}") state.answer.faces.forEach(markAtOnce);
-    askAgain();
-  }
+  $("#methods").hidden = models[name].methods.length < 2;
+  $("#thresholds").hidden = method !== "paper";
+  $("#weights").textContent = `Model ${name}, ${models[name].labels.length} landmarks.`;
+  if (!state.answer || chosen() === state.asked) return;
+  const shown = JSON.parse(state.asked);
+  if (method === "paper" && shown.method === "paper" && shown.model === name) state.answer.faces.forEach(markAtOnce);
   show();
+  inTurn(askAgain);
+}
+
+function modelChanged() {
+  const { model: name, method } = asking();
+  setControls({ ...asking(), method: models[name].methods.includes(method) ? method : models[name].method });
 }
 
 /** Which points the paper's stage 3 rebuilds: those that are not reliable (V of Algorithm 2), unless none is. */
 function markAtOnce(face) {
-  const limits = { ...model.thresholds, ...thresholds() };
-  const best = Math.max(...face.intensity) || 1;
-  const relative = face.intensity.map((value) => value / best);
+  const { intensity, points, preliminary } = face.given;
+  const limits = { ...model.thresholds, ...asking() };
+  const best = Math.max(...intensity) || 1;
+  const relative = intensity.map((value) => value / best);
   const least = Math.ceil(limits.minimum_reliable * relative.length);
-  let reliable = relative.map((value, i) => value > limits[onContour.has(i) ? "contour" : "features"]);
+  let reliable = relative.map((value, i) => value > limits[model.contour.includes(i) ? "contour" : "features"]);
   if (reliable.filter(Boolean).length < least) {
     const last = [...relative].sort((a, b) => b - a)[least - 1];
     reliable = relative.map((value) => value >= last && value > 0);
   }
-  face.rebuilt = reliable.map((is) => Number(!is && reliable.includes(true)));
-  if (model.marks === "rebuilt") face.occluded = face.rebuilt;
-  face.points = face.points.map((point, i) => (face.rebuilt[i] ? point : face.preliminary[i]));
+  face.occluded = face.rebuilt = reliable.map((is) => Number(!is && reliable.includes(true)));
+  face.points = points.map((point, i) => (face.rebuilt[i] ? point : preliminary[i]));
 }
 
-/** One request at a time; the newest thresholds are the next to be asked for. */
-async function askAgain() {
-  if (asking) return;
-  asking = true;
-  try {
-    while (state.answer.faces.length && chosen() !== state.asked) {
-      const { answer, photo } = state;
-      const asked = chosen();
-      const boxes = JSON.stringify(answer.faces.map((face) => face.box));
-      const fresh = await align(photo, { ...JSON.parse(asked), boxes });
-      if (answer !== state.answer) continue; // another photo by now
-      state.asked = asked;
-      if (asked !== chosen()) continue; // the marks are ahead of it
-      fresh.faces.forEach(({ points, occluded, rebuilt }, i) => Object.assign(answer.faces[i], { points, occluded, rebuilt }));
+/** Requests for a photo that is open already: one at a time. If one fails, the controls go back to what is shown. */
+let queue = Promise.resolve();
+function inTurn(job) {
+  queue = queue.then(job).then((done) => done && complain("")).catch((error) => {
+    if (state.answer) {
+      for (const face of state.answer.faces) Object.assign(face, face.given);
+      setControls(JSON.parse(state.asked));
       show();
     }
-    complain("");
-  } catch (error) {
     complain(error.message);
-  } finally {
-    asking = false;
-  }
+  });
+}
+
+/** Asks for the newest choice, if it has not been asked for yet. */
+async function askAgain() {
+  const { answer, photo } = state;
+  const fields = asking();
+  const asked = JSON.stringify(fields);
+  if (asked === state.asked) return false;
+  const shown = JSON.parse(state.asked);
+  const wholly = fields.model !== shown.model || fields.method !== shown.method;
+  const faces = [...answer.faces];
+  const boxes = JSON.stringify(faces.map((face) => face.box));
+  const fresh = await align(photo, { ...fields, boxes, include: wholly ? EXTRAS : [] });
+  if (wholly) await Promise.all(fresh.faces.map(prepare));
+  if (answer !== state.answer) return false; // another photo by now
+  state.asked = asked;
+  model = models[fields.model];
+  Object.assign(answer, { scheme: fresh.scheme, method: fresh.method });
+  faces.forEach((face, i) => {
+    const { detection_score, pictures } = face;
+    Object.assign(face, { pictures, ...fresh.faces[i], detection_score, given: null });
+    face.given = { ...face };
+  });
+  state.point = Math.min(state.point, model.labels.length - 1);
+  if (wholly) showFaces();
+  if (asked === chosen()) show();
+  else methodChanged(); // the marks are ahead of it
+  return true;
 }
 
 // What is shown
 
-const say = (text) => ($("#status").textContent = text);
-const complain = (text) => ($("#problem").textContent = text);
+const marked = (face) => (state.answer.method === "paper" ? face.rebuilt : null) ?? face.occluded;
+const words = () => WORDS[state.answer.method];
 
-/** What the rings are: points that were rebuilt, or, where stage 3 weighs all of them, points that are hidden. */
-const marked = (face) => face.rebuilt ?? face.occluded;
-const ringed = (face) => (face.rebuilt ? "rebuilt" : model.marks);
-
+/** A point is not called seen unless it is more likely right than wrong. */
 function describe(face, i) {
-  const said = [face.rebuilt?.[i] && "rebuilt", face.occluded[i] && model.marks].filter(Boolean);
-  const how = [...new Set(said)].join(", ") || "seen";
+  const least = state.answer.method === "paper" ? 0.005 : 0.5;
+  const how = marked(face)[i] ? words().ring : face.scores[i] < least ? "unsure" : words().sure;
   return { title: `${i} · ${model.labels[i]}`, score: face.scores[i].toFixed(2), how };
 }
 
@@ -235,6 +281,8 @@ function show() {
   const face = answer.faces[state.face];
   document.body.classList.toggle("faceless", !face);
   $("#zoom").setAttribute("aria-pressed", state.zoomed);
+  $("#draw").setAttribute("aria-pressed", state.drawing);
+  document.body.classList.toggle("drawing", state.drawing);
   const whole = { x: 0, y: 0, width: picture.width, height: picture.height };
   const part = state.zoomed && face ? squareAbout([face.points], 0.08) : whole;
   panels.main.show(picture, part, mainMarks);
@@ -247,12 +295,13 @@ function show() {
 const look = (step) => ({ step, edges: model.edges, colours: model.colours });
 
 function mainMarks(step) {
+  const drawn = state.box ? [rectangle(state.box, step)] : [];
   return state.answer.faces.map((face, i) => {
     const chosen = i === state.face;
     const text = (p) => { const { title, score, how } = describe(face, p); return `${title}, score ${score}, ${how}`; };
     const options = chosen ? { selected: state.point, describe: text } : {};
     return element("g", chosen ? {} : { opacity: 0.8 }, ...faceMarks(face, marked(face), { ...look(step), ...options }));
-  });
+  }).concat(drawn);
 }
 
 function showSteps(face) {
@@ -271,8 +320,14 @@ function showSteps(face) {
     ? `: ${moved.length} of ${face.points.length} points moved, by ${mean.toFixed(1)} px on average.`
     : ": no point is moved.";
   const count = marked(face).filter(Boolean).length;
-  $("#marked").textContent = `${count} of ${face.points.length} points ${count === 1 ? "is" : "are"} ${ringed(face)}.`;
-  $("#ring").textContent = ringed(face);
+  $("#marked").textContent = `${count} of ${face.points.length} points ${count === 1 ? "is" : "are"} ${words().ring}.`;
+  $("#ring").textContent = words().ring;
+  $("#disc").textContent = words().disc;
+}
+
+function rectangle([[x0, y0], [x1, y1]], step) {
+  const d = `M${x0} ${y0}H${x1}V${y1}H${x0}Z`;
+  return element("path", { d, fill: "#fff", "fill-opacity": 0.15, stroke: "#fff", "stroke-width": 2 * step });
 }
 
 /** Where θ puts the canonical face in the crop. */
@@ -348,6 +403,11 @@ function nearest(event) {
 
 function hover(event) {
   if (!state.answer) return;
+  if (state.box) {
+    state.box[1] = panels.main.locate(event);
+    panels.main.redrawMarks();
+  }
+  if (state.drawing) return;
   const found = nearest(event);
   const tip = $("#tip");
   tip.hidden = !found;
@@ -366,9 +426,62 @@ function hover(event) {
 }
 
 function press(event) {
+  if (state.drawing) {
+    stage.setPointerCapture(event.pointerId);
+    state.box = [panels.main.locate(event), panels.main.locate(event)];
+    return;
+  }
   const found = state.answer && nearest(event);
   if (found) select(found.face, found.point);
   hover(event);
+}
+
+/** Drawing a box around a face that was not found. */
+function draw(on) {
+  Object.assign(state, { drawing: on, box: null, zoomed: state.zoomed && !on });
+  $("#tip").hidden = true;
+  if (on) say("Drag a box around the face, from the brows to the chin.");
+  show();
+}
+
+function release() {
+  if (!state.box) return;
+  const limit = ([x, y]) => [Math.min(Math.max(x, 0), state.picture.width - 1), Math.min(Math.max(y, 0), state.picture.height - 1)];
+  const [[x0, y0], [x1, y1]] = state.box.map(limit);
+  const box = [Math.min(x0, x1), Math.min(y0, y1), Math.max(x0, x1), Math.max(y0, y1)];
+  const least = 8 * panels.main.step;
+  state.box = null;
+  if (box[2] - box[0] < least || box[3] - box[1] < least) return show(); // a press, not a box
+  draw(false);
+  say("Finding the points of this face …");
+  inTurn(() => addFace(box));
+}
+
+async function addFace(box) {
+  const { answer, photo } = state;
+  const most = model.limits.faces;
+  if (answer.faces.length >= most) throw new Error(`No more than ${most} faces are taken from one photo; remove one first.`);
+  try {
+    const fresh = await align(photo, { ...JSON.parse(state.asked), boxes: JSON.stringify([box]), include: EXTRAS });
+    await Promise.all(fresh.faces.map(prepare));
+    if (answer !== state.answer) return false;
+    answer.faces.push(...fresh.faces);
+    say(`${state.name}: ${answer.faces.length} face${answer.faces.length > 1 ? "s" : ""}, the last one added by hand`);
+  } catch (error) {
+    say("");
+    throw error;
+  }
+  state.face = answer.faces.length - 1;
+  showFaces();
+  show();
+  return true;
+}
+
+function remove() {
+  state.answer.faces.splice(state.face, 1);
+  state.face = Math.max(0, Math.min(state.face, state.answer.faces.length - 1));
+  showFaces();
+  show();
 }
 
 function step(by) {
@@ -394,6 +507,8 @@ stage.removeAttribute("aria-hidden");
 for (const [key, value] of Object.entries({ role: "listbox", tabindex: 0, "aria-label": "Landmarks" })) stage.setAttribute(key, value);
 stage.addEventListener("pointermove", hover);
 stage.addEventListener("pointerdown", press);
+stage.addEventListener("pointerup", release);
+stage.addEventListener("pointercancel", () => { state.box = null; });
 stage.addEventListener("pointerleave", () => ($("#tip").hidden = true));
 stage.addEventListener("keydown", (event) => {
   if (!state.answer?.faces.length || !KEYS[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -401,10 +516,7 @@ stage.addEventListener("keydown", (event) => {
   KEYS[event.key]();
 });
 
-async function sample() {
-  const response = await fetch("sample.jpg");
-  open(await response.blob(), "sample.jpg");
-}
+const sample = () => getSample().then((blob) => open(blob, "sample.jpg"), (error) => complain(error.message));
 
 const ACTIONS = {
   choose: () => $("#file").click(),
@@ -413,7 +525,8 @@ const ACTIONS = {
   sample,
   previous: () => step(-1),
   next: () => step(1),
-  reset: () => setThresholds(model.thresholds),
+  remove,
+  reset: () => setControls({ ...asking(), ...models[$("#model").value].thresholds }),
 };
 
 const stem = () => state.name.replace(/\.[^.]*$/, "") || "photo";
@@ -431,13 +544,17 @@ document.addEventListener("click", async (event) => {
   if (button.dataset.download) save(...(await DOWNLOADS[button.dataset.download]()));
 });
 $("#zoom").addEventListener("click", () => { state.zoomed = !state.zoomed; show(); });
-for (const group of GROUPS) $(`#${group}`).addEventListener("input", thresholdsChanged);
+$("#draw").addEventListener("click", () => draw(!state.drawing));
+addEventListener("keydown", (event) => { if (event.key === "Escape" && state.drawing) draw(false); });
+for (const group of GROUPS) $(`#${group}`).addEventListener("input", methodChanged);
+$("#methods").addEventListener("change", methodChanged);
+$("#model").addEventListener("change", modelChanged);
 for (const input of [$("#file"), $("#capture")]) {
-  input.addEventListener("change", () => { openFile(input.files[0]); input.value = ""; });
+  input.addEventListener("change", () => { openFiles([...input.files]); input.value = ""; });
 }
 document.addEventListener("paste", (event) => {
-  const file = [...event.clipboardData.files].find((f) => f.type.startsWith("image/"));
-  if (file) { event.preventDefault(); openFile(file); }
+  const files = [...event.clipboardData.files].filter(({ type }) => type.startsWith("image/"));
+  if (files.length) { event.preventDefault(); openFiles(files); }
 });
 let inside = 0; // dragenter and dragleave come for every element on the way
 addEventListener("dragenter", (event) => { event.preventDefault(); inside += 1; document.body.classList.add("dragging"); });
@@ -447,16 +564,21 @@ addEventListener("drop", (event) => {
   event.preventDefault();
   inside = 0;
   document.body.classList.remove("dragging");
-  openFile(event.dataTransfer.files[0]);
+  openFiles([...event.dataTransfer.files]);
 });
 
 // The page itself
 
-setThresholds(model.thresholds);
-$("#how").textContent = model.method === "paper"
-  ? "Points whose heatmap is fainter than this share of the face’s best are rebuilt from the others."
-  : "Untouched, stage 3 weighs every point by its heatmap. Move one, and points whose heatmap is fainter than this share of the face’s best are rebuilt from the others.";
-$("#model").textContent = `Model ${model.weights}, ${model.labels.length} landmarks.`;
+try {
+  model = await getModel();
+  await Promise.all(model.models.map(async (name) => { models[name] = await getModel(name); }));
+} catch (error) {
+  complain(error.message);
+  throw error;
+}
+$("#model").replaceChildren(...model.models.map((name) => new Option(name)));
+$("#models").hidden = model.models.length < 2;
+setControls({ model: model.weights, method: model.method });
 const scale = $("#scale").getContext("2d");
 model.colours.forEach((_, i) => {
   scale.fillStyle = colourOf(i / (model.colours.length - 1), model.colours);

@@ -1,0 +1,74 @@
+"""Does a network keep weights in other files? ONNX Runtime would follow their names out of the model's folder, and no
+checksum covers them. Read from the file itself, as the package ``onnx`` is there for training only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+_MESSAGES = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse tensor", 23: "sparse tensor"},
+    "sparse tensor": {1: "tensor", 2: "tensor"},
+    "function": {7: "node", 11: "attribute"},
+    "training": {1: "graph", 2: "graph"},
+    "tensor": {},
+}
+"""Where tensors can be in ``onnx.proto``: message -> field number -> message."""
+
+_EXTERNAL_DATA, _DATA_LOCATION = 13, 14
+"""Fields of a tensor: the key-value pairs that name the other file; 1 if there is one."""
+
+_KEY = b"location"
+"""Of the pair with the file's name, which cannot be left out."""
+
+
+def has_external_data(content: bytes) -> bool:
+    """Whether any tensor of an ONNX file is stored in another file.
+
+    Raises:
+        ValueError: the content is not protobuf, where that has to be known.
+    """
+    if _KEY not in content:  # most files; to read all of one takes four times as long
+        return False
+    messages = [("model", memoryview(content))]
+    while messages:
+        kind, data = messages.pop()
+        for number, value in _fields(data):
+            if kind == "tensor" and (number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value)):
+                return True
+            if number in _MESSAGES[kind] and isinstance(value, memoryview):
+                messages.append((_MESSAGES[kind][number], value))
+    return False
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Number and value of each field of a protobuf message, in the encoding of protobuf.dev."""
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        wire, value = tag & 7, 0
+        if wire == 0:
+            value, at = _varint(data, at)
+            yield tag >> 3, value
+            continue
+        length, at = _varint(data, at) if wire == 2 else ({1: 8, 5: 4}.get(wire, len(data) + 1), at)
+        if at + length > len(data):
+            raise ValueError("cut short, or not protobuf")
+        yield tag >> 3, data[at : at + length]
+        at += length
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    """A number of 7 bits a byte, low ones first, and where it ends."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(data):
+            break
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError("cut short, or not protobuf")
