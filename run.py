@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
         programs = environment(".venv-align", ".")
         words, folder = ["facemsm", "align", "--draw", *rest], Path.cwd()
     else:
-        programs = environment(".venv-test", ".[train,serve,dev,browser]", *cpu_torch())
+        programs = environment(".venv-test", ".[train,serve,dev,browser,docs]", *cpu_torch())
         words, folder = ["pytest", *(rest or ["-n", "auto"])], ROOT
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is the command's to answer
     return subprocess.call([str(programs / words[0]), *words[1:]], cwd=str(folder))

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # PyTorch's: the workers share the cores already
+
 CI = bool(os.environ.get("CI"))
 NEED_TORCH = ("training", "stgan", "hourglass", "resnet50", "reproduce", "export")
 """Folders whose tests import PyTorch, all of them; each has the marker ``train``."""

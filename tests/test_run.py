@@ -69,7 +69,7 @@ def test_each_command_has_an_environment_of_its_own(run: ModuleType, commands: C
     assert commands[1][-2:] == ["-e", "."]
     words(commands)
     run.main(["test", "-x"])
-    assert commands[1][-2:] == ["-e", ".[train,serve,dev,browser]"]
+    assert commands[1][-2:] == ["-e", ".[train,serve,dev,browser,docs]"]
     assert words(commands) == ["venv", "pip", "pytest -x"]
 
 
