@@ -24,6 +24,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name in NEED_TORCH:
             item.add_marker("train")
+        if {"browser", "ray"} & {mark.name for mark in item.iter_markers()} or item.path.name == "test_distributed.py":
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")

@@ -476,6 +476,7 @@ def test_a_short_run_shows_its_loss_too(whole_runs: dict[Any, Path]) -> None:
 
 @pytest.mark.parametrize("step", [2, 3, 5])
 @STAGES
+@pytest.mark.slow
 def test_a_stopped_run_ends_as_one_that_was_not(
     build: Callable[..., StageModule], step: int, whole_runs: dict[Any, Path], drawn: Path, tmp_path: Path
 ) -> None:
@@ -720,6 +721,7 @@ def test_the_command_starts_from_68_points(tmp_path: Path, monkeypatch: pytest.M
 
 
 @STAGES
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_run(build: Callable[..., Any], drawn: Path, tmp_path: Path) -> None:
     module = build(drawn)
 
@@ -830,6 +832,7 @@ def test_a_killed_process_leaves_the_checkpoint_that_was_there(tmp_path: Path, m
     assert len(list(tmp_path.iterdir())) == 2  # it did die while writing
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_run_with_one_line(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = hourglass(drawn)
     full = lambda: half_written(monkeypatch, OSError(errno.ENOSPC, "No space left on device"))  # noqa: E731
@@ -954,6 +957,7 @@ def events(folder: Path) -> Any:
     return EventAccumulator(str(folder / "tensorboard")).Reload()
 
 
+@pytest.mark.slow
 def test_a_small_hourglass_learns_eight_faces_by_heart(eight: list[FaceSample], tmp_path: Path) -> None:
     samples = [replace(sample, points=sample.points[CHOSEN]) for sample in eight]
     schedule = replace(SCHEDULE, steps=100, batch_size=8, learning_rate=5e-3, warmup=5, ema=0, validate_every=50)
@@ -966,6 +970,7 @@ def test_a_small_hourglass_learns_eight_faces_by_heart(eight: list[FaceSample], 
     assert [(i.step, i.width, i.height) for i in shown.Images("val/faces")] == [(50, 8 * 256, 256), (100, 8 * 256, 256)]
 
 
+@pytest.mark.slow
 def test_a_generator_learns_eight_faces_by_heart(eight: list[FaceSample], tmp_path: Path) -> None:
     schedule = replace(SCHEDULE, steps=100, batch_size=8, learning_rate=2e-3, warmup=5, ema=0, validate_every=100)
     module = STGANModule(STGANTraining(schedule, STILL, b=0.01, alone=0.98), get_scheme("68"), both(eight))

@@ -293,6 +293,7 @@ def test_rotation_metadata_is_honoured(tmp_path: Path, name: str, reading: str) 
 
 
 @needs_pyav
+@pytest.mark.slow
 def test_nothing_is_read_but_the_file(tmp_path: Path) -> None:
     """A playlist may name files and addresses."""
     write_video(tmp_path / "a.mp4", 3)
@@ -365,6 +366,7 @@ def test_colours_are_kept(tmp_path: Path, writing: str, reading: str) -> None:
 @needs_pyav
 @pytest.mark.parametrize(("sound", "pictures"), [(2.0, 2.0), (0.6, 1.2), (3.0, 1.5)])
 @pytest.mark.parametrize("begin", [0.0, 0.8])
+@pytest.mark.slow
 def test_sound_is_kept_and_in_step(tmp_path: Path, writing: str, sound: float, pictures: float, begin: float) -> None:
     """Also where it is shorter or longer than the picture, or the picture begins after it."""
     if writing == "opencv":
