@@ -6,7 +6,7 @@ import shutil
 import stat
 import struct
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from facemsm.imaging.io import read_image
 from facemsm.typing import Image
 from facemsm.video import io
 from facemsm.video.io import VideoReader, VideoWriter
-from facemsm.video.opencv import FfmpegEncoder, OpenCVEncoder
+from facemsm.video.opencv import FfmpegEncoder, OpenCVDecoder, OpenCVEncoder
 
 PYAV = importlib.util.find_spec("av") is not None
 needs_pyav = pytest.mark.skipif(not PYAV, reason="needs the extra video")
@@ -31,7 +31,7 @@ needs_pyav = pytest.mark.skipif(not PYAV, reason="needs the extra video")
 def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Videos are read by each library in turn."""
     if request.param == "opencv":
-        monkeypatch.setattr(io, "_decoder", io.OpenCVDecoder)
+        monkeypatch.setattr(io, "_decoder", OpenCVDecoder)
     elif not PYAV:
         pytest.skip("needs the extra video")
     return str(request.param)
@@ -255,7 +255,7 @@ def test_what_opencv_did_not_decode_is_not_believed(
     assert not broken
 
 
-MATRICES = {
+MATRICES: dict[str, tuple[tuple[int, int, int, int], Callable[[Image], Image]]] = {
     # a, b, c, d of the display matrix, and what it does to a picture
     "upright": ((1, 0, 0, 1), lambda image: image),
     "quarter turn": ((0, 1, -1, 0), lambda image: np.rot90(image, -1)),
@@ -271,7 +271,7 @@ def test_rotation_metadata_is_honoured(tmp_path: Path, name: str, reading: str) 
     if reading == "opencv" and name.startswith("mirrored"):
         pytest.skip("OpenCV does not tell of mirrors")
     matrix, turned = MATRICES[name]
-    picture = cv2.resize(read_image(SAMPLE), (160, 96))
+    picture = np.asarray(cv2.resize(read_image(SAMPLE), (160, 96)), np.uint8)
     writer = VideoWriter(tmp_path / "a.mp4", 30.0, 160, 96, aspect=Fraction(4, 3))
     for number in range(3):
         writer.write(picture, number / 30)
