@@ -64,6 +64,7 @@ def wait_for(happens: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
     photos(tmp_path / "in", 120)
     (tmp_path / "in" / "5 broken.jpg").write_text("no photo")
@@ -125,6 +126,7 @@ def test_stops_when_told_and_says_how_to_go_on(tmp_path: Path, number: signal.Si
     assert int(out.split()[0]) in (written - 1, written)  # told between writing a line and counting it
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_photos(tmp_path: Path) -> None:
     def peak(count: int) -> int:
         photos(tmp_path / f"{count}", count, side=500)  # 750 kB each once read

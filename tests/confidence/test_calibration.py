@@ -304,6 +304,7 @@ def test_the_same_points_clean_and_behind_something(tmp_path: Path) -> None:
     assert [row["ratio"] for row in rows if row["points"] == "final"][2] == pytest.approx(3, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_command(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -481,6 +481,7 @@ def test_a_run_and_its_record(run: Run, faces: list[str]) -> None:
             assert Path(line.removeprefix("written: ")).is_file()
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_files_and_so_does_scoring_it_again(run: Run, faces: list[str]) -> None:
     perturbed = ["--perturb", "0.15,0.25,30", "--boxes", "gt"]
     assert run(*faces, *perturbed, "-o", "a", "--save-predictions", "p.npz")[0] == 0

@@ -83,6 +83,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Model]:
     return network, export(tmp_path_factory.mktemp("tiny"), network, {"network": asdict(config), "sigma": 1.25})
 
 
+@pytest.mark.slow
 def test_export_computes_what_pytorch_does(tiny: tuple[Any, Model]) -> None:
     """Though stacks are joined, deconvolutions replaced and heatmaps read by other operators."""
     import torch
@@ -102,6 +103,7 @@ def test_export_computes_what_pytorch_does(tiny: tuple[Any, Model]) -> None:
     np.testing.assert_allclose(spread, expected.spread, atol=0.1)
 
 
+@pytest.mark.slow
 def test_other_shapes_of_hourglass(tmp_path: Path) -> None:
     """Sums written by deconvolutions of 4 × 4 or read by the stem itself, heatmaps in one part."""
     torch = pytest.importorskip("torch")

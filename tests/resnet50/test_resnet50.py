@@ -132,6 +132,7 @@ def test_presets() -> None:
         ResNet50Config(68, width=0)
 
 
+@pytest.mark.slow
 def test_a_small_res_50_learns_eight_faces_by_heart(tmp_path: Path) -> None:
     samples = write_faces(tmp_path / "data", 8)
     faces = Faces(samples, samples, np.zeros(8, np.int64), (Source("aflw2000", "", "train"),))
