@@ -956,6 +956,7 @@ def events(folder: Path) -> Any:
     return EventAccumulator(str(folder / "tensorboard")).Reload()
 
 
+@pytest.mark.slow
 def test_a_small_hourglass_learns_eight_faces_by_heart(eight: list[FaceSample], tmp_path: Path) -> None:
     samples = [replace(sample, points=sample.points[CHOSEN]) for sample in eight]
     schedule = replace(SCHEDULE, steps=100, batch_size=8, learning_rate=5e-3, warmup=5, ema=0, validate_every=50)
@@ -968,6 +969,7 @@ def test_a_small_hourglass_learns_eight_faces_by_heart(eight: list[FaceSample], 
     assert [(i.step, i.width, i.height) for i in shown.Images("val/faces")] == [(50, 8 * 256, 256), (100, 8 * 256, 256)]
 
 
+@pytest.mark.slow
 def test_a_generator_learns_eight_faces_by_heart(eight: list[FaceSample], tmp_path: Path) -> None:
     schedule = replace(SCHEDULE, steps=100, batch_size=8, learning_rate=2e-3, warmup=5, ema=0, validate_every=100)
     module = STGANModule(STGANTraining(schedule, STILL, b=0.01, alone=0.98), get_scheme("68"), both(eight))
