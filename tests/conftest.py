@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -24,6 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name in NEED_TORCH:
             item.add_marker("train")
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
         if {"browser", "ray"} & {mark.name for mark in item.iter_markers()} or item.path.name == "test_distributed.py":
             item.add_marker("slow")
 
@@ -35,3 +40,20 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"no data at {root}; set FACEMSM_DATA to run this test")
     return root
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, run by Playwright: the one that FACEMSM_CHROMIUM names or that is on the PATH."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    path = os.environ.get("FACEMSM_CHROMIUM") or next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
+    if path is None:
+        pytest.skip("no Chromium on this machine")
+    media = ["use-fake-device-for-media-stream", "use-fake-ui-for-media-stream"]
+    switches = [f"--{name}" for name in (*media, "autoplay-policy=no-user-gesture-required")]
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=path, args=switches)
+        yield browser
+        browser.close()

@@ -240,6 +240,7 @@ def test_every_picture_is_made_by_the_script(tmp_path: Path, monkeypatch: pytest
     assert shown <= made
 
 
+@pytest.mark.slow
 def test_the_site_builds(tmp_path: Path) -> None:
     pytest.importorskip("material", reason="needs the extra docs")
     pytest.importorskip("mkdocstrings")

@@ -626,6 +626,7 @@ def test_output_in_a_code_page_that_lacks_the_names(tmp_path: Path) -> None:
         assert (tmp_path / page / "drawn/写真.jpg").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.slow

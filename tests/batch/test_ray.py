@@ -16,6 +16,7 @@ from facemsm.results.jsonl import read_results
 pytestmark = pytest.mark.ray
 ray = pytest.importorskip("ray")
 pytest.importorskip("ray.data")
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 PHOTOS = 24
 FATAL = "13.jpg"

@@ -4,10 +4,8 @@ import asyncio
 import base64
 import csv
 import json
-import os
 import re
 import shlex
-import shutil
 import signal
 import socket
 import struct
@@ -577,21 +575,6 @@ def server() -> Iterator[str]:
     yield first.split()[1]
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=20)[1] == ""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    path = os.environ.get("FACEMSM_CHROMIUM") or next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
-    if path is None:
-        pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as running:
-        arguments = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-        browser = running.chromium.launch(executable_path=path, args=arguments)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

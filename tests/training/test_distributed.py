@@ -49,9 +49,12 @@ SCHEDULE = Schedule(
 TURNED = Augmentation(rotation=10.0, scale=0.0)  # no point leaves the crop, so that each face counts alike
 LEFT_AT = 3
 
-pytestmark = pytest.mark.skipif(
-    sys.platform == "win32" or not torch.distributed.is_available(), reason="needs torch.distributed"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        sys.platform == "win32" or not torch.distributed.is_available(), reason="needs torch.distributed"
+    ),
+]
 
 
 def hourglass(data: Path) -> StageModule:

@@ -464,6 +464,7 @@ def whole_runs(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[An
     return runs
 
 
+@pytest.mark.slow
 @STAGES
 def test_a_run_validates_its_last_step_too(build: Callable[..., StageModule], whole_runs: dict[Any, Path]) -> None:
     assert [row["step"] for row in history(whole_runs[build])] == ["3", "6", "7"]
@@ -474,6 +475,7 @@ def test_a_short_run_shows_its_loss_too(whole_runs: dict[Any, Path]) -> None:
     assert [e.step for e in events(whole_runs[hourglass]).Scalars("train/loss")] == [6]  # Lightning counts from 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [2, 3, 5])
 @STAGES
 @pytest.mark.slow

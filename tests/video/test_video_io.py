@@ -452,22 +452,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
         VideoWriter(tmp_path / "a.gif", 30.0, 64, 48)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    path = os.environ.get("FACEMSM_CHROMIUM") or next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
-    if path is None:
-        pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=path, args=["--autoplay-policy=no-user-gesture-required"])
-        yield browser
-        browser.close()
-
-
 @pytest.mark.usefixtures("writing")
-@pytest.mark.browser
 def test_drawn_videos_play_in_a_browser(tmp_path: Path, browser: Any) -> None:
     write_video(tmp_path / "a.mp4", 30, (97, 80))
     (tmp_path / "a.html").write_text("<video src=a.mp4 muted></video>")
