@@ -6,7 +6,7 @@ import shutil
 import stat
 import struct
 import wave
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
