@@ -13,7 +13,6 @@ from facemsm.apps.cli import main
 from facemsm.assets import SAMPLE
 from facemsm.results.jsonl import read_results
 
-pytestmark = pytest.mark.ray
 ray = pytest.importorskip("ray")
 pytest.importorskip("ray.data")
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
