@@ -615,6 +615,7 @@ def child(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "facemsm", *args], **{**settings, **options})
 
 
+@pytest.mark.slow
 def test_output_in_a_code_page_that_lacks_the_names(tmp_path: Path) -> None:
     (tmp_path / "写真.jpg").symlink_to(SAMPLE)
     for page in ("cp1252", "latin-1", "ascii"):
@@ -648,6 +649,7 @@ def test_full_or_closed_outputs_lose_no_results(tmp_path: Path, unbuffered: str)
         assert len(list(read_results(tmp_path / folder / "landmarks.jsonl"))) == 1
 
 
+@pytest.mark.slow
 def test_runs_that_start_at_once_do_not_touch_each_other(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     for i in range(3):

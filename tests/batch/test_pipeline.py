@@ -95,6 +95,7 @@ def test_killed_at_any_moment_nothing_is_lost_or_doubled(tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a limit on the size of files")
+@pytest.mark.slow
 def test_a_disk_that_fills_up_at_any_byte_loses_nothing(tmp_path: Path) -> None:
     photos(tmp_path / "in", 5)
     child("in", "--output", "whole", folder=tmp_path, delay=0).communicate()

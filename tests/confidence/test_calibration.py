@@ -68,6 +68,7 @@ def calibration(prior: ShapePrior) -> Calibration:
 # --- Probabilities ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_scores_of_other_faces_keep_what_they_promise(calibration: Calibration, prior: ShapePrior) -> None:
     points, scores, spread, _, truth = seen(150, seed=1)
     found = calibration.predict(points, scores, spread, np.zeros((len(points), 2)), prior, SCHEME_68)
@@ -114,6 +115,7 @@ def test_the_scale_of_a_profile_is_its_box() -> None:
     assert scale[1] == pytest.approx(np.sqrt(np.prod(np.nanmax(profile, axis=0) - np.nanmin(profile, axis=0))))
 
 
+@pytest.mark.slow
 def test_logistic_regression_recovers_its_own() -> None:
     rng = np.random.default_rng(0)
     features = rng.normal(size=(1200, 68, len(FEATURES))) + 1

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 import subprocess
 import sys
+import tracemalloc
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,6 +189,54 @@ def test_wflw(tmp_path: Path, change: Callable[[str], str], message: str) -> Non
     _edit(folder / "list_98pt_rect_attr_test.txt", change)
     assert re.search(message, _message("wflw", tmp_path, "test", "provided"))
     load_dataset("wflw", tmp_path, "train")
+
+
+def _element(kind: int, content: bytes) -> bytes:
+    return struct.pack("<II", kind, len(content)) + content + bytes(-len(content) % 8)
+
+
+def test_a_matlab_file_that_unpacks_to_much_more_than_it_has(tmp_path: Path) -> None:
+    official.write_300w(tmp_path, {"ibug": ["a.jpg"]})
+    size = 256 << 20
+    flags, shape = _element(6, struct.pack("<II", 6, 0)), _element(5, struct.pack("<ii", 1, size // 8))
+    matrix = flags + shape + _element(1, b"bounding_boxes") + struct.pack("<II", 9, size)
+    pack = zlib.compressobj(9)
+    packed = pack.compress(struct.pack("<II", 14, len(matrix) + size) + matrix)
+    packed += b"".join(pack.compress(bytes(1 << 20)) for _ in range(size >> 20)) + pack.flush()
+    header = b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM"
+    path = tmp_path / "bounding_boxes_ibug.mat"
+    path.write_bytes(header + struct.pack("<II", 15, len(packed)) + packed)
+    tracemalloc.start()
+    try:
+        message = _message("300w", tmp_path, "challenge", "provided")
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+    assert re.search(r"ibug\.mat: not a MATLAB 5 file, or damaged \(unpacks to more than 16 MiB", message)
+    path.write_bytes(
+        header + _element(14, _element(6, b"") + shape + _element(1, b"bounding_boxes") + _element(9, b""))
+    )
+    assert "not a MATLAB 5 file, or damaged" in _message("300w", tmp_path, "challenge", "provided")
+    with path.open("r+b") as file:
+        file.truncate(17 << 20)
+    assert "has more than 16 MiB" in _message("300w", tmp_path, "challenge", "provided")
+
+
+def test_hdf5_and_npz_that_unpack_to_gigabytes(tmp_path: Path) -> None:
+    import h5py
+
+    official.write_cofw(tmp_path, "test")
+    with h5py.File(tmp_path / "COFW_test_color.mat", "r+") as file:
+        del file["phisT"]
+        file.create_dataset("phisT", (87, 10**9), "f8", chunks=(87, 1000))  # nothing of it is stored
+    assert re.search(r"/phisT has more than 64 MiB", _message("cofw", tmp_path, "test"))
+    with (
+        zipfile.ZipFile(tmp_path / "300w_train_68.npz", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("points.npy", "w") as array,
+    ):
+        for _ in range(257):
+            array.write(bytes(1 << 20))
+    assert "'points' unpacks to 257 MiB" in _message("shapes", tmp_path, "300w_train")
 
 
 def test_matlab_files_of_the_wrong_version(tmp_path: Path) -> None:

@@ -223,6 +223,7 @@ def test_contact_sheet_has_rows_as_needed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["300w", "cofw68", "wflw_mini", "shapes"])
+@pytest.mark.slow
 def test_real_parts_have_no_fault(data_root: Path, folder: str) -> None:
     if not (data_root / folder).is_dir():
         pytest.skip(f"no {folder} there")

@@ -120,6 +120,7 @@ def test_other_shapes_of_hourglass(tmp_path: Path) -> None:
     assert np.abs(before - after).mean() < 0.05 * before.max()
 
 
+@pytest.mark.slow
 def test_a_network_of_coordinates_is_a_stage_2(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from facemsm.export.onnx import sample_crops
@@ -178,6 +179,7 @@ def test_convolutions_are_of_integers(tiny: tuple[Any, Model]) -> None:
     assert sum(shape in ([16], [8], [4]) for shape in added) == 2 + 4
 
 
+@pytest.mark.slow
 def test_stage_1_of_integers(tmp_path: Path) -> None:
     """θ is a float, near the float network's, of turned faces too; its convolutions are of bytes."""
     torch = pytest.importorskip("torch")

@@ -241,6 +241,13 @@ def test_numbers_beyond_float32_are_told_with_the_photo(tmp_path: Path) -> None:
             '{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "bbox": [1,2,3]}]}',
             r"annotations\[0\]: 'bbox' has 3 numbers, expected 4",
         ),
+        ("b.json", "[" * 100_000, "b.json: not valid JSON"),
+        ("b.json", '{"images": [{"id": [1], "file_name": "a"}], "annotations": []}', r"images\[0\]: 'id' is missing"),
+        (
+            "b.json",
+            '{"images": [{"id": 1, "file_name": "a"}],\n"annotations": [{"image_id": 1, "bbox": [1,2,3,NaN]}]}',
+            r"b.json:2: annotations\[0\]: 'bbox' must hold numbers only",
+        ),
         ("b.txt", "", "b.txt: boxes are read from"),
         ("b.csv", "image,x_min,y_min,x_max,y_max\n,1,2,3,4\n", "b.csv:2: image is empty"),
         ("b.jsonl", "null\n", "b.jsonl:1: is not a line"),

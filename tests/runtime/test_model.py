@@ -89,7 +89,7 @@ def edit(folder: Path, path: str, value: Any) -> None:
     *groups, name = path.split("/")
     group = fields
     for key in groups:
-        group = group[key]
+        group = group.setdefault(key, {})
     group[name] = value
     (folder / MANIFEST).write_text(json.dumps(fields))
 

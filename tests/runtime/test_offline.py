@@ -92,6 +92,7 @@ def test_nothing_is_sent_and_nothing_is_written_elsewhere(code: str, written: se
 
 
 @pytest.mark.parametrize("module", ["facemsm.runtime.session", "facemsm.serve.app", "facemsm.export.onnx"])
+@pytest.mark.slow
 def test_onnx_runtime_is_told_before_it_is_loaded(module: str, tmp_path: Path) -> None:
     pytest.importorskip({"facemsm.serve.app": "fastapi", "facemsm.export.onnx": "torch"}.get(module, "numpy"))
     code = f"""

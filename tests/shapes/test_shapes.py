@@ -141,6 +141,7 @@ def test_the_nearest_exemplar_is_chosen_by_the_reliable_points(dictionary: Shape
 
 
 @pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.slow
 def test_a_shape_of_the_dictionary_is_recovered_without_ridge(dictionary: ShapeDictionary, centred: bool) -> None:
     is_hidden = hidden(300)
     points, _ = reconstruct(

@@ -722,6 +722,7 @@ def test_the_command_starts_from_68_points(tmp_path: Path, monkeypatch: pytest.M
 
 
 @STAGES
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_run(build: Callable[..., Any], drawn: Path, tmp_path: Path) -> None:
     module = build(drawn)
 
@@ -832,6 +833,7 @@ def test_a_killed_process_leaves_the_checkpoint_that_was_there(tmp_path: Path, m
     assert len(list(tmp_path.iterdir())) == 2  # it did die while writing
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_run_with_one_line(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = hourglass(drawn)
     full = lambda: half_written(monkeypatch, OSError(errno.ENOSPC, "No space left on device"))  # noqa: E731

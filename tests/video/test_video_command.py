@@ -184,7 +184,7 @@ def test_names_that_libraries_take_for_something_else(run: Run) -> None:
     names = ["a:b.mp4", "http:c.mp4", "%03d.mp4", "-i.mp4", "é n.mp4"] if sys.platform != "win32" else ["%03d.mp4"]
     for name in names:
         write_video(Path(name), 3)
-        code, out, err = run("--output", f"out/{name}", "--", name)
+        code, _, err = run("--output", f"out/{name}", "--", name)
         assert (code, err) == (0, "")
         assert len(read_times(Path("out") / name)) == 3
 

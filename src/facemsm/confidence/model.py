@@ -181,7 +181,7 @@ def _numbers(name: str, values: Any, count: int, largest: float) -> Array:
 
 
 def _renamed(feature: str) -> str:
-    """The name that a feature has now; models calibrated before version 0.2 say doubt and surprise."""
+    """The name that a feature has now; earlier models say doubt and surprise."""
     return feature.replace("doubt", "uncertainty").replace("surprise", "mahalanobis")
 
 

@@ -46,9 +46,11 @@ def load_mat5(path: Path, name: str) -> Any:
         order = {b"IM": "<", b"MI": ">"}[data[126:128]]
         for kind, content in _elements(data[128:], order):
             if kind == _COMPRESSED:
-                if _name(zlib.decompressobj().decompress(content, 1024)[8:], order) != name:
+                unpack = zlib.decompressobj()
+                start = unpack.decompress(content, 1024)
+                if _name(start[8:], order) != name:
                     continue
-                kind, content = next(_elements(_unpacked(content), order))
+                kind, content = next(_elements(start + _rest(unpack), order))
             if kind == _MATRIX and _name(content, order) == name:
                 return _matrix(content, order)[1]
     except (ValueError, LookupError, StopIteration, RecursionError, OverflowError, zlib.error) as error:
@@ -133,10 +135,10 @@ def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
         at = end
 
 
-def _unpacked(content: bytes) -> bytes:
-    unpack = zlib.decompressobj()
-    data = unpack.decompress(content, _MOST_BYTES)
-    if unpack.unconsumed_tail or not unpack.eof:
+def _rest(unpack: Any) -> bytes:
+    """What is left to unpack of a compressed element."""
+    data: bytes = unpack.decompress(unpack.unconsumed_tail, _MOST_BYTES)
+    if not unpack.eof:
         raise ValueError(f"unpacks to more than {_MOST_BYTES >> 20} MiB, or is cut short")
     return data
 

@@ -22,7 +22,7 @@ def read_boxes(path: Path) -> dict[str, FloatArray]:
 
     Names have forward slashes and no ``.`` or ``..`` that can be left out; two spellings of one are one photo.
 
-    ``.csv``: a header with the columns image, x_min, y_min, x_max, y_max (others are ignored), one row a face.
+    ``.csv``: a header with the columns image, x_min, y_min, x_max, y_max (others are ignored), one row per face.
     ``.json``: COCO, with ``images`` (id, file_name) and ``annotations`` (image_id, bbox as x, y, width, height).
     ``.jsonl``: results of an earlier run.
 

@@ -1,6 +1,6 @@
 """Alignment results on disk.
 
-``landmarks.jsonl`` is the record of a run: one line a photo, in the order they were read, each a JSON object ::
+``landmarks.jsonl`` is the record of a run: one line per photo, in the order they were read, each a JSON object ::
 
     {"image": "photos/a.jpg", "width": 640, "height": 480, "scheme": "68", "faces": [
         {"box": [x_min, y_min, x_max, y_max], "detection_score": 0.98, "points": [[x, y], ...], "scores": [...],
@@ -11,11 +11,11 @@ files of several runs are joined by putting one behind the other. ``landmarks.ru
 were made with (:mod:`facemsm.results.run`).
 ``pandas.read_json(path, lines=True)`` reads it. Coordinates are photo pixels, 0-based pixel centres, to 0.001.
 
-``landmarks.csv`` is made from it: one row a face, with the columns image, face (from 1), x_min, y_min, x_max, y_max,
+``landmarks.csv`` is made from it: one row per face, with the columns image, face (from 1), x_min, y_min, x_max, y_max,
 detection_score, x_0 ..., y_0 ..., score_0 ..., occluded_0 ... (0 or 1). Photos without a face have no row. A name that
 a spreadsheet would take for a formula begins with ``./``, and control characters are escapes: a row is always one line.
 
-``.pts`` files are made from it too: one file a face in iBUG's format, ``a_1.pts``, ``a_2.pts``; these are 1-based.
+``.pts`` files are made from it too: one file per face in iBUG's format, ``a_1.pts``, ``a_2.pts``; these are 1-based.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def to_dataframe(faces: Sequence[Face]) -> pandas.DataFrame:
 
 
 def write_csv(path: Path, results: Iterable[PhotoResult], count: int) -> None:
-    """Write ``results`` as CSV, one row a face with ``count`` points; the file appears whole or not at all.
+    """Write ``results`` as CSV, one row per face with ``count`` points; the file appears whole or not at all.
 
     A row is one line, whatever a photo's name holds: control characters are escapes. No name is a formula of a
     spreadsheet: one that begins with ``=``, ``+``, ``-`` or ``@`` gets ``./`` before it, which names the same photo.

@@ -486,7 +486,7 @@ def _one_line(folder: Path) -> Iterator[None]:
     try:
         yield
     except FacemsmError as error:
-        line = str(error).strip().rpartition("\n")[2]
+        line = [part for part in re.split(r"\n|\\n", str(error)) if part.strip()][-1]  # the error escapes line breaks
         raise FacemsmError(line.removeprefix(f"{FacemsmError.__module__}.{FacemsmError.__name__}: ")) from error
     except OSError as error:
         raise FacemsmError(f"{error.filename or folder}: {error.strerror or error}") from error

@@ -17,7 +17,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -231,7 +231,8 @@ class VideoWriter:
         """Close the video and remove what is not in its place."""
         if self._encoder is not None:
             self._encoder.discard()
-        self._temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
 
 
 def _has_pyav() -> bool:

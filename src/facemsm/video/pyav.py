@@ -188,6 +188,8 @@ class PyAVEncoder:
                 self._sound = _Sound(sound, self._container, sound_codec)
             except ValueError as error:
                 self.silent = str(error)
+        with _os_errors():
+            self._container.start_encoding()
 
     def write(self, image: Image, seconds: float) -> None:
         """Add a frame. Raises OSError."""
