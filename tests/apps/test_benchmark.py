@@ -23,7 +23,6 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("short")
-@pytest.mark.slow
 def test_the_default_run(tmp_path: Path) -> None:
     network = WEIGHTS / "68" / "stgan.onnx"
     run = CliRunner().invoke(app, ["--faces", "2", "--onnx", str(network), "-o", str(tmp_path)])

@@ -629,7 +629,6 @@ def test_output_in_a_code_page_that_lacks_the_names(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.slow
 def test_full_or_closed_outputs_lose_no_results(tmp_path: Path, unbuffered: str) -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     command = f"{sys.executable} -m facemsm align {SAMPLE} none.jpg -o"

@@ -260,7 +260,6 @@ def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
-@pytest.mark.slow
 def test_one_command_trains_all_and_tables_follow(
     drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

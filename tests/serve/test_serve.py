@@ -616,7 +616,6 @@ def slide(page: Any, name: str, value: float) -> None:
 TWO_FACES = encoded(".jpg", np.ascontiguousarray(np.tile(read_image(SAMPLE)[:300, 90:410, ::-1], (1, 2, 1))))
 
 
-@pytest.mark.browser
 def test_page_shows_faces_and_downloads_them(page: Any, tmp_path: Path) -> None:
     give(page, "two, faces.jpg", TWO_FACES)
     ready(page, "two, faces.jpg")
@@ -660,7 +659,6 @@ def by_paper(page: Any) -> None:
     page.wait_for_function("() => document.querySelector('#ring').textContent === 'rebuilt'")
 
 
-@pytest.mark.browser
 def test_page_thresholds_act_at_once_and_points_follow(page: Any) -> None:
     page.click(".target [data-do=sample]")
     ready(page, "sample.jpg")
@@ -697,7 +695,6 @@ def test_page_thresholds_act_at_once_and_points_follow(page: Any) -> None:
     assert page.text_content("output[for=contour]") == "0.40"
 
 
-@pytest.mark.browser
 def test_page_method_is_a_choice_with_controls_of_its_own(page: Any) -> None:
     assert page.is_checked("#methods [value=calibrated]")
     page.click(".target [data-do=sample]")
@@ -718,7 +715,6 @@ def test_page_method_is_a_choice_with_controls_of_its_own(page: Any) -> None:
     assert page.evaluate(NOSE) == calibrated
 
 
-@pytest.mark.browser
 def test_page_calls_no_point_seen_that_is_not(page: Any) -> None:
     def answer(route: Any) -> None:
         given = route.fetch().json()
@@ -733,7 +729,6 @@ def test_page_calls_no_point_seen_that_is_not(page: Any) -> None:
         assert text in page.get_attribute(f"#point-{point}", "aria-label")
 
 
-@pytest.mark.browser
 def test_page_offers_every_model(page: Any) -> None:
     page.click(".target [data-do=sample]")
     ready(page, "sample.jpg")
@@ -748,7 +743,6 @@ def test_page_offers_every_model(page: Any) -> None:
 
 
 @pytest.mark.parametrize("page", [{}, PHONE], indirect=True, ids=["desktop", "phone"])
-@pytest.mark.browser
 def test_page_takes_a_box_drawn_around_a_missed_face(page: Any) -> None:
     page.route("**/api/align", nothing_found)
     give(page, "a.jpg", PHOTO)
@@ -790,7 +784,6 @@ def drag(page: Any, box: list[float]) -> None:
     page.mouse.up()
 
 
-@pytest.mark.browser
 def test_page_says_how_many_faces_were_left_out(page: Any) -> None:
     page.route("**/api/align", lambda route: route.fulfill(json=route.fetch().json() | {"faces_found": 80}))
     page.click(".target [data-do=sample]")
@@ -798,7 +791,6 @@ def test_page_says_how_many_faces_were_left_out(page: Any) -> None:
     assert "1 of 80 faces" in page.text_content("#status")
 
 
-@pytest.mark.browser
 def test_page_says_what_to_do_without_a_server(page: Any, faults: list[str]) -> None:
     page.click(".target [data-do=sample]")
     ready(page, "sample.jpg")
@@ -818,7 +810,6 @@ def test_page_says_what_to_do_without_a_server(page: Any, faults: list[str]) -> 
     faults.clear()
 
 
-@pytest.mark.browser
 def test_page_behind_a_proxy_that_refuses(page: Any, faults: list[str]) -> None:
     page.route("**/api/align", lambda route: route.fulfill(status=413, body="<html>too large</html>"))
     page.click(".target [data-do=sample]")
@@ -827,7 +818,6 @@ def test_page_behind_a_proxy_that_refuses(page: Any, faults: list[str]) -> None:
     faults.clear()
 
 
-@pytest.mark.browser
 def test_page_by_keyboard_and_pointer(page: Any) -> None:
     page.keyboard.press("Tab")  # the name
     page.keyboard.press("Tab")
@@ -851,7 +841,6 @@ def test_page_by_keyboard_and_pointer(page: Any) -> None:
     assert page.get_attribute("#zoom", "aria-pressed") == "true"
 
 
-@pytest.mark.browser
 def test_page_takes_dropped_pasted_and_camera_photos(page: Any) -> None:
     make = """(event, data, name) => {
         const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
@@ -879,7 +868,6 @@ def test_page_takes_dropped_pasted_and_camera_photos(page: Any) -> None:
     assert page.evaluate("document.querySelector('#camera video').srcObject") is None
 
 
-@pytest.mark.browser
 def test_page_takes_kinds_that_only_the_browser_reads(page: Any) -> None:
     give(page, "a.bmp", encoded(".bmp", np.ascontiguousarray(read_image(SAMPLE)[..., ::-1])), "image/bmp")
     ready(page, "a.bmp")
@@ -889,7 +877,6 @@ def test_page_takes_kinds_that_only_the_browser_reads(page: Any) -> None:
     assert "notes.txt" in page.text_content("#problem")
 
 
-@pytest.mark.browser
 def test_page_says_which_of_several_files_it_takes(page: Any) -> None:
     drop = """([data]) => {
         const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
@@ -903,7 +890,6 @@ def test_page_says_which_of_several_files_it_takes(page: Any) -> None:
 
 
 @pytest.mark.parametrize("page", [PHONE], indirect=True)
-@pytest.mark.browser
 def test_page_on_a_phone_in_the_dark(page: Any) -> None:
     give(page, f"{'a' * 200}.jpg", PHOTO)
     ready(page, f"{'a' * 200}.jpg")

@@ -207,7 +207,6 @@ def assert_same_run(one: Path, two: Path) -> None:
 
 
 @pytest.mark.parametrize("job", ["hourglass", "stgan"])
-@pytest.mark.slow
 def test_two_processes_share_the_faces_of_every_step(job: str, alone: Any, together: Any) -> None:
     first, second = (report[job] for report in together[1])
     assert [[*a, *b] for a, b in zip(first, second, strict=True)] == [
@@ -255,7 +254,6 @@ def test_a_request_to_one_process_stops_and_saves_both(together: Any) -> None:
     assert checkpoint(together[0] / "asked")["batches_done"] == 2
 
 
-@pytest.mark.slow
 def test_torchrun_starts_and_stops_the_command(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The line in the documentation, with batch normalisation as it is; one process then resumes what two began."""
     settings = ["network.width=8", "network.stem=4", "schedule.batch_size=4", "schedule.threads=1"]

@@ -478,7 +478,6 @@ def test_a_short_run_shows_its_loss_too(whole_runs: dict[Any, Path]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [2, 3, 5])
 @STAGES
-@pytest.mark.slow
 def test_a_stopped_run_ends_as_one_that_was_not(
     build: Callable[..., StageModule], step: int, whole_runs: dict[Any, Path], drawn: Path, tmp_path: Path
 ) -> None:
