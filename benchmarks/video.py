@@ -1,4 +1,4 @@
-"""Measure the steadiness of landmarks in videos: jitter of a still face, lag in motion, frames a second.
+"""Measure the steadiness of landmarks in videos: jitter of a still face, lag in motion, frames per second.
 
     python benchmarks/video.py [--photo FILE] [--frames 90] [--weights 68]
     python benchmarks/video.py --data DATA_ROOT [--limit 12]
@@ -270,7 +270,7 @@ def main() -> None:
             cells = " | ".join("" if np.isnan(value) else f"{value:.2f}" for value in values)
             print(f"| {name} | {len(results)} | {label} | {cells} |", flush=True)
     total = benchmark.counts["frames"]
-    print("\n| step | CPU ms a frame |\n|---|---:|")
+    print("\n| step | CPU ms per frame |\n|---|---:|")
     for step, spent in benchmark.seconds.items():
         print(f"| {step} | {1000 * spent / total:.1f} |")
     rate = total / sum(benchmark.seconds.values())
