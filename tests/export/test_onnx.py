@@ -231,7 +231,7 @@ def test_numbers_of_the_process_stay_as_they_are(tmp_path: Path) -> None:
     code = """
 import numpy as np
 from facemsm import Aligner
-from facemsm.apps.align import SAMPLE
+from facemsm.assets import SAMPLE
 Aligner.from_pretrained().align(SAMPLE)
 assert (np.full(8, 1e-40, np.float32) * np.float32(0.5) > 0).all()
 """

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
-from enum import Enum
+from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from facemsm.apps.console import cores, plural, sigterm_as_interrupt, tell, warn
 from facemsm.apps.options import (
     ContourThreshold,
     Detector,
     DetectorModel,
     FeatureThreshold,
+    Format,
     MethodOption,
     Stages,
     Weights,
@@ -30,7 +29,7 @@ from facemsm.apps.options import (
 from facemsm.assets import SAMPLE
 from facemsm.batch.photos import OutputNames, Shard, common_folder, find_photos, inside
 from facemsm.batch.pipeline import Outcome, Photo, PhotoAligner, in_order
-from facemsm.errors import FacemsmError, StorageError, printable
+from facemsm.errors import FacemsmError, StorageError
 from facemsm.files import OUTPUT, new_folder, newest_folder
 from facemsm.results.boxes import match_boxes, read_boxes
 from facemsm.results.jsonl import ResultsFile, read_results
@@ -38,14 +37,6 @@ from facemsm.results.run import DRAWN, PTS, SUFFIX, Run
 from facemsm.results.tables import write_csv, write_pts
 
 app = typer.Typer(add_completion=False)
-
-
-class Format(str, Enum):
-    """What ``--format`` takes."""
-
-    JSON = "json"
-    CSV = "csv"
-    PTS = "pts"
 
 
 @app.command()
@@ -132,7 +123,7 @@ def align(
     tally: Counter[str] = Counter()
 
     def failed(line: str) -> None:
-        _warn(line)
+        warn(line)
         tally["failed"] += 1
 
     if ray:
@@ -148,7 +139,7 @@ def align(
         photos = find_photos(sources, report, left_out)
         return (photo for photo in photos if inside(photo, folder) in part) if part else photos
 
-    photos, given = find(failed, _warn), None
+    photos, given = find(failed, warn), None
     if boxes:
         listed = list(photos)
         given = match_boxes(read_boxes(boxes), listed, boxes)
@@ -163,9 +154,9 @@ def align(
         "detector_model": detector_model,
         "boxes": boxes,
     }
-    cores = threads or _cores()
-    workers = cores if len(first) > 1 else 1
-    work = PhotoAligner(**options, threads=1 if workers > 1 else cores)
+    threads_used = threads or cores()
+    workers = threads_used if len(first) > 1 else 1
+    work = PhotoAligner(**options, threads=1 if workers > 1 else threads_used)
     scheme = work.scheme
     name = f"landmarks{f'-{part}' if part else ''}"
     target = output or (newest_folder(name + SUFFIX) if resume else None) or new_folder()
@@ -191,13 +182,13 @@ def align(
     outcomes = align_photos(todo(), options, address=ray, workers=threads) if ray else in_order(work, todo(), workers)
     interrupt, picture = 0, None
     try:
-        with _sigterm_as_interrupt(), closing(outcomes):
+        with sigterm_as_interrupt(), closing(outcomes):
             for outcome in _progress(outcomes, count):
                 if outcome.line is None:
                     failed(outcome.failure or outcome.image)
                     continue
                 if not outcome.faces:
-                    _warn(f"{Path(outcome.image)}: no face found")
+                    warn(f"{Path(outcome.image)}: no face found")
                 results.append_line(outcome.line)
                 tally["read"] += 1
                 tally["faces"] += outcome.faces
@@ -210,45 +201,15 @@ def align(
         results.close()
 
     converted = _convert(results.path, format, scheme.count, run, failed)
-    _tell(_summary(tally, time.monotonic() - started))
+    tell(_summary(tally, time.monotonic() - started))
     for path in (results.path, *converted):
-        _tell(f"landmarks: {path}")
+        tell(f"landmarks: {path}")
     if tally["drawn"]:
-        _tell(f"pictures:  {picture if tally['drawn'] == 1 else target / DRAWN}")
+        tell(f"pictures:  {picture if tally['drawn'] == 1 else target / DRAWN}")
     if interrupt:
-        _tell(f"interrupted; the same command with {'' if output else f'--output {target} '}--resume continues")
+        tell(f"interrupted; the same command with {'' if output else f'--output {target} '}--resume continues")
         raise typer.Exit(128 + interrupt)
     raise typer.Exit(1 if tally["failed"] else 0)
-
-
-def _tell(line: str) -> None:
-    """A line on stdout."""
-    print(printable(line))
-
-
-def _warn(line: str) -> None:
-    """A line on stderr; a run goes on where nobody can read it."""
-    with suppress(OSError):
-        print(printable(line), file=sys.stderr)
-
-
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM, with which schedulers end a job, stop the run as Ctrl-C does."""
-
-    def interrupt(number: int, _: object) -> None:
-        raise KeyboardInterrupt(number)
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _progress(outcomes: Iterable[Outcome], count: Callable[[], int]) -> Iterator[Outcome]:
@@ -298,14 +259,10 @@ def _convert(results: Path, format: Format, count: int, run: Run, failed: Callab
 
 def _summary(tally: Counter[str], seconds: float) -> str:
     parts = [
-        f"{_plural(tally['read'], 'photo')} read in {seconds:.1f} s",
-        _plural(tally["faces"], "face"),
-        f"{_plural(tally['faceless'], 'photo')} without a face" if tally["faceless"] else "",
+        f"{plural(tally['read'], 'photo')} read in {seconds:.1f} s",
+        plural(tally["faces"], "face"),
+        f"{plural(tally['faceless'], 'photo')} without a face" if tally["faceless"] else "",
         f"{tally['failed']} failed, reasons above" if tally["failed"] else "",
         f"{tally['before']} finished before" if tally["before"] else "",
     ]
     return ", ".join(filter(None, parts))
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

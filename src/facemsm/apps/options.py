@@ -22,6 +22,14 @@ class Boxes(str, Enum):
     PROVIDED = "provided"
 
 
+class Format(str, Enum):
+    """What ``--format`` takes."""
+
+    JSON = "json"
+    CSV = "csv"
+    PTS = "pts"
+
+
 class Method(str, Enum):
     """What ``--method`` takes."""
 

@@ -14,12 +14,13 @@ from typing import Annotated
 
 import typer
 
-from facemsm.apps.align import Format, _plural, _sigterm_as_interrupt, _tell, _warn
+from facemsm.apps.console import plural, sigterm_as_interrupt, tell, warn
 from facemsm.apps.options import (
     ContourThreshold,
     Detector,
     DetectorModel,
     FeatureThreshold,
+    Format,
     MethodOption,
     Stages,
     Threads,
@@ -104,7 +105,7 @@ def video(
     identities: set[int] = set()
 
     def broken(line: str, frames: int = 1) -> None:
-        _warn(line)
+        warn(line)
         tally["broken"] += frames
 
     finder = get_detector(detector, model=detector_model)
@@ -128,7 +129,7 @@ def video(
                     frames = takewhile(lambda frame: frame.time < seconds, frames)
                 total = reader.count if seconds is None or reader.count is None else round(seconds * reader.rate)
                 try:
-                    with _sigterm_as_interrupt():
+                    with sigterm_as_interrupt():
                         for frame in _progress(frames, total):
                             try:
                                 faces = tracker(frame.image)
@@ -148,19 +149,19 @@ def video(
             writer.discard()
 
     parts = [
-        f"{_plural(tally['frames'], 'frame')} in {spent:.1f} s ({tally['frames'] / max(spent, 1e-9):.1f} a second)",
-        _plural(len(identities), "face"),
-        f"looked for faces in {_plural(tracker.detections, 'frame')}",
+        f"{plural(tally['frames'], 'frame')} in {spent:.1f} s ({tally['frames'] / max(spent, 1e-9):.1f} a second)",
+        plural(len(identities), "face"),
+        f"looked for faces in {plural(tracker.detections, 'frame')}",
         f"{tally['broken']} broken, reasons above" if tally["broken"] else "",
     ]
-    _tell(", ".join(filter(None, parts)))
-    _tell(f"landmarks: {results.path}")
+    tell(", ".join(filter(None, parts)))
+    tell(f"landmarks: {results.path}")
     if format is Format.CSV:
         write_video_csv(path.with_suffix(".csv"), results.path, aligner.scheme.count)
-        _tell(f"landmarks: {path.with_suffix('.csv')}")
-    _tell(f"video:     {path}{f' (no sound: {silent})' if silent else ''}")
+        tell(f"landmarks: {path.with_suffix('.csv')}")
+    tell(f"video:     {path}{f' (no sound: {silent})' if silent else ''}")
     if interrupt:
-        _tell("interrupted; the files hold what came before")
+        tell("interrupted; the files hold what came before")
         raise typer.Exit(128 + interrupt)
     raise typer.Exit(1 if tally["broken"] else 0)
 
