@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("train")
         if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker("browser")
-        if {"browser", "ray"} & {mark.name for mark in item.iter_markers()} or item.path.name == "test_distributed.py":
+        if {"browser", "ray"} & {mark.name for mark in item.iter_markers()}:
             item.add_marker("slow")
 
 
