@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from facemsm.apps.cli import main
 from facemsm.data.augment import Augmentation
@@ -170,6 +171,9 @@ def test_settings_survive_their_file(preset: str, part: str) -> None:
 def test_settings_of_another_kind_are_refused() -> None:
     with pytest.raises(FacemsmError, match=r"Schedule: .*'speed'"):
         from_mapping(Schedule, {"speed": 1})
+    for value in ("128", 128.0, True, None, [128]):
+        with pytest.raises(FacemsmError, match=r"HourglassConfig: width is .*, expected a int"):
+            from_mapping(HourglassConfig, {"landmarks": 68, "width": value})
     for preset in (STGANTraining.preset, lambda name: HourglassTraining.preset(name, 68)):
         with pytest.raises(FacemsmError, match="no preset 'best': use paper or lite"):
             preset("best")
@@ -1101,6 +1105,13 @@ def test_the_shift_of_a_data_sets_labels_is_learned(drawn: Path) -> None:
     assert learned["wflw"] == pytest.approx([0.03, 0.002], abs=1e-3)
     points = module._consensus(batch)
     torch.testing.assert_close(points[..., 0], truth[..., 0], atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("notes", ["[", "[1]", "3", "[" * 100_000])
+def test_notes_of_another_kind_are_refused(notes: str, tmp_path: Path) -> None:
+    save_file({"w": torch.zeros(1)}, tmp_path / "w.safetensors", {"facemsm": notes})
+    with pytest.raises(FacemsmError, match=r"w\.safetensors: cannot be read as weights"):
+        read_notes(tmp_path / "w.safetensors")
 
 
 def test_conventions_travel_with_the_weights(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from facemsm.errors import FacemsmError, check_number, short
 
@@ -122,6 +122,11 @@ def from_mapping(kind: type[T], values: Mapping[str, Any]) -> T:
     Raises:
         FacemsmError: fields are unknown or of the wrong kind.
     """
+    for name, hint in get_type_hints(kind).items():
+        if name in values and hint in (int, float, str):
+            allowed = (int, float) if hint is float else (hint,)
+            if type(values[name]) not in allowed:
+                raise FacemsmError(f"{kind.__name__}: {name} is {short(values[name])}, expected a {hint.__name__}")
     try:
         return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
     except TypeError as error:

@@ -604,10 +604,10 @@ def read_notes(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
+        notes = json.loads(metadata.get(_NOTES, "{}"))
+        return {"scheme": metadata.get("scheme"), "conventions": {}, **notes}  # older files name the scheme alone
     except Exception as error:
         raise FacemsmError(f"{path}: cannot be read as weights ({type(error).__name__})") from error
-    notes: dict[str, Any] = json.loads(metadata.get(_NOTES, "{}"))
-    return {"scheme": metadata.get("scheme"), "conventions": {}, **notes}  # older files name the scheme alone
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -621,5 +621,5 @@ def load_weights(network: nn.Module, path: Path) -> None:
     except OSError as error:
         raise FacemsmError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:
-        detail = str(error).splitlines()[-1].strip()[:200]
+        detail = (str(error) or type(error).__name__).splitlines()[-1].strip()[:200]
         raise FacemsmError(f"{path}: not this network's weights: {detail}") from error
