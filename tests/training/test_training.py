@@ -698,6 +698,18 @@ def test_what_is_named_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     assert trial.choose(Schedule(precision="auto"), {"precision": "bf16-mixed", "threads": 1}) == ("bf16-mixed", 1)
 
 
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((9, 0), "bf16-mixed"), ((8, 0), "bf16-mixed"), ((7, 5), "32-true")]
+)
+def test_a_gpu_takes_what_it_has_instructions_for(
+    capability: tuple[int, int], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "_step", lambda: pytest.fail("tried"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert trial.choose(Schedule(precision="auto")) == (expected, 0)
+
+
 def test_a_resumed_run_keeps_what_was_chosen(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that it computes the same numbers as one that was not stopped."""
     free = replace(SCHEDULE, precision="auto", threads=0)
