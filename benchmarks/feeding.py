@@ -14,6 +14,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from facemsm.stgan.losses import theta_loss
 from facemsm.stgan.training import STGANModule, STGANTraining
 from facemsm.training.landmarks import images_to_tensor
 from facemsm.training.stream import PHOTO_MEMORY, ExampleStream, ResumableSampler, loader
+from facemsm.training.trial import choose
 
 
 def measure(
@@ -37,7 +39,8 @@ def measure(
 ) -> str:
     """One row of the table; ``memory`` is what the stream may keep of photos."""
     schedule = module.schedule
-    precision = schedule.precision == "bf16-mixed" and isinstance(module, HourglassModule)
+    chosen, _ = choose(replace(schedule, threads=torch.get_num_threads()))
+    precision = chosen == "bf16-mixed" and isinstance(module, HourglassModule)
     batch_size = schedule.batch_size
     total = batch_size * (steps + 3)
     stream = ExampleStream(module.faces, module._training, total=total, seed=0, memory=memory)

@@ -21,11 +21,14 @@ from facemsm.typing import FloatArray
 BUNDLED = WEIGHTS / "68"
 
 
-def test_export_refuses_stages_that_do_not_fit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("config", [None, "", "[1]", "{}", '{"network": 3}', "[" * 100_000])
+def test_export_refuses_stages_that_do_not_fit(config: str | None, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     from facemsm.export.onnx import export_model, sample_crops
 
     (tmp_path / "hourglass").mkdir()
+    if config is not None:
+        (tmp_path / "hourglass/config.json").write_text(config)
     with pytest.raises(FacemsmError, match=r"config\.json"):
         export_model(
             tmp_path / "model",

@@ -17,7 +17,7 @@ from facemsm.hourglass.network import HourglassConfig, ResidualUnit, StackedHour
 from facemsm.hourglass.training import HourglassTraining
 from facemsm.imaging import warping
 from facemsm.schemes import get_scheme
-from facemsm.stgan.networks import Discriminator, Generator, warp
+from facemsm.stgan.networks import Discriminator, Generator, warp_by_theta
 from synthetic_faces import SIDE, draw_face, mean_shape
 
 Table = tuple[tuple[int, ...], ...]
@@ -262,7 +262,7 @@ def test_heads_start_nearly_dark() -> None:
             assert heatmaps.abs().max() < 0.1
 
 
-def test_warp_is_the_crop_of_the_aligner() -> None:
+def test_warp_by_theta_is_the_crop_of_the_aligner() -> None:
     """θ by torch's sampler shows what the matrix of the same map shows by OpenCV."""
     image, points = draw_face(mean_shape(), similarity(0.3, 30, (SIDE / 2, SIDE / 2 - 10)))
     to_crop = box_to_crop(tight_box(points), 128)
@@ -276,6 +276,6 @@ def test_warp_is_the_crop_of_the_aligner() -> None:
         expected = warping.warp(crop, to_canonical, 128).astype(float)
         theta = torch.from_numpy(matrix_to_theta(invert(to_canonical), 128)).float()[None]
         pixels = torch.from_numpy(crop).permute(2, 0, 1)[None].float()
-        difference = np.abs(warp(pixels, theta)[0].permute(1, 2, 0).numpy() - expected)
+        difference = np.abs(warp_by_theta(pixels, theta)[0].permute(1, 2, 0).numpy() - expected)
         assert difference.mean() < 0.5
         assert difference.max() < 8

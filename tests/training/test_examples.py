@@ -29,7 +29,7 @@ from facemsm.geometry import (
 from facemsm.heatmaps import HeatmapCodec
 from facemsm.schemes import OCCLUDED, UNLABELLED, VISIBLE, get_scheme
 from facemsm.stgan.examples import CropExamples
-from facemsm.stgan.networks import warp
+from facemsm.stgan.networks import warp_by_theta
 from facemsm.training.faces import Faces
 from facemsm.training.landmarks import CanonicalExamples
 from facemsm.training.stream import ExampleStream
@@ -76,7 +76,7 @@ def test_theta_makes_the_crop_canonical(flip: float, seed: int) -> None:
     assert example["theta"].dtype == np.float32
     assert example["name"] == "marked"
     crop = torch.from_numpy(example["image"]).permute(2, 0, 1)[None].float()
-    canonical = warp(crop, torch.from_numpy(example["theta"])[None])[0].permute(1, 2, 0).numpy()
+    canonical = warp_by_theta(crop, torch.from_numpy(example["theta"])[None])[0].permute(1, 2, 0).numpy()
     right, left, mouth = anchors = canonical_anchors(mirrored(face.points) if flip else face.points)
     # the photo's left eye is the mirrored face's right eye
     np.testing.assert_allclose(marks(canonical), anchors[[1, 0, 2]] if flip else anchors, atol=0.6)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from facemsm.apps.cli import main
 from facemsm.data.augment import Augmentation
@@ -34,6 +35,7 @@ from facemsm.resnet50.network import ResNet50, ResNet50Config
 from facemsm.schemes import SCHEME_68, SCHEME_98, LandmarkScheme, get_scheme, relation
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.stgan.training import STGANModule, STGANTraining
+from facemsm.training import trial
 from facemsm.training.config import Schedule, as_json, from_mapping, override
 from facemsm.training.faces import Faces, load_faces
 from facemsm.training.run import (
@@ -142,6 +144,13 @@ def test_any_field_can_be_set() -> None:
         ("schedule.epochs=2.5", "expected a int"),
         ("schedule.ema=true", "expected a float"),
         ("augmentation.flip=2", "expected a probability"),
+        ("schedule.decay=slowly", "schedule.decay is 'slowly', choose from halve, cosine"),
+        ("schedule.precision=half", "schedule.precision is 'half', choose from auto, 32-true, bf16-mixed"),
+        ("schedule.batch_size=0", "schedule.batch_size is 0, expected a whole number from 1"),
+        ("schedule.learning_rate=NaN", "schedule.learning_rate is nan, expected a number"),
+        ("schedule.ema=1", "schedule.ema is 1.0, expected a number from 0 to"),
+        ("schedule.seed=-1", "schedule.seed is -1, expected"),
+        ("schedule.validate_every=0", "schedule.validate_every is 0, expected"),
         ("network.width=7", "width must be even"),
     ],
 )
@@ -162,6 +171,9 @@ def test_settings_survive_their_file(preset: str, part: str) -> None:
 def test_settings_of_another_kind_are_refused() -> None:
     with pytest.raises(FacemsmError, match=r"Schedule: .*'speed'"):
         from_mapping(Schedule, {"speed": 1})
+    for value in ("128", 128.0, True, None, [128]):
+        with pytest.raises(FacemsmError, match=r"HourglassConfig: width is .*, expected a int"):
+            from_mapping(HourglassConfig, {"landmarks": 68, "width": value})
     for preset in (STGANTraining.preset, lambda name: HourglassTraining.preset(name, 68)):
         with pytest.raises(FacemsmError, match="no preset 'best': use paper or lite"):
             preset("best")
@@ -409,7 +421,10 @@ def test_each_command_runs_a_batch(
     assert len(history(tmp_path / "run")) == 1
     out, err = capfd.readouterr()
     assert err == ""  # neither tips nor warnings
-    assert [line.split()[0] for line in out.splitlines()] == ["6", "step", "best"]
+    chosen = ["on"] if preset == "lite" else []
+    assert [line.split()[0] for line in out.splitlines()] == ["6", *chosen, "step", "best"]
+    asked = json.loads((tmp_path / "run/config.json").read_text())["schedule"]["precision"]
+    assert asked == {"paper": "32-true", "lite": "auto"}[preset]
 
     assert facemsm(monkeypatch, *arguments) == 2
     assert "holds a run already; resume it with --resume" in capfd.readouterr().err
@@ -536,12 +551,188 @@ def test_a_checkpoint_of_another_network_is_refused(drawn: Path, tmp_path: Path)
     with pytest.raises(FacemsmError):
         train(at_step(hourglass(drawn), 1, lambda: signal.raise_signal(signal.SIGTERM)), tmp_path)
     settings = (tmp_path / "config.json").read_bytes()
-    with pytest.raises(FacemsmError, match=r"holds another network; resume with the settings in .*config\.json"):
+    with pytest.raises(FacemsmError, match=r"another run, stage is .*; resume with the settings in .*config\.json"):
         train(stgan(drawn), tmp_path, resume=True)
     assert (tmp_path / "config.json").read_bytes() == settings
     (tmp_path / CHECKPOINT).write_bytes(b"PK half a file")
     with pytest.raises(FacemsmError, match=r"last\.ckpt: not a checkpoint"):
         train(hourglass(drawn), tmp_path, resume=True)
+
+
+def interrupted(folder: Path, drawn: Path, step: int = 3, **settings: Any) -> dict[str, Any]:
+    """The checkpoint of a run that was stopped."""
+    with pytest.raises(FacemsmError, match="stopped and saved"):
+        train(at_step(hourglass(drawn, **settings), step, lambda: signal.raise_signal(signal.SIGTERM)), folder)
+    return checkpoint(folder)
+
+
+def test_a_checkpoint_of_another_run_is_refused(drawn: Path, tmp_path: Path) -> None:
+    """Though its networks have the same shapes."""
+    interrupted(tmp_path, drawn)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+
+    def refused(module: StageModule, message: str) -> None:
+        with pytest.raises(FacemsmError, match=rf"last\.ckpt: holds another run, {message}.* resume with") as caught:
+            train(module, tmp_path, resume=True)
+        assert "\n" not in str(caught.value)
+
+    refused(hourglass(drawn, replace(SCHEDULE, seed=5)), "schedule.seed is 0 there and 5 here")
+    refused(hourglass(drawn, replace(SCHEDULE, ema=0.0)), "schedule.ema above 0 is True there and False here")
+    refused(hourglass(drawn, replace(SCHEDULE, batch_size=1)), "schedule.batch_size is 2 there and 1 here")
+    part = hourglass(drawn)
+    part.faces = replace(part.faces, sources=(Source("aflw2000", str(drawn), "train", 0.5),))
+    refused(part, r"data is \['aflw2000:train@1@1'\] there and \['aflw2000:train@0.5@1'\] here")
+    renamed: Any = hourglass(drawn)
+    renamed.scheme = replace(SCHEME_68, name="own")
+    refused(renamed, "scheme is")
+    wider = HourglassModule(
+        HourglassTraining(replace(TINY, width=16), SCHEDULE, Augmentation.full()), SCHEME_68, faces_of(drawn)
+    )
+    refused(wider, "network.width is 8 there and 16 here")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
+
+
+def test_a_checkpoint_of_an_earlier_version_is_resumed(drawn: Path, tmp_path: Path) -> None:
+    old = interrupted(tmp_path, drawn)
+    del old["identity"], old["chosen"]
+    torch.save(old, tmp_path / CHECKPOINT)
+    train(hourglass(drawn), tmp_path, resume=True)
+    assert [row["step"] for row in history(tmp_path)] == ["3", "6", "7"]
+
+
+FOREIGN: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a list": lambda saved: [saved],
+    "weights alone": lambda saved: saved["state_dict"],
+    "no steps": lambda saved: {**saved, "batches_done": None},
+    "steps below 0": lambda saved: {**saved, "batches_done": -3},
+    "no tensors": lambda saved: {**saved, "state_dict": dict.fromkeys(saved["state_dict"], 1.0)},
+    "no optimiser": lambda saved: {name: value for name, value in saved.items() if name != "optimizer_states"},
+    "none of the optimisers": lambda saved: {**saved, "optimizer_states": []},
+    "an optimiser of another network": lambda saved: {**saved, "optimizer_states": [{"state": {}, "param_groups": []}]},
+    "no loops": lambda saved: {**saved, "loops": {}},
+    "not finite": lambda saved: {
+        **saved,
+        "state_dict": {name: t * torch.nan if t.is_floating_point() else t for name, t in saved["state_dict"].items()},
+    },
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_foreign_checkpoint_gets_one_line(kind: str, drawn: Path, tmp_path: Path) -> None:
+    saved = interrupted(tmp_path, drawn)
+    torch.save(FOREIGN[kind](saved), tmp_path / CHECKPOINT)
+    with pytest.raises(FacemsmError, match=r"last\.ckpt: ") as caught:
+        train(hourglass(drawn), tmp_path, resume=True)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("torn", "kept"),
+    [
+        (b"step,seconds,box\r\n3,1,40.1\r\n6,2,3", ["3"]),
+        (b"step,seconds,box\r\n3,1,40.1\r\n6", ["3"]),
+        (b"step,seconds,box\r\n3,1,40.1\r\n64,20,39.0\r\n", ["3"]),
+        (b"step,seconds,box\r\n3,1,40.1\r\n2,6,2,38\r\n", ["3"]),
+        (b"step,seconds,box", []),
+        (b"", []),
+    ],
+)
+def test_a_torn_history_gets_whole_lines(torn: bytes, kept: list[str], drawn: Path, tmp_path: Path) -> None:
+    interrupted(tmp_path, drawn)
+    (tmp_path / "history.csv").write_bytes(torn)
+    train(hourglass(drawn), tmp_path, resume=True)
+    rows = history(tmp_path)
+    assert [row["step"] for row in rows] == [*kept, "6", "7"]
+    assert all(float(row["box"]) for row in rows)
+
+
+def test_a_file_that_is_no_history_is_left_alone(drawn: Path, tmp_path: Path) -> None:
+    interrupted(tmp_path, drawn)
+    (tmp_path / "history.csv").write_text("my,notes\n1,2\n")
+    with pytest.raises(FacemsmError, match=r"history\.csv: not the history of a run, .*; move it away"):
+        train(hourglass(drawn), tmp_path, resume=True)
+    assert (tmp_path / "history.csv").read_text() == "my,notes\n1,2\n"
+
+
+def test_a_new_run_has_a_new_history(drawn: Path, tmp_path: Path) -> None:
+    train(hourglass(drawn), tmp_path)
+    (tmp_path / CHECKPOINT).unlink()
+    train(hourglass(drawn), tmp_path)
+    assert [row["step"] for row in history(tmp_path)] == ["3", "6", "7"]
+
+
+# --- What is chosen for the machine ----------------------------------------------------------------------------------
+
+
+def timed(monkeypatch: pytest.MonkeyPatch, seconds: Callable[[str, int], float]) -> None:
+    """Training steps that take so long at a precision, on a number of threads."""
+    clock = [0.0]
+
+    def step(precision: str, threads: int) -> None:
+        clock[0] += seconds(precision, threads)
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(trial, "_step", lambda: step)
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(2.0, "bf16-mixed"), (1.05, "32-true"), (0.1, "32-true")])
+def test_less_precision_is_chosen_where_it_is_faster(
+    gain: float, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed(monkeypatch, lambda precision, _: 1 / gain if precision == "bf16-mixed" else 1.0)
+    assert trial._precision.__wrapped__() == expected
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(1.0, 4), (0.5, 4), (0.0, 1), (-0.2, 1)])
+def test_as_many_threads_as_help(gain: float, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On six cores, of which four are idle."""
+    timed(monkeypatch, lambda _, threads: 1 / (1 + gain * (min(threads, 4) - 1)))
+    assert trial._threads.__wrapped__(6, "32-true") == expected
+
+
+def test_what_is_named_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_step", lambda: pytest.fail("tried"))
+    assert trial.choose(Schedule(threads=1)) == ("32-true", 1)
+    assert trial.choose(Schedule(precision="bf16-mixed", threads=1)) == ("bf16-mixed", 1)
+    assert trial.choose(Schedule(precision="auto"), alone=False) == ("32-true", 0)
+    assert trial.choose(Schedule(precision="auto"), {"precision": "bf16-mixed", "threads": 1}) == ("bf16-mixed", 1)
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((9, 0), "bf16-mixed"), ((8, 0), "bf16-mixed"), ((7, 5), "32-true")]
+)
+def test_a_gpu_takes_what_it_has_instructions_for(
+    capability: tuple[int, int], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "_step", lambda: pytest.fail("tried"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert trial.choose(Schedule(precision="auto")) == (expected, 0)
+
+
+def test_a_resumed_run_keeps_what_was_chosen(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it computes the same numbers as one that was not stopped."""
+    free = replace(SCHEDULE, precision="auto", threads=0)
+    monkeypatch.setattr(trial, "_precision", lambda: "bf16-mixed")
+    monkeypatch.setattr(trial, "_threads", lambda *_: 1)
+    module = at_step(hourglass(drawn, free), 2, lambda: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(FacemsmError, match="stopped and saved"):
+        train(module, tmp_path)
+    assert checkpoint(tmp_path)["chosen"] == {"precision": "bf16-mixed", "threads": 1}
+    monkeypatch.setattr(trial, "_precision", lambda: pytest.fail("tried"))
+    monkeypatch.setattr(trial, "_threads", lambda *_: pytest.fail("tried"))
+    train(hourglass(drawn, free), tmp_path, resume=True)
+    assert checkpoint(tmp_path)["chosen"] == {"precision": "bf16-mixed", "threads": 1}
+
+
+def test_a_short_trial_finds_something() -> None:
+    threads = torch.get_num_threads()
+    try:
+        precision, chosen = trial.choose(Schedule(precision="auto"))
+        assert precision in ("32-true", "bf16-mixed")
+        assert chosen == torch.get_num_threads() <= (os.cpu_count() or 1)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_the_running_mean_is_short_at_first(drawn: Path, tmp_path: Path) -> None:
@@ -926,6 +1117,13 @@ def test_the_shift_of_a_data_sets_labels_is_learned(drawn: Path) -> None:
     assert learned["wflw"] == pytest.approx([0.03, 0.002], abs=1e-3)
     points = module._consensus(batch)
     torch.testing.assert_close(points[..., 0], truth[..., 0], atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("notes", ["[", "[1]", "3", "[" * 100_000])
+def test_notes_of_another_kind_are_refused(notes: str, tmp_path: Path) -> None:
+    save_file({"w": torch.zeros(1)}, tmp_path / "w.safetensors", {"facemsm": notes})
+    with pytest.raises(FacemsmError, match=r"w\.safetensors: cannot be read as weights"):
+        read_notes(tmp_path / "w.safetensors")
 
 
 def test_conventions_travel_with_the_weights(tmp_path: Path) -> None:

@@ -436,6 +436,9 @@ def _strip(path: Path) -> None:
 def _config(run: Path) -> dict[str, Any]:
     path = run / "config.json"
     try:
-        return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(config["network"], dict):
+            return cast(dict[str, Any], config)
+        raise TypeError
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FacemsmError(f"{path}: not the configuration of a training run; name the run's folder") from error

@@ -69,7 +69,7 @@ class HourglassTraining:
                     weight_decay=0.01,
                     ema=0.999,
                     clip=1.0,
-                    precision="bf16-mixed",
+                    precision="auto",
                 ),
                 replace(Augmentation.full(), scale=0.15, shift=0.05),
                 loss="weighted",

@@ -38,6 +38,7 @@ from facemsm.training.config import from_mapping, override
 from facemsm.training.faces import Faces, load_faces
 from facemsm.training.landmarks import CanonicalExamples, images_to_tensor
 from facemsm.training.run import StageModule, fit, load_weights
+from facemsm.training.trial import choose
 from facemsm.typing import FloatArray, Image
 
 RUNS = ("stgan", "hourglass", "hourglass-box", "resnet50", "resnet50-box")
@@ -184,13 +185,13 @@ def train(plan: Plan, name: str, folder: Path, *, progress: bool = True) -> None
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], within: str = "") -> list[str]:
-    """Relevant differences, as ``schedule.steps was 600, is 700``; threads and workers do not."""
+    """Relevant differences, as ``schedule.steps was 600, is 700``; threads, workers and an open precision are none."""
     found = []
     for key, value in new.items():
         before = old.get(key)
         if isinstance(value, dict) and isinstance(before, dict):
             found += _differences(before, value, "" if key == "config" else f"{within}{key}.")
-        elif before != value and key not in ("threads", "workers"):
+        elif before != value and key not in ("threads", "workers") and "auto" not in (before, value):
             is_now = "other training faces" if key == "listing" else f"{within}{key} was {before}, is {value}"
             found.append(is_now)
     return found
@@ -202,8 +203,7 @@ def seconds_per_step(name: str, config: Any) -> float:
     Of stage 1 the mean over the run: the discriminator joins late.
     """
     schedule = config.schedule
-    if schedule.threads:
-        torch.set_num_threads(schedule.threads)
+    precision, _ = choose(schedule)
     networks: list[tuple[nn.Module, float]] = [(_network(name, asdict(config)), 1.0)]
     if name == "stgan":
         networks.append((Discriminator(), 3 * (1 - config.alone)))  # true faces, the generator's, and for its loss
@@ -213,7 +213,7 @@ def seconds_per_step(name: str, config: Any) -> float:
         seconds = float("inf")
         for _ in range(2):
             start = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=schedule.precision == "bf16-mixed"):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
                 output = network(images)
                 outputs = output if isinstance(output, list) else [output]
                 loss = torch.stack([one.float().square().mean() for one in outputs]).sum()

@@ -52,7 +52,7 @@ class ResNet50Training:
                     warmup=200,
                     weight_decay=0.01,
                     ema=0.999,
-                    precision="bf16-mixed",
+                    precision="auto",
                 ),
                 replace(Augmentation.full(), scale=0.15, shift=0.05),
                 loss="smooth_l1",

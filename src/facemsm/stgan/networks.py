@@ -76,7 +76,7 @@ class Discriminator(nn.Module):
         return cast(Tensor, self.logit(self.features(image - 0.5))).flatten()
 
 
-def warp(image: Tensor, theta: Tensor) -> Tensor:
+def warp_by_theta(image: Tensor, theta: Tensor) -> Tensor:
     """Grid generator and bilinear sampler (Eq. 2): the image (N, 3, S, S) as θ (N, 2, 3) sees it; 0 outside."""
     grid = functional.affine_grid(theta, list(image.shape), align_corners=False)
     return functional.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -14,7 +14,7 @@ from facemsm.geometry import CANONICAL_MARGIN, CROP_ENLARGEMENT
 from facemsm.schemes import LandmarkScheme
 from facemsm.stgan.examples import CropExamples
 from facemsm.stgan.losses import adversarial_loss, corner_error, discriminator_loss, theta_loss
-from facemsm.stgan.networks import Discriminator, Generator, warp
+from facemsm.stgan.networks import Discriminator, Generator, warp_by_theta
 from facemsm.training.config import Schedule
 from facemsm.training.faces import Faces
 from facemsm.training.landmarks import images_to_tensor
@@ -61,7 +61,7 @@ class STGANTraining:
                 decay="cosine",
                 warmup=200,
                 ema=0.998,
-                precision="bf16-mixed",
+                precision="auto",
             )
             # Boxes off by a fifth, a quarter too small or large, heads turned by 40°: wider than it will be asked for.
             return cls(schedule, replace(Augmentation.full(), rotation=40.0, scale=0.3, shift=0.14), b=0.01, alone=0.8)
@@ -112,7 +112,7 @@ class STGANModule(StageModule):
             self.log("train/theta", loss)
             adversarial = self.batches_done >= self.steps_alone
             if adversarial:
-                real, fake = warp(image, truth), warp(image, theta)
+                real, fake = warp_by_theta(image, truth), warp_by_theta(image, theta)
         if adversarial:
             real_logit, fake_logit = self.discriminator(real).float(), self.discriminator(fake.detach()).float()
             discriminator_step.zero_grad()
@@ -142,7 +142,7 @@ class STGANModule(StageModule):
     def picture(self, batch: dict[str, Any], predicted: Tensor) -> Image:
         """Crops, and below each what θ̂ makes of it."""
         crops = images_to_tensor(batch["image"][:PICTURED])
-        rows = torch.stack((crops, warp(crops, predicted[:PICTURED].float())))  # (2, N, 3, S, S)
+        rows = torch.stack((crops, warp_by_theta(crops, predicted[:PICTURED].float())))  # (2, N, 3, S, S)
         pixels = rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
         picture: Image = (255 * pixels).round().byte().cpu().numpy()
         return picture

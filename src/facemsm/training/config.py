@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
-from facemsm.errors import FacemsmError
+from facemsm.errors import FacemsmError, check_number, short
 
 T = TypeVar("T")
+
+Decay = Literal["halve", "cosine"]
+Precision = Literal["auto", "32-true", "bf16-mixed"]
 
 
 @dataclass(frozen=True)
@@ -28,28 +31,42 @@ class Schedule:
         ema: decay of the weights' running mean, which is then what is validated and saved; less in the first steps (see
             :func:`facemsm.training.run.running_mean`); 0 for none.
         clip: largest norm of the gradient; 0 for no limit.
-        precision: ``32-true``, or ``bf16-mixed`` where the device has it.
+        precision: ``32-true``, ``bf16-mixed``, or ``auto``: whichever is faster on the machine.
         validate_every: steps between validations.
         workers: processes that prepare examples; 0 prepares them between steps.
-        threads: CPU threads that PyTorch may use; 0 leaves it the choice.
+        threads: CPU threads of PyTorch; 0 is as many as make it faster.
         seed: of weights, order and augmentation.
+
+    Raises:
+        FacemsmError: a value is out of range.
     """
 
     epochs: int = 300
     steps: int = 0
     batch_size: int = 16
     learning_rate: float = 5e-4
-    decay: Literal["halve", "cosine"] = "halve"
+    decay: Decay = "halve"
     halve_every: int = 100
     warmup: int = 0
     weight_decay: float = 0.0
     ema: float = 0.0
     clip: float = 0.0
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Precision = "32-true"
     validate_every: int = 500
     workers: int = 1
     threads: int = 0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "halve_every", "validate_every"):
+            check_number(f"schedule.{name}", getattr(self, name), 1, 1e9, whole=True)
+        for name in ("steps", "warmup", "workers", "threads", "seed"):
+            check_number(f"schedule.{name}", getattr(self, name), 0, 1e9, whole=True)
+        for name, most in (("learning_rate", 1e3), ("weight_decay", 1e3), ("ema", 0.999999), ("clip", 1e9)):
+            check_number(f"schedule.{name}", getattr(self, name), 0, most)
+        for name, choices in (("decay", get_args(Decay)), ("precision", get_args(Precision))):
+            if (value := getattr(self, name)) not in choices:
+                raise FacemsmError(f"schedule.{name} is {short(value)}, choose from {', '.join(choices)}")
 
     def total_steps(self, epoch_size: int) -> int:
         """Optimiser steps of the whole run over an epoch of so many faces."""
@@ -105,6 +122,11 @@ def from_mapping(kind: type[T], values: Mapping[str, Any]) -> T:
     Raises:
         FacemsmError: fields are unknown or of the wrong kind.
     """
+    for name, hint in get_type_hints(kind).items():
+        if name in values and hint in (int, float, str):
+            allowed = (int, float) if hint is float else (hint,)
+            if type(values[name]) not in allowed:
+                raise FacemsmError(f"{kind.__name__}: {name} is {short(values[name])}, expected a {hint.__name__}")
     try:
         return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
     except TypeError as error:

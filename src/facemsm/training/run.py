@@ -18,8 +18,9 @@ import threading
 import time
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,12 +36,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from facemsm.errors import FacemsmError
+from facemsm.errors import FacemsmError, short
 from facemsm.files import atomic_write
-from facemsm.schemes import LandmarkScheme
+from facemsm.schemes import LandmarkScheme, scheme_to_dict
 from facemsm.training.config import Schedule, as_json
 from facemsm.training.faces import Faces
 from facemsm.training.stream import ExampleStream, FixedExamples, MakeExample, ResumableSampler, loader, stop_workers
+from facemsm.training.trial import choose
 from facemsm.typing import Image
 
 _NOTES = "facemsm"
@@ -62,8 +64,24 @@ class StageModule(lightning.LightningModule):
         self._training, self._validation = training, validation
         self.total_steps = schedule.total_steps(faces.epoch_size)
         self.batches_done = 0
+        self.chosen: dict[str, Any] = {}
         self._errors: dict[str, list[Tensor]] = {}
         self._names: list[str] = []
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must have in common with a run that resumes it."""
+        network, scheme = getattr(getattr(self, "config", None), "network", None), getattr(self, "scheme", None)
+        sources = [f"{s.name}:{s.split}@{s.share:g}@{s.until:g}" for s in self.faces.sources]
+        return {
+            "stage": type(self).__name__,
+            **({f"network.{name}": value for name, value in asdict(network).items()} if network else {}),
+            "scheme": scheme_to_dict(scheme) if scheme else None,
+            "data": sources,
+            "schedule.batch_size": self.schedule.batch_size,
+            "schedule.seed": self.schedule.seed,
+            "schedule.ema above 0": self.schedule.ema > 0,
+        }
 
     def train_dataloader(self) -> Any:
         """Examples from the next step on, so that a resumed run sees what it would have seen."""
@@ -104,7 +122,7 @@ class StageModule(lightning.LightningModule):
         )
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        """Remember whose faces they are."""
+        """Keep the names of the faces, for errors."""
         self._names = batch["name"]
 
     def on_before_backward(self, loss: Tensor) -> None:
@@ -116,14 +134,14 @@ class StageModule(lightning.LightningModule):
         finite = bool(loss.isfinite())
         if not self.trainer.strategy.reduce_boolean_decision(finite, all=True):
             if finite:
-                raise SystemExit  # another process of the run tells
+                raise SystemExit  # the failing rank reports the error
             raise FacemsmError(
                 f"step {self.batches_done + 1}: the loss is {loss.item()} on the faces {', '.join(self._names)}; "
                 "nothing of it was saved. Look at these faces, lower schedule.learning_rate or set schedule.clip"
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember how far the stream of examples has been read.
+        """Add the run's identity, how far the stream of examples has been read, and what was chosen for the machine.
 
         Raises:
             FacemsmError: weights are no longer finite; the checkpoint before stays the last.
@@ -134,7 +152,7 @@ class StageModule(lightning.LightningModule):
                     f"step {self.batches_done}: {name} is no longer finite and was not saved; "
                     "lower schedule.learning_rate or set schedule.clip"
                 )
-        checkpoint["batches_done"] = self.batches_done
+        checkpoint |= {"batches_done": self.batches_done, "identity": self.identity, "chosen": self.chosen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on where the stream was left."""
@@ -169,7 +187,7 @@ class StageModule(lightning.LightningModule):
 
 
 class ValidationLog(Callback):
-    """Counts batches, writes down each validation and keeps the best weights.
+    """Counts batches, logs each validation and saves the best weights.
 
     Comes first: weight averaging, which follows it, puts the weights that were validated away again.
     """
@@ -221,7 +239,7 @@ class ValidationLog(Callback):
             conventions = getattr(pl_module, "conventions", None)
             save_weights(pl_module.network, self.folder / "best.safetensors", scheme, conventions)
         row = {"step": pl_module.batches_done, "seconds": round(time.monotonic() - self._start), **errors}
-        _append(self.folder / "history.csv", row)
+        _append_row(self.folder / "history.csv", row)
         line = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
         if trainer.progress_bar_callback:
             trainer.progress_bar_callback.print(line)
@@ -254,23 +272,25 @@ class ProgressBar(TQDMProgressBar):
 
 
 class CheckpointCallback(Callback):
-    """Saves ``last.ckpt`` after each validation, and when Ctrl-C or SIGTERM asks the run to stop.
+    """Saves ``last.ckpt`` after each validation, and when Ctrl-C or SIGTERM requests a stop.
 
     Comes last: what it saves includes what the other callbacks did after the batch.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.asked = False
+        self.begun = False
+        self._stop_requested = False
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002
-        """Take both signals over; Lightning restores them at the end."""
+        """Handle both signals; Lightning restores their handlers at the end."""
+        self.begun = True
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._ask)
+                signal.signal(number, self._request_stop)
 
-    def _ask(self, number: int, _: Any) -> None:
-        self.asked = True
+    def _request_stop(self, number: int, _: Any) -> None:
+        self._stop_requested = True
         # A second Ctrl-C stops at once; a second SIGTERM may be torchrun's, which passes on what it was sent.
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_IGN)
 
@@ -282,31 +302,31 @@ class CheckpointCallback(Callback):
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Save and stop if asked to, unless a validation comes first."""
+        """Save and stop if requested, unless a validation comes first."""
         assert isinstance(pl_module, StageModule)
-        if pl_module.batches_done % (trainer.val_check_batch or 1) and self._is_asked(trainer):
+        if pl_module.batches_done % (trainer.val_check_batch or 1) and self._must_stop(trainer):
             trainer.save_checkpoint(self.path)
             self._stop(trainer, pl_module)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Save, and stop if asked to."""
+        """Save, and stop if requested."""
         assert isinstance(pl_module, StageModule)
         trainer.save_checkpoint(self.path)
-        if pl_module.batches_done < pl_module.total_steps and self._is_asked(trainer):
+        if pl_module.batches_done < pl_module.total_steps and self._must_stop(trainer):
             self._stop(trainer, pl_module)
 
-    def _is_asked(self, trainer: lightning.Trainer) -> bool:
-        return bool(trainer.strategy.reduce_boolean_decision(self.asked, all=False))  # any process of the run
+    def _must_stop(self, trainer: lightning.Trainer) -> bool:
+        return bool(trainer.strategy.reduce_boolean_decision(self._stop_requested, all=False))  # on any rank
 
     def _stop(self, trainer: lightning.Trainer, module: StageModule) -> NoReturn:
         if not trainer.is_global_zero:
-            raise SystemExit  # the first process tells
+            raise SystemExit  # rank 0 reports
         done = f"stopped and saved after step {module.batches_done} of {module.total_steps}"
         raise FacemsmError(f"{self.path.parent}: {done}; the same command with --resume goes on")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """A checkpoint appears whole or not at all: an interrupted writer or a full disk leaves the one before."""
+    """Checkpoints that appear whole or not at all: an interrupted writer or a full disk leaves the one before."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
         """Write beside, then rename.
@@ -359,33 +379,35 @@ def fit(module: StageModule, config: Any, folder: Path, *, resume: bool = False,
         raise FacemsmError(f"{folder}: holds a run already; resume it with --resume or name another folder")
     if not module.faces.validation:
         raise FacemsmError("no faces are held out to validate on, so no weights could be the best; raise --holdout")
-    if resume:
-        done = _steps_saved(last, module)
-        if done >= module.total_steps:
-            return best
-        rank_zero_only(_forget_after)(folder / "history.csv", done)
+    done, chosen = _resumable(last, module) if resume else (0, {})
+    if resume and done >= module.total_steps:
+        return best
+    rank_zero_only(_truncate_history)(folder / "history.csv", done)
     schedule = module.schedule
-    processes = _processes(module)
-    if schedule.threads:
-        torch.set_num_threads(schedule.threads)
+    distributed = _distributed_arguments(module)
+    precision, threads = choose(schedule, chosen, alone="strategy" not in distributed)
+    module.chosen = {"precision": precision, "threads": threads}
+    if (precision, threads) != (schedule.precision, schedule.threads):
+        rank_zero_only(print)(f"on this machine: {precision}, {threads or torch.get_num_threads()} threads", flush=True)
     averaging: list[Callback] = [WeightAveraging(avg_fn=running_mean(schedule.ema))] if schedule.ema else []
     bar: list[Callback] = [ProgressBar()] if progress else []
-    with _quiet(), _one_line(folder), _no_denormals():
+    saver = CheckpointCallback(last)
+    with _lightning_silenced(), _single_line_errors(folder), _denormals_flushed():
         folder.mkdir(parents=True, exist_ok=True)
-        rank_zero_only(_tidy)(folder)
+        rank_zero_only(_remove_partial_files)(folder)
         rank_zero_only((folder / "config.json").write_text)(as_json(config), encoding="utf-8")
         trainer = lightning.Trainer(
-            **processes,
+            **distributed,
             max_steps=-1,
             max_epochs=1,
             val_check_interval=min(schedule.validate_every, module.total_steps),
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
-            callbacks=[ValidationLog(folder), *averaging, *bar, CheckpointCallback(last)],
+            callbacks=[ValidationLog(folder), *averaging, *bar, saver],
             plugins=[AtomicCheckpointIO()],
             enable_checkpointing=False,
             logger=TensorBoardLogger(folder, name="", version="tensorboard"),
-            precision=schedule.precision,
+            precision=precision,
             gradient_clip_val=schedule.clip if module.automatic_optimization and schedule.clip else None,
             enable_progress_bar=progress,
             enable_model_summary=False,
@@ -394,13 +416,17 @@ def fit(module: StageModule, config: Any, folder: Path, *, resume: bool = False,
         )
         try:
             trainer.fit(module, ckpt_path=last if resume else None)
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            if not resume or saver.begun or isinstance(error, FacemsmError):
+                raise
+            raise FacemsmError(f"{last}: this run cannot go on from it ({type(error).__name__}); train anew") from error
         finally:
             for data in (trainer.train_dataloader, trainer.val_dataloaders):
                 stop_workers(data)
     return best
 
 
-def _processes(module: StageModule) -> dict[str, Any]:
+def _distributed_arguments(module: StageModule) -> dict[str, Any]:
     """The trainer's arguments for one process, or for those that ``torchrun`` has started."""
     if not TorchElasticEnvironment.detect():
         return {"devices": 1}
@@ -436,25 +462,72 @@ def running_mean(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return update
 
 
-def _steps_saved(last: Path, module: StageModule) -> int:
-    """Steps that a checkpoint has seen, which must be of the module's networks."""
+def _resumable(last: Path, module: StageModule) -> tuple[int, dict[str, Any]]:
+    """Steps that a checkpoint has seen and what was chosen for the machine, if it is one of the module's run.
+
+    Raises:
+        FacemsmError: it is no checkpoint, or one of another network, scheme, data, batch size or seed.
+    """
     checkpoint = AtomicCheckpointIO().load_checkpoint(last)
-    saved, wanted = checkpoint.get("state_dict", {}), module.state_dict()
-    if {name: t.shape for name, t in saved.items()} != {name: t.shape for name, t in wanted.items()}:
-        raise FacemsmError(f"{last}: holds another network; resume with the settings in {last.parent / 'config.json'}")
-    return int(checkpoint["batches_done"])
+    kinds = {"state_dict": dict, "batches_done": int, "optimizer_states": list, "lr_schedulers": list, "loops": dict}
+    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(k), kind) for k, kind in kinds.items()):
+        raise FacemsmError(f"{last}: not a checkpoint of facemsm; train anew")
+    advice = f"resume with the settings in {last.parent / 'config.json'}, or name another folder"
+    saved, wanted = checkpoint["state_dict"], module.state_dict()
+    before, now = checkpoint.get("identity"), module.identity
+    if isinstance(before, dict):  # checkpoints of earlier versions have none
+        for name in dict.fromkeys((*before, *now)):
+            if before.get(name) != now.get(name):
+                told = f"{name} is {short(before.get(name))} there and {short(now.get(name))} here"
+                raise FacemsmError(f"{last}: holds another run, {told}; {advice}")
+    if any(not isinstance(tensor, Tensor) for tensor in saved.values()) or (
+        {name: t.shape for name, t in saved.items()} != {name: t.shape for name, t in wanted.items()}
+    ):
+        raise FacemsmError(f"{last}: holds another network; {advice}")
+    optimisers = len(checkpoint["optimizer_states"]) == (1 if module.automatic_optimization else 2)  # stage 1 has two
+    if not optimisers or checkpoint["batches_done"] < 0 or not all(t.isfinite().all() for t in saved.values()):
+        raise FacemsmError(f"{last}: not a checkpoint of facemsm, or a damaged one; train anew")
+    chosen = checkpoint.get("chosen")
+    return checkpoint["batches_done"], chosen if isinstance(chosen, dict) else {}
 
 
-def _forget_after(history: Path, step: int) -> None:
-    """Drop validations whose checkpoint was not written, as by a full disk: the resumed run does them again."""
+def _truncate_history(history: Path, step: int) -> None:
+    """Drop validations after a step, which the run does (again), and lines that a full disk tore."""
     if history.is_file():
-        head, *rows = history.read_bytes().splitlines(keepends=True)
-        with atomic_write(history) as partial:
-            partial.write_bytes(b"".join([head, *(row for row in rows if int(row.split(b",")[0]) <= step)]))
+        _write_rows(history, [row for row in _read_rows(history) if int(row["step"]) <= step])
+
+
+def _append_row(history: Path, row: Mapping[str, Any]) -> None:
+    """Add a validation; the file has it whole or not at all."""
+    _write_rows(history, [*_read_rows(history), row])
+
+
+def _read_rows(history: Path) -> list[dict[str, str]]:
+    """The whole lines of a history."""
+    try:
+        content = history.read_bytes()
+    except FileNotFoundError:
+        return []
+    whole = content[: content.rfind(b"\n") + 1].decode(errors="replace")
+    try:
+        rows = list(csv.DictReader(io.StringIO(whole, newline="")))
+    except csv.Error as error:
+        raise FacemsmError(f"{history}: not the history of a run ({error}); move it away") from error
+    if rows and "step" not in rows[0]:
+        raise FacemsmError(f"{history}: not the history of a run, it has no column 'step'; move it away")
+    return [row for row in rows if None not in row and None not in row.values() and row["step"].isdecimal()]
+
+
+def _write_rows(history: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with atomic_write(history) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, dict.fromkeys(name for row in rows for name in row), restval="")
+        if rows:
+            writer.writeheader()
+        writer.writerows(rows)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _lightning_silenced() -> Iterator[None]:
     """Without Lightning's tips and warnings: they are about what is decided here, not by the user."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
@@ -471,7 +544,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _no_denormals() -> Iterator[None]:
+def _denormals_flushed() -> Iterator[None]:
     """With vanishing gradients, as of dark heatmaps, at 0: computing with denormals is many times slower."""
     torch.set_flush_denormal(True)
     try:
@@ -481,22 +554,22 @@ def _no_denormals() -> Iterator[None]:
 
 
 @contextmanager
-def _one_line(folder: Path) -> Iterator[None]:
+def _single_line_errors(folder: Path) -> Iterator[None]:
     """A loader process wraps its error in a traceback; take the error out again. Name what the system refused."""
     try:
         yield
     except FacemsmError as error:
-        line = [part for part in re.split(r"\n|\\n", str(error)) if part.strip()][-1]  # the error escapes line breaks
-        raise FacemsmError(line.removeprefix(f"{FacemsmError.__module__}.{FacemsmError.__name__}: ")) from error
+        line = re.split(rf"{FacemsmError.__module__}\.\w+: ", str(error))[-1]  # the last of a traceback
+        raise type(error)(line.strip().removesuffix(r"\n")) from error
     except OSError as error:
         raise FacemsmError(f"{error.filename or folder}: {error.strerror or error}") from error
     except RuntimeError as error:
         if not re.search("(closed|reset) by peer|remote process exited", str(error)):  # gloo; NCCL
             raise
-        raise FacemsmError(f"{folder}: another process of the run has ended; what it printed says why") from error
+        raise FacemsmError(f"{folder}: another rank of the run has failed; it reports the error") from error
 
 
-def _tidy(folder: Path) -> None:
+def _remove_partial_files(folder: Path) -> None:
     """Remove what a writer that was killed left behind."""
     for partial in folder.glob(".*.part"):
         partial.unlink(missing_ok=True)
@@ -531,10 +604,10 @@ def read_notes(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
+        notes = json.loads(metadata.get(_NOTES, "{}"))
+        return {"scheme": metadata.get("scheme"), "conventions": {}, **notes}  # older files name the scheme alone
     except Exception as error:
         raise FacemsmError(f"{path}: cannot be read as weights ({type(error).__name__})") from error
-    notes: dict[str, Any] = json.loads(metadata.get(_NOTES, "{}"))
-    return {"scheme": metadata.get("scheme"), "conventions": {}, **notes}  # older files name the scheme alone
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -548,14 +621,5 @@ def load_weights(network: nn.Module, path: Path) -> None:
     except OSError as error:
         raise FacemsmError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:
-        detail = str(error).splitlines()[-1].strip()[:200]
+        detail = (str(error) or type(error).__name__).splitlines()[-1].strip()[:200]
         raise FacemsmError(f"{path}: not this network's weights: {detail}") from error
-
-
-def _append(path: Path, row: Mapping[str, Any]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, row.keys())
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
