@@ -137,7 +137,7 @@ def test_a_small_res_50_learns_eight_faces_by_heart(tmp_path: Path) -> None:
     samples = write_faces(tmp_path / "data", 8)
     faces = Faces(samples, samples, np.zeros(8, np.int64), (Source("aflw2000", "", "train"),))
     schedule = Schedule(
-        *(0, 90, 8), learning_rate=5e-3, decay="cosine", warmup=5, validate_every=90, workers=0, threads=1
+        steps=90, batch_size=8, learning_rate=5e-3, decay="cosine", warmup=5, validate_every=90, workers=0, threads=1
     )
     config = ResNet50Training(ResNet50Config(68, width=8), schedule, STILL, loss="smooth_l1")
     with pytest.raises(FacemsmError, match="no loss 'l3': use one of l2, smooth_l1"):

@@ -222,6 +222,7 @@ def test_the_rate_follows_the_schedule(drawn: Path) -> None:
         ("300w=data/300w:train", Source("300w", "data/300w", "train")),
         ("ytf=D:/ytf:train@0.25", Source("ytf", "D:/ytf", "train", 0.25)),
         ("ytf=data/ytf:train@0.25@0.6", Source("ytf", "data/ytf", "train", 0.25, 0.6)),
+        ("aflw2000=data:train@1.6", Source("aflw2000", "data", "train", 1.6)),
         ("300w=a=b:helen/trainset@1", Source("300w", "a=b", "helen/trainset")),
     ],
 )
@@ -232,7 +233,7 @@ def test_a_source_is_one_word(text: str, source: Source) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "300w", "300w=", "300w=data", "300w=data:", "300w=:train", "a=b:c@", "a=b:c@x", "a=b:c@0", "a=b:c@1.1"),
+        *("", "300w", "300w=", "300w=data", "300w=data:", "300w=:train", "a=b:c@", "a=b:c@x", "a=b:c@0", "a=b:c@101"),
         *("a=b:c@0.5@0", "a=b:c@0.5@2", "a=b:c@0.5@0.5@0.5", "a=b:c@nan"),
     ],
 )
@@ -349,6 +350,11 @@ def test_an_epoch_takes_each_source_s_share() -> None:
     assert first.tolist() != sorted(first)
     assert faces.epoch(0, 0.0, 8).tolist() != first.tolist()
     assert sorted(faces.epoch(5, 0.5, 7)) == list(range(40))  # b has left
+    often = counted([4, 10], [Source("a", "", ""), Source("b", "", "", share=2.5)])
+    assert often.epoch_size == 4 + 25
+    seen = np.bincount(often.epoch(0, 0.0, 7))
+    assert sorted(seen[:4]) == [1] * 4
+    assert sorted(seen[4:]) == [2] * 5 + [3] * 5
 
 
 def test_example_n_depends_on_the_seed_and_n_alone() -> None:
@@ -854,6 +860,25 @@ def test_an_hourglass_starts_from_a_deeper_one(tmp_path: Path, levels: int) -> N
     with torch.inference_mode():
         for before, after in zip(deep(faces), shallow(faces), strict=True):
             torch.testing.assert_close(after, before)
+
+
+@pytest.mark.parametrize("deconvolution", [2, 4])
+def test_a_wider_network_starts_as_the_one_it_was(tmp_path: Path, deconvolution: int) -> None:
+    """Its new channels are read by nothing yet, but they see the face: they teach from the first step."""
+    narrow = StackedHourglass(replace(TINY, deconvolution=deconvolution))
+    path = saved(narrow, tmp_path / "w.safetensors", SCHEME_68)
+    wide = StackedHourglass(replace(TINY, width=12, stem=6, deconvolution=deconvolution))
+    assert start_from(wide, path, SCHEME_68).endswith("widened")
+    faces = torch.rand(2, 3, 128, 128)
+    with torch.inference_mode():
+        for before, after in zip(narrow.eval()(faces), wide.eval()(faces), strict=True):
+            assert before.std() > 0.02
+            torch.testing.assert_close(after, before)
+    wide.train()(faces)[-1].square().sum().backward()
+    reading = wide.heads[-1][-1].weight  # type: ignore[index]
+    assert reading.grad[:, 8:].abs().min() > 0
+    with pytest.raises(FacemsmError, match="not this network's weights"):
+        start_from(StackedHourglass(replace(TINY, width=4)), path, SCHEME_68)
 
 
 def test_a_res_50_starts_from_another_scheme(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ Data = Annotated[
     typer.Option(
         metavar=f"{SOURCE}[@SHARE[@UNTIL]]",
         help="Faces to train on, such as 300w=data/300w:train or coco=faces.json:all; may be given several times. "
-        "SHARE: fraction of them seen in each epoch. "
+        "SHARE: how often they are seen in each epoch, 1 if not given. "
         "UNTIL: fraction of the run after which they are left out.",
     ),
 ]

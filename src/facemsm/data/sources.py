@@ -18,7 +18,7 @@ class Source:
 
     Attributes:
         name, root, split: as in :func:`facemsm.data.catalogue.load_dataset`.
-        share: fraction of its faces seen in each epoch, drawn anew every time.
+        share: how often its faces are seen in each epoch: a fraction, drawn anew every time, or more than once.
         until: fraction of the run after which the source is left out, for labels good enough to begin with only.
     """
 
@@ -42,8 +42,10 @@ class Source:
             share, until = ([float(n) for n in numbers] + [1.0, 1.0])[:2]
         except ValueError:
             share = until = -1.0
-        if not (equals and colon and root and split and 0 < share <= 1 and 0 < until <= 1 and len(numbers) <= 2):
-            raise FacemsmError(f"data {text!r}: expected NAME=ROOT:SPLIT[@SHARE[@UNTIL]], fractions above 0 up to 1")
+        if not (equals and colon and root and split and 0 < share <= 100 and 0 < until <= 1 and len(numbers) <= 2):
+            raise FacemsmError(
+                f"data {text!r}: expected NAME=ROOT:SPLIT[@SHARE[@UNTIL]], SHARE above 0 up to 100, UNTIL up to 1"
+            )
         return cls(name, root, split, share, until)
 
 

@@ -50,7 +50,7 @@ class Faces:
         for i, source in enumerate(self.sources):
             members = np.flatnonzero(self.source == i)
             if progress < source.until:
-                chosen.append(rng.permutation(members)[: round(len(members) * source.share)])
+                chosen.append(np.resize(rng.permutation(members), round(len(members) * source.share)))
         if not chosen:
             raise FacemsmError("every --data source leaves before the run ends: let one stay, without a second @")
         return rng.permutation(np.concatenate(chosen))
@@ -102,7 +102,7 @@ def load_faces(
             if face.name in exclude:
                 continue
             key = photo_key(face, shared)
-            if source.share == 1.0 and zlib.crc32(key.encode()) % 1000 < 1000 * holdout:
+            if source.share >= 1 and zlib.crc32(key.encode()) % 1000 < 1000 * holdout:
                 validation.append(face)
             else:
                 training.append(face)

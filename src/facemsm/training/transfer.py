@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from operator import gt
 from pathlib import Path
 
 import torch
@@ -21,7 +22,9 @@ def start_from(network: nn.Module, path: Path, scheme: LandmarkScheme) -> str:
     Layers that emit landmarks start as the mean of the related landmarks of the file's scheme (``from_68`` of both
     schemes), so that the network finds at once what it can find of the new scheme; landmarks without relatives keep
     their first weights. Layers that read landmarks start so that they pass on what they did. Hourglasses with fewer
-    levels than the file's start without the innermost ones.
+    levels than the file's start without the innermost ones. Networks with more channels, for the same landmarks, start
+    so that they compute what the file's network does (function-preserving widening, after Chen et al., Net2Net, ICLR
+    2016): nothing reads the new channels yet.
 
     Args:
         network: changed in place.
@@ -51,6 +54,9 @@ def start_from(network: nn.Module, path: Path, scheme: LandmarkScheme) -> str:
         else:
             load_weights(network, path)  # says what is wrong, where something is
         return f"start: {path}, {len(fresh)} tensors, all as they are{left_out}"
+    if name == scheme.name and (wider := _widened(network, old)):
+        network.load_state_dict(wider)
+        return f"start: {path}, widened{left_out}"
     source = get_scheme(name or _scheme_beside(path))
     weights = torch.from_numpy(relation(source, scheme))
     network.load_state_dict({key: _related(key, old[key], fresh[key], weights, path) for key in fresh})
@@ -68,6 +74,24 @@ def _shallower(old: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[s
     wanted = {key: key if key in old else key.replace(".inner.branch.", ".inner.skip.branch.") for key in fresh}
     fits = any(key != name for key, name in wanted.items()) and all(name in old for name in wanted.values())
     return {key: old[name] for key, name in wanted.items()} if fits else {}
+
+
+def _widened(network: nn.Module, old: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a network with more channels, the old ones first; none if the networks differ otherwise."""
+    wider = {}
+    turned = {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, nn.ConvTranspose2d)}
+    for key, fresh in network.state_dict().items():
+        before, after = old[key].shape, fresh.shape
+        if len(before) != len(after) or before[2:] != after[2:] or any(map(gt, before, after)):
+            return {}
+        tensor = fresh.clone()
+        if len(after) > 1:
+            read, written = (0, 1) if key in turned else (1, 0)
+            old_outputs = tensor.narrow(written, 0, before[written])
+            old_outputs.narrow(read, before[read], after[read] - before[read]).zero_()  # they read nothing new
+        tensor[tuple(slice(n) for n in before)] = old[key]
+        wider[key] = tensor
+    return wider
 
 
 def _related(key: str, old: Tensor, fresh: Tensor, weights: Tensor, path: Path) -> Tensor:
