@@ -598,6 +598,38 @@ def test_a_checkpoint_of_another_run_is_refused(drawn: Path, tmp_path: Path) -> 
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
 
 
+def test_a_teacher_fills_in_what_labels_leave_open(drawn: Path, tmp_path: Path) -> None:
+    teacher = StackedHourglass(replace(TINY, width=16)).eval()
+    saved(teacher, tmp_path / "large/best.safetensors", SCHEME_68)
+    (tmp_path / "large/config.json").write_text(as_json(HourglassTraining(teacher.config)))
+    taught: Any = hourglass(drawn, teacher=str(tmp_path / "large"), distil=0.25, coordinate=0.1)
+    assert taught.state_dict().keys() == hourglass(drawn).state_dict().keys()
+
+    images = torch.rand(2, 3, 128, 128)
+    maps = taught._taught(images)
+    with torch.inference_mode():
+        for expected in teacher(images):
+            torch.testing.assert_close(maps[expected.shape[-1]], expected.clamp(min=0))
+    points, peak = torch.full((2, 68, 2), 60.0), torch.ones(2, 68)
+    labelled = torch.ones(2, 68)
+    labelled[:, ::2] = 0
+    seen = torch.zeros(2, 68, 64, 64, requires_grad=True)
+    taught._loss(seen, labelled, points, peak, maps[64]).backward()
+    assert seen.grad is not None
+    label = gaussians((points + 0.5) / 2 - 0.5, 64, taught.config.sigma)
+    for place, target in ((slice(0, None, 2), maps[64]), (slice(1, None, 2), 0.75 * label + 0.25 * maps[64])):
+        wanted = -target[:, place].detach()  # where the loss pulls a dark map
+        cosine = torch.nn.functional.cosine_similarity(seen.grad[:, place].flatten(2), wanted.flatten(2), dim=2)
+        assert cosine.min() > 0.99
+
+    train(taught, tmp_path / "run")
+    assert history(tmp_path / "run")
+    with pytest.raises(FacemsmError, match="large: finds 68 landmarks, expected 12"):
+        HourglassModule(replace(taught.config, network=replace(TINY, landmarks=12)), TWELVE, taught.faces)
+    with pytest.raises(FacemsmError, match=r"distil is 2\.0, expected a number from 0 to 1"):
+        replace(taught.config, distil=2.0)
+
+
 def test_a_checkpoint_of_an_earlier_version_is_resumed(drawn: Path, tmp_path: Path) -> None:
     old = interrupted(tmp_path, drawn)
     del old["identity"], old["chosen"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -34,7 +33,7 @@ from facemsm.runtime.session import Network
 from facemsm.schemes import scheme_to_dict
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.stgan.networks import Generator
-from facemsm.training.config import from_mapping
+from facemsm.training.config import from_mapping, read_config
 from facemsm.training.landmarks import images_to_tensor
 from facemsm.training.run import load_weights, read_notes
 from facemsm.typing import FloatArray, Image
@@ -339,7 +338,7 @@ def export_model(
         FacemsmError: a file is missing, the stages do not fit each other, or an exported network computes something
             else than PyTorch's.
     """
-    config = _config(hourglass)
+    config = read_config(hourglass)
     codec = HeatmapCodec(INPUT_SIZE, HEATMAP_SIZE, config.get("sigma", HeatmapCodec.sigma), refinement="mass")
     generator = Generator()
     load_weights(generator, stgan / "best.safetensors")
@@ -431,14 +430,3 @@ def _strip(path: Path) -> None:
         item.doc_string = ""
     del model.graph.metadata_props[:], model.metadata_props[:]
     onnx.save(model, path)
-
-
-def _config(run: Path) -> dict[str, Any]:
-    path = run / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(config["network"], dict):
-            return cast(dict[str, Any], config)
-        raise TypeError
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise FacemsmError(f"{path}: not the configuration of a training run; name the run's folder") from error

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast, get_args, get_type_hints
 
 from facemsm.errors import FacemsmError, check_number, short
 
@@ -114,6 +115,22 @@ def _replaced(config: T, path: list[str], value: Any, setting: str) -> T:
 def as_json(config: Any) -> str:
     """A configuration as indented JSON, for the file beside the weights."""
     return json.dumps(asdict(config), indent=2) + "\n"
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """What ``config.json`` in a run's folder says, its network's shape under ``network``.
+
+    Raises:
+        FacemsmError: there is none, or it is no run's.
+    """
+    path = run / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(config["network"], dict):
+            return cast(dict[str, Any], config)
+        raise TypeError
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise FacemsmError(f"{path}: not the configuration of a training run; name the run's folder") from error
 
 
 def from_mapping(kind: type[T], values: Mapping[str, Any]) -> T:
