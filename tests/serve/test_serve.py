@@ -861,11 +861,43 @@ def test_page_takes_dropped_pasted_and_camera_photos(page: Any) -> None:
     )
     ready(page, "pasted.jpg")
     page.click("header [data-do=camera]")
-    page.wait_for_function("() => document.querySelector('#camera video').videoWidth > 0")
+    page.wait_for_function("() => document.querySelector('#camera video').readyState >= 2")
     page.click("[data-do=shoot]")
     ready(page, "camera.jpg")
     assert page.text_content("#status").startswith("camera.jpg: no face found")
     assert page.evaluate("document.querySelector('#camera video').srcObject") is None
+
+
+def test_page_follows_faces_in_the_camera_s_picture(page: Any, faults: list[str]) -> None:
+    page.evaluate(
+        """async (data) => {
+            const [photo, canvas] = [new Image(), document.createElement('canvas')];
+            photo.src = `data:image/jpeg;base64,${data}`;
+            await photo.decode();
+            [canvas.width, canvas.height] = [1280, 960];
+            setInterval(() => canvas.getContext('2d').drawImage(photo, 0, 0, 960, 960), 50);
+            navigator.mediaDevices.getUserMedia = async () => canvas.captureStream(20); }""",
+        base64.b64encode(PHOTO).decode(),
+    )
+    page.click(".target [data-do=camera]")
+    page.wait_for_selector("#camera svg circle", state="attached")
+    page.wait_for_function("() => document.querySelector('#camera [role=status]').textContent.startsWith('1 face, ')")
+    assert page.text_content("#camera [role=status]").endswith("pictures a second")
+    assert page.get_attribute("#camera svg", "viewBox") == "-0.5 -0.5 640 480"
+    nose = page.evaluate("[...document.querySelectorAll('#camera svg > g')][30].firstChild.getAttribute('cx')")
+    (face,) = Aligner.from_pretrained("68").align(SAMPLE)
+    assert float(nose) == pytest.approx(float(face.points[30, 0]) * 480 / 512, abs=3)
+    page.route("**/api/align", lambda route: route.abort())
+    page.wait_for_function(
+        "() => document.querySelector('#camera [role=status]').textContent.includes('facemsm serve')"
+    )
+    page.unroute("**/api/align")
+    page.click("[data-do=shoot]")  # photos are not smaller for it
+    ready(page, "camera.jpg")
+    assert page.locator("#camera svg circle").count() == 0
+    assert page.evaluate("document.querySelector('#main svg').viewBox.baseVal.width") >= 1280
+    assert all("ERR_FAILED" in fault for fault in faults)
+    faults.clear()
 
 
 def test_page_takes_kinds_that_only_the_browser_reads(page: Any) -> None:
