@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from facemsm.errors import FacemsmError
-from facemsm.schemes import LandmarkScheme, get_scheme, load_scheme, scheme_from_dict, scheme_to_dict
+from facemsm.schemes import SCHEME_68, LandmarkScheme, get_scheme, load_scheme, scheme_from_dict, scheme_to_dict
 
 BUILT_IN = ("29", "68", "98")
 
@@ -72,6 +73,24 @@ def test_flip_is_an_involution_that_keeps_the_groups(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
+def test_every_point_has_a_name_and_its_mirror_image_the_other_sides(name: str) -> None:
+    scheme = get_scheme(name)
+    assert len(set(scheme.names)) == scheme.count
+    other = {"right": "left", "left": "right"}
+    for point, mirrored in zip(scheme.names, scheme.flip, strict=True):
+        assert scheme.names[mirrored] == " ".join(other.get(word, word) for word in point.split())
+
+
+def test_names_that_agree_with_the_68() -> None:
+    """What two schemes call alike is one place, by what they say of the 68 points."""
+    for name in ("29", "98"):
+        scheme = get_scheme(name)
+        for i, point in enumerate(scheme.names):
+            if point in SCHEME_68.names and len(scheme.from_68[i]) == 1 and "jaw" not in point and "lid" not in point:
+                assert SCHEME_68.names[scheme.from_68[i][0]] == point
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_a_symmetric_shape_mirrored_is_itself(name: str) -> None:
     scheme = get_scheme(name)
     width = 200
@@ -105,7 +124,11 @@ def test_eyes_corners_and_contour(name: str, eyes: object, corners: object, cont
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_dict_round_trip(name: str) -> None:
     scheme = get_scheme(name)
-    assert scheme_from_dict(scheme_to_dict(scheme), "here") == scheme
+    stored = scheme_to_dict(scheme)
+    assert stored["names"] == []  # as in model files and checkpoints of versions without names
+    assert scheme_from_dict(stored, "here") is scheme
+    own = replace(scheme, names=tuple(f"p{i}" for i in range(scheme.count)))
+    assert scheme_from_dict(scheme_to_dict(own), "here") == own
 
 
 def test_a_scheme_of_ones_own(tmp_path: Path) -> None:

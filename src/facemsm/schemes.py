@@ -11,7 +11,7 @@ A scheme of one's own is a short TOML file, read by :func:`load_scheme`::
     edges = [[0, 1], [3, 4]]       # optional: lines of the skeleton, for drawing
     contour = []                   # optional: points on the face's outline (lower threshold in stage 3)
     eye_corners = [0, 1]           # optional: outer corners for inter-ocular normalisation; eye centres otherwise
-    names = ["right eye", ...]     # optional
+    names = ["right eye", ...]     # optional: a name of its own for each point, for annotation tools
     from_68 = [[36, 37, 38, 39, 40, 41], [42, 43, 44, 45, 46, 47], [30], [48], [54]]
                                    # optional: points of the 68 whose mean is nearest each point, or [] for none;
                                    # then training can start from 68-point weights
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ class LandmarkScheme:
         eye_corners: outer corners of right and left eye; their distance is the inter-ocular normaliser.
         contour: points on the outline of the face; the paper gives them a threshold of their own (Section IV-G).
         edges: the skeleton, for drawing.
-        names: one name per point, or empty.
+        names: one name per point, or empty. Right and left are the person's.
         from_68: for each point, those of the 68 whose mean is nearest to it, none where nothing is near; or empty.
             Used by :func:`relation` only, and not written into model files.
 
@@ -143,6 +143,27 @@ def _mirrored(first: int, last: int) -> tuple[Edge, ...]:
     return tuple((first + i, last - i) for i in range((last - first + 1) // 2))
 
 
+def _run(name: str, first: int, last: int) -> tuple[str, ...]:
+    """Names of points in a row, ``right brow 1`` to ``right brow 5``, or falling numbers."""
+    step = 1 if first <= last else -1
+    return tuple(f"{name} {i}" for i in range(first, last + step, step))
+
+
+def _eye_names(side: str, lid: int) -> tuple[str, ...]:
+    """Names of the points around an eye from the photo's left on, over the upper lid; ``lid`` on each lid."""
+    first, last = ("outer", "inner") if side == "right" else ("inner", "outer")
+    there, back = ((1, lid), (lid, 1)) if side == "right" else ((lid, 1), (1, lid))
+    upper, lower = _run(f"{side} upper lid", *there), _run(f"{side} lower lid", *back)
+    return (f"{side} eye {first} corner", *upper, f"{side} eye {last} corner", *lower)
+
+
+_MOUTH_NAMES = (
+    *("right mouth corner", *_run("right upper lip", 1, 2), "upper lip middle", *_run("left upper lip", 2, 1)),
+    *("left mouth corner", *_run("left lower lip", 1, 2), "lower lip middle", *_run("right lower lip", 2, 1)),
+    *("right inner mouth corner", "right upper lip inside", "upper lip inside middle", "left upper lip inside"),
+    *("left inner mouth corner", "left lower lip inside", "lower lip inside middle", "right lower lip inside"),
+)
+
 SCHEME_68 = LandmarkScheme(
     name="68",
     count=68,
@@ -171,6 +192,13 @@ SCHEME_68 = LandmarkScheme(
         *_chain(42, 47, closed=True),
         *_chain(48, 59, closed=True),
         *_chain(60, 67, closed=True),
+    ),
+    names=(
+        *(*_run("right jaw", 1, 8), "chin", *_run("left jaw", 8, 1)),
+        *(*_run("right brow", 1, 5), *_run("left brow", 5, 1)),
+        *(*_run("nose bridge", 1, 3), "nose tip"),
+        *(*_run("right nostril", 1, 2), "nose base", *_run("left nostril", 2, 1)),
+        *(*_eye_names("right", 2), *_eye_names("left", 2), *_MOUTH_NAMES),
     ),
     from_68=tuple((i,) for i in range(68)),
 )
@@ -206,6 +234,14 @@ SCHEME_98 = LandmarkScheme(
         *_chain(76, 87, closed=True),
         *_chain(88, 95, closed=True),
     ),
+    names=(
+        *(*_run("right jaw", 1, 16), "chin", *_run("left jaw", 16, 1)),
+        *(*_run("right brow upper edge", 1, 5), *_run("right brow lower edge", 5, 2)),
+        *(*_run("left brow upper edge", 5, 1), *_run("left brow lower edge", 2, 5)),
+        *(*_run("nose bridge", 1, 3), "nose tip"),
+        *(*_run("right nostril", 1, 2), "nose base", *_run("left nostril", 2, 1)),
+        *(*_eye_names("right", 3), *_eye_names("left", 3), *_MOUTH_NAMES, "right pupil", "left pupil"),
+    ),
     from_68=(
         *((i // 2,) if i % 2 == 0 else (i // 2, i // 2 + 1) for i in range(33)),
         *((i,) for i in (*range(17, 22), 21, 20, 19, 18)),  # both edges of a brow from its one line
@@ -233,6 +269,14 @@ SCHEME_29 = LandmarkScheme(
         *((8, 12), (12, 10), (10, 13), (13, 8), (9, 14), (14, 11), (11, 15), (15, 9)),
         *((18, 20), (20, 19), (19, 21), (21, 18)),
         *((22, 24), (24, 23), (23, 27), (27, 22), (22, 25), (25, 23), (23, 26), (26, 22)),
+    ),
+    names=(
+        *("right brow outer end", "left brow outer end", "right brow inner end", "left brow inner end"),
+        *("right brow upper edge", "right brow lower edge", "left brow upper edge", "left brow lower edge"),
+        *("right eye outer corner", "left eye outer corner", "right eye inner corner", "left eye inner corner"),
+        *("right upper lid", "right lower lid", "left upper lid", "left lower lid", "right pupil", "left pupil"),
+        *("right nostril", "left nostril", "nose tip", "nose base", "right mouth corner", "left mouth corner"),
+        *("upper lip middle", "upper lip inside middle", "lower lip inside middle", "lower lip middle", "chin"),
     ),
     from_68=(
         *((17,), (26,), (21,), (22,), (19,), (19,), (24,), (24,)),
@@ -341,6 +385,8 @@ def load_scheme(path: PathLike) -> LandmarkScheme:
 def scheme_from_dict(fields: Mapping[str, Any], where: str) -> LandmarkScheme:
     """A scheme from plain values, as in the TOML file and in model files. ``where`` is named in errors.
 
+    A built-in scheme without its names, as model files have it, is that scheme.
+
     Raises:
         FacemsmError: a field is missing, unknown or of the wrong kind.
     """
@@ -356,13 +402,17 @@ def scheme_from_dict(fields: Mapping[str, Any], where: str) -> LandmarkScheme:
         if name not in values:
             raise FacemsmError(f"{where}: field {name!r} is missing")
     try:
-        return LandmarkScheme(flip_pairs=values.pop("flip", ()), **values)
+        scheme = LandmarkScheme(flip_pairs=values.pop("flip", ()), **values)
     except FacemsmError as error:
         raise FacemsmError(f"{where}: {error}") from error
+    built_in = _BUILT_IN.get(scheme.name)
+    return built_in if built_in and scheme == replace(built_in, names=()) else scheme
 
 
 def scheme_to_dict(scheme: LandmarkScheme) -> dict[str, Any]:
-    """The inverse of :func:`scheme_from_dict`: plain lists, numbers and strings; without ``from_68``."""
+    """The inverse of :func:`scheme_from_dict`: plain lists, numbers and strings; without ``from_68``, and without the
+    names of a built-in scheme."""
+    built_in = _BUILT_IN.get(scheme.name)
     return {
         "name": scheme.name,
         "count": scheme.count,
@@ -373,7 +423,7 @@ def scheme_to_dict(scheme: LandmarkScheme) -> dict[str, Any]:
         "eye_corners": list(scheme.eye_corners or ()),
         "contour": list(scheme.contour),
         "edges": [list(edge) for edge in scheme.edges],
-        "names": list(scheme.names),
+        "names": [] if built_in and scheme.names == built_in.names else list(scheme.names),
     }
 
 

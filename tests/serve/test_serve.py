@@ -277,7 +277,8 @@ def test_model_and_description(client: TestClient) -> None:
     model = client.get("/api/model").json()
     assert len(model["labels"]) == 68
     assert [model["labels"][i] for i in (0, 8, 17, 30, 36, 47, 60)] == [
-        *("jaw", "chin", "right brow", "nose tip", "right eye, outer", "left eye", "inner lips")
+        *("right jaw 1", "chin", "right brow 1", "nose tip", "right eye outer corner", "left lower lid 2"),
+        "right inner mouth corner",
     ]
     assert model["thresholds"] == {"contour": 0.4, "features": 0.6, "minimum_reliable": 0.2}
     assert "checksum" in model

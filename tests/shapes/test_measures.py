@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,7 +98,8 @@ def test_68_among_98_and_29() -> None:
 
 def test_schemes_of_model_files_are_known_by_name_and_unknown_ones_refused() -> None:
     shape = mean_shape().astype(float)
-    stored = scheme_from_dict(scheme_to_dict(SCHEME_98), "model")
+    names = tuple(f"p{i}" for i in range(98))
+    stored = scheme_from_dict(scheme_to_dict(replace(SCHEME_98, names=names)), "model")
     assert not stored.from_68
     np.testing.assert_array_equal(as_68(as_98(shape), stored), as_68(as_98(shape)))
     with pytest.raises(FacemsmError, match="'5'"):

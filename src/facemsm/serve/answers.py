@@ -25,19 +25,6 @@ Extra = Literal["crop", "canonical", "heatmaps"]
 
 COLOURS = 64
 
-PARTS_68 = (
-    *(("jaw", 17), ("right brow", 5), ("left brow", 5), ("nose bridge", 4), ("nose base", 5)),
-    *(("right eye", 6), ("left eye", 6), ("outer lips", 12), ("inner lips", 8)),
-)
-"""Names of the 68 points in their order, and how many have each."""
-
-PLACES_68 = {
-    **{8: "chin", 30: "nose tip", 48: "right mouth corner", 54: "left mouth corner"},
-    **{36: "right eye, outer", 39: "right eye, inner", 42: "left eye, inner", 45: "left eye, outer"},
-}
-"""Those of them that have a name of their own. Right and left are the person's."""
-
-
 class Problem(BaseModel):
     """Why a request was refused."""
 
@@ -174,9 +161,6 @@ def face_answer(face: Face, image: Image, extras: set[Extra], size: int) -> Face
 def _labels(scheme: LandmarkScheme) -> list[str]:
     if scheme.names:
         return list(scheme.names)
-    if scheme.name == "68":
-        parts = [part for part, count in PARTS_68 for _ in range(count)]
-        return [PLACES_68.get(i, part) for i, part in enumerate(parts)]
     labels = ["feature"] * scheme.count
     for group, points in (
         ("contour", scheme.contour),
