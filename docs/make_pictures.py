@@ -22,8 +22,10 @@ from facemsm.face import Face
 from facemsm.geometry import Matrix, apply_affine, box_to_crop
 from facemsm.imaging.io import read_image, write_image
 from facemsm.imaging.warping import warp
+from facemsm.runtime.model import load_model
+from facemsm.schemes import LandmarkScheme, get_scheme
 from facemsm.shapes.measures import recognition_crop
-from facemsm.typing import Image
+from facemsm.typing import FloatArray, Image
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "docs" / "pictures"
@@ -41,6 +43,13 @@ def main() -> None:
     write_image(PICTURES / "recognition.jpg", recognition_crop(photo, face.points))
     (PICTURES / "sketch.svg").write_text(face._repr_html_().split("<div>")[0] + "\n", encoding="utf-8")
 
+    means = {name: load_model(name).prior() for name in ("68", "98")}
+    shapes = {name: prior.mean for name, prior in means.items() if prior}
+    shapes["29"] = np.stack([shapes["68"][list(near)].mean(axis=0) for near in get_scheme("29").from_68])
+    shapes["29"][4:8] = shapes["98"][[35, 40, 44, 48]]  # the 68 have no lower edges of the brows
+    for name, shape in shapes.items():
+        (PICTURES / f"points-{name}.svg").write_text(chart(get_scheme(name), shape), encoding="utf-8")
+
     # Side by side: stage 1's crop, the canonical face, the brightest of the heatmaps, the landmarks.
     assert face.heatmaps is not None
     assert face.canonical is not None
@@ -57,6 +66,36 @@ def main() -> None:
     write_image(PICTURES / "hidden.jpg", drawn(hidden, behind, view))
     write_image(PICTURES / "failures.jpg", np.hstack([*failures(aligner, photo, face, view)]))
     photograph_page(PICTURES / "page.jpg")
+
+
+def chart(scheme: LandmarkScheme, shape: FloatArray) -> str:
+    """The points (L, 2) of a scheme as SVG, each with its number, and its name where the pointer rests on it."""
+    width = 900
+    points = (shape - shape.min(axis=0)) * ((width - 100) / np.ptp(shape[:, 0])) + 50
+    height = float(points[:, 1].max()) + 50
+    taken = points.tolist()
+    lines = "".join(f"M{points[a, 0]:.0f} {points[a, 1]:.0f}L{points[b, 0]:.0f} {points[b, 1]:.0f}" for a, b in scheme.edges)
+    marks = []
+    for i, (x, y) in enumerate(points):
+        # of the places around a point, the one with most room, rather away from the middle
+        around = [(x + 15 * np.cos(turn), y + 13 * np.sin(turn)) for turn in np.arange(0, 2 * np.pi, np.pi / 8)]
+        others = np.array(taken[:i] + taken[i + 1 :])
+        room = [
+            np.sort(np.hypot(*(others - place).T / ((1.3,), (1.0,))))[:2] @ (1, 0.2)
+            + 0.2 * np.hypot(*(place - points.mean(axis=0)))
+            for place in around
+        ]
+        text_x, text_y = around[int(np.argmax(room))]
+        taken.append([text_x, text_y])
+        marks.append(
+            f'<g><title>{i}: {scheme.names[i]}</title><circle cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>'
+            f'<text x="{text_x:.1f}" y="{text_y + 4.5:.1f}">{i}</text></g>'
+        )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:.0f}" font-family="sans-serif" '
+        f'font-size="14" text-anchor="middle">\n<rect width="{width}" height="{height:.0f}" fill="#fff"/>\n'
+        f'<path d="{lines}" stroke="#bbb" fill="none"/>\n<g fill="#4a148c">\n' + "\n".join(marks) + "\n</g>\n</svg>\n"
+    )
 
 
 def failures(aligner: Aligner, photo: Image, face: Face, view: Matrix) -> Iterator[Image]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from facemsm.errors import FacemsmError
 from facemsm.geometry import apply_affine, similarity
-from facemsm.schemes import SCHEME_29, SCHEME_98, LandmarkScheme, scheme_from_dict, scheme_to_dict
+from facemsm.schemes import SCHEME_29, SCHEME_68, SCHEME_98, LandmarkScheme, scheme_from_dict, scheme_to_dict
 from facemsm.shapes.measures import (
     ARCFACE,
     HEAD,
@@ -34,8 +35,8 @@ def as_98(points: Array) -> Array:
     return np.stack([points[list(near)].mean(axis=0) for near in SCHEME_98.from_68])
 
 
-def turned(yaw: float, pitch: float, roll: float, width: int = 800, height: int = 600) -> Array:
-    """The 68 points of HEAD, seen by a camera whose focal length is the photo's width; NaN for the others.
+def turned(yaw: float, pitch: float, roll: float, distance: float = 1000) -> Array:
+    """The 68 points of HEAD, seen from so many mm, somewhere in a photo; NaN for the others.
 
     The head is first rolled (right side down in the photo: clockwise), then raised by pitch, then turned by yaw.
     """
@@ -43,9 +44,11 @@ def turned(yaw: float, pitch: float, roll: float, width: int = 800, height: int 
     clockwise = np.array([[np.cos(r), -np.sin(r), 0], [np.sin(r), np.cos(r), 0], [0, 0, 1]])
     up = np.array([[1, 0, 0], [0, np.cos(p), np.sin(p)], [0, -np.sin(p), np.cos(p)]])
     right = np.array([[np.cos(y), 0, -np.sin(y)], [0, 1, 0], [np.sin(y), 0, np.cos(y)]])
-    head = np.array(list(HEAD.values()), float) @ (right @ up @ clockwise).T + (40, -20, 900)
+    head = np.array(list(HEAD.values()), float) @ (right @ up @ clockwise).T
+    middle = (head.min(axis=0) + head.max(axis=0)) / 2
+    head += (*-middle[:2], distance)  # it looks at the middle of the face
     points = np.full((68, 2), np.nan)
-    points[list(HEAD)] = head[:, :2] / head[:, 2:] * width + ((width - 1) / 2, (height - 1) / 2)
+    points[list(HEAD)] = head[:, :2] / head[:, 2:] * distance * 2 + (250, 120)
     return points
 
 
@@ -67,7 +70,7 @@ def test_signs_are_seen_in_the_photo(pose: HeadPose, moves: tuple[int, int]) -> 
 
 @given(st.floats(-85, 85), st.floats(-60, 60), st.floats(-170, 170))
 def test_pose_of_a_projected_head(yaw: float, pitch: float, roll: float) -> None:
-    np.testing.assert_allclose(head_pose(turned(yaw, pitch, roll), SHAPE), (yaw, pitch, roll), atol=0.01)
+    np.testing.assert_allclose(head_pose(turned(yaw, pitch, roll)), (yaw, pitch, roll), atol=1.5)
 
 
 def test_pose_is_steady_under_noise_and_with_other_schemes() -> None:
@@ -75,15 +78,42 @@ def test_pose_is_steady_under_noise_and_with_other_schemes() -> None:
     for pose in itertools.product((-40, 0, 40), (-20, 0, 20), (-30, 0, 30)):
         points = turned(*pose)
         noisy = points + rng.normal(0, 0.5, points.shape)
-        np.testing.assert_allclose(head_pose(noisy, SHAPE), pose, atol=8)
-        np.testing.assert_allclose(head_pose(as_98(points), SHAPE), pose, atol=0.01)
+        np.testing.assert_allclose(head_pose(noisy), pose, atol=8)
+        np.testing.assert_allclose(head_pose(as_98(points)), pose, atol=0.5)
         few = np.stack([points[list(near)].mean(axis=0) for near in SCHEME_29.from_68])
-        np.testing.assert_allclose(head_pose(few, SHAPE), pose, atol=0.01)
+        np.testing.assert_allclose(head_pose(few), pose, atol=0.5)
+
+
+@given(st.floats(-60, 60), st.floats(-40, 40), st.floats(-40, 40))
+def test_a_mirrored_face_has_the_mirrored_pose(yaw: float, pitch: float, roll: float) -> None:
+    points = turned(yaw, pitch, roll)
+    pose = head_pose(points)
+    mirrored = head_pose((points * (-1, 1))[SCHEME_68.flip])
+    np.testing.assert_allclose(mirrored, (-pose.yaw, pose.pitch, -pose.roll), atol=1e-3)
+
+
+def test_where_a_face_is_in_the_photo_and_how_large_it_is_changes_nothing() -> None:
+    points = turned(20, -10, 5)
+    pose = head_pose(points)
+    for place in (similarity(0, 0.1, (5, 900)), similarity(0, 3, (-300, 40))):
+        np.testing.assert_allclose(head_pose(apply_affine(place, points)), pose, atol=1e-3)
+    turn = head_pose(apply_affine(similarity(np.deg2rad(30), centre=(100, 100)), points))
+    np.testing.assert_allclose(turn.roll, pose.roll + 30, atol=1)
+
+
+def test_frontal_is_the_median_of_300w(data_root: Path) -> None:
+    """Of 3148 training faces of 300-W, on whose labels the head was fitted, and of Menpo's, which it does not know."""
+    for name, most in (("300w_train", 0.5), ("menpo_semifrontal", 4)):
+        with np.load(data_root / f"shapes/{name}_68.npz") as shapes:
+            poses = np.array([head_pose(points) for points in shapes["points"][::10].astype(float)])
+        yaw, pitch, roll = np.median(poses, axis=0)
+        assert abs(pitch) < most
+        assert max(abs(yaw), abs(roll)) < 5
 
 
 def test_points_without_a_face_have_no_pose() -> None:
     with pytest.raises(FacemsmError, match="no head pose"):
-        head_pose(np.full((68, 2), np.nan), SHAPE)
+        head_pose(np.full((68, 2), np.nan))
 
 
 def test_68_among_98_and_29() -> None:

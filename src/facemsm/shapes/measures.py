@@ -24,13 +24,16 @@ ARCFACE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], 
 112 px crop: the template of ArcFace (Deng et al., CVPR 2019)."""
 
 HEAD = {
-    **{8: (0, 113, 8), 30: (0, 38, -24), 33: (0, 47, -6)},  # chin, nose tip, nose base
-    **{36: (-45, 0, 20), 39: (-17, 2, 8), 42: (17, 2, 8), 45: (45, 0, 20)},  # eye corners
-    **{48: (-26, 68, 8), 54: (26, 68, 8)},  # mouth corners
+    **{8: (0, 114.6, 4.7), 30: (0, 35.4, -35.2), 33: (0, 48.1, -22.1)},  # chin, nose tip, nose base
+    **{36: (-45, -1, 2.2), 39: (-18.9, 1, -2.2), 42: (18.9, 1, -2.2), 45: (45, -1, 2.2)},  # eye corners
+    **{48: (-28.1, 66.5, 3.5), 54: (28.1, 66.5, 3.5)},  # mouth corners
 }
 """A rigid average head: some of the 68 points in mm from the middle between the eyes; x to the person's left, y down, z
-into the head. Rounded adult means of the lengths that anthropometry measures (outer eye corners 90, inner 34, mouth
-52, eyes to chin 113); no single person's."""
+into the head. Fitted to the labels of 300-W's training faces by ``tools/fit_head.py``; their median pitch is zero, and
+outer eye corners are 90 mm apart."""
+
+DISTANCE = 9.0
+"""From the camera to a face, in sides of the tight box of ``HEAD``'s points: about a metre."""
 
 
 def as_68(points: NDArray[np.floating], scheme: LandmarkScheme | None = None) -> Array:
@@ -104,7 +107,8 @@ def _openness(known: Array, pairs: tuple[tuple[int, int], ...]) -> Array:
 
 
 class HeadPose(NamedTuple):
-    """Head pose in degrees; all angles are 0 for a face that looks straight along the camera's axis.
+    """Head pose in degrees, relative to the line from the camera to the face: all angles are 0 for a face that looks
+    into the camera, wherever it is in the photo. In pitch that is the median of 300-W's training faces.
 
     Attributes:
         yaw: positive when the face points to the right side of the photo (the person's left).
@@ -117,17 +121,14 @@ class HeadPose(NamedTuple):
     roll: float
 
 
-def head_pose(
-    points: NDArray[np.floating], image_shape: tuple[int, ...], scheme: LandmarkScheme | None = None
-) -> HeadPose:
+def head_pose(points: NDArray[np.floating], *, scheme: LandmarkScheme | None = None) -> HeadPose:
     """Head pose, by fitting ``HEAD`` to nine of the points or as many as there are.
 
-    The camera is taken to have no distortion, its centre in the photo's, and a focal length of the photo's width (a
-    field of view of 53°). No face is the average one: the angles are estimates, and pitch is the least sure of them.
+    The camera is taken to look at the face from about a metre, so that shifting, cropping and scaling the photo change
+    nothing. No face is the average one: the angles are estimates, and pitch is the least sure of them.
 
     Args:
         points: (L, 2).
-        image_shape: (H, W, ...) of the photo that the points are in.
         scheme: as for :func:`as_68`.
 
     Raises:
@@ -135,17 +136,23 @@ def head_pose(
     """
     seen = as_68(points, scheme)[list(HEAD)]
     known = np.isfinite(seen).all(axis=1)
-    height, width = image_shape[:2]
-    camera = np.array([[width, 0, (width - 1) / 2], [0, width, (height - 1) / 2], [0, 0, 1]])
-    head = np.array(list(HEAD.values()), np.float64)
+    head, seen = np.array(list(HEAD.values()), np.float64)[known], seen[known]
     try:
-        found, rotation, shift = cv2.solvePnP(head[known], seen[known], camera, None, flags=cv2.SOLVEPNP_SQPNP)
-    except cv2.error:
+        camera = camera_of(seen)
+        found, rotation, shift = cv2.solvePnP(head, seen, camera, None, flags=cv2.SOLVEPNP_SQPNP)
+    except (cv2.error, ValueError):  # too few points, or none
         found = False
     if not found:
         raise FacemsmError("no head pose fits these points; are they those of a face?")
-    rotation, _ = cv2.solvePnPRefineLM(head[known], seen[known], camera, None, rotation, shift)
+    rotation, _ = cv2.solvePnPRefineLM(head, seen, camera, None, rotation, shift)
     return pose_of(np.asarray(cv2.Rodrigues(rotation)[0], np.float64))
+
+
+def camera_of(points: NDArray[np.floating]) -> Array:
+    """The camera matrix (3, 3) of a camera that looks at the middle of points (K, 2) from ``DISTANCE``."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    focal, (x, y) = DISTANCE * max(*(high - low), 1e-6), (low + high) / 2
+    return np.array([[focal, 0, x], [0, focal, y], [0, 0, 1]])
 
 
 def pose_of(rotation: NDArray[np.floating]) -> HeadPose:
