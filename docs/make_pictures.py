@@ -74,7 +74,9 @@ def chart(scheme: LandmarkScheme, shape: FloatArray) -> str:
     points = (shape - shape.min(axis=0)) * ((width - 100) / np.ptp(shape[:, 0])) + 50
     height = float(points[:, 1].max()) + 50
     taken = points.tolist()
-    lines = "".join(f"M{points[a, 0]:.0f} {points[a, 1]:.0f}L{points[b, 0]:.0f} {points[b, 1]:.0f}" for a, b in scheme.edges)
+    lines = "".join(
+        f"M{points[a, 0]:.0f} {points[a, 1]:.0f}L{points[b, 0]:.0f} {points[b, 1]:.0f}" for a, b in scheme.edges
+    )
     marks = []
     for i, (x, y) in enumerate(points):
         # of the places around a point, the one with most room, rather away from the middle

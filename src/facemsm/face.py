@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError
 from facemsm.schemes import OCCLUDED, VISIBLE, coco_annotation
@@ -43,7 +44,7 @@ class Face:
     Example::
 
         >>> (face,) = facemsm.Aligner.from_pretrained("68").align("photo.jpg")
-        >>> face.points.shape, bool(face.scores.mean() > 0.5)
+        >>> face.points.shape, face.score > 0.5
         ((68, 2), True)
         >>> drawn = face.draw(facemsm.read_image("photo.jpg"))
         >>> face.to_coco()["num_keypoints"]
@@ -62,6 +63,12 @@ class Face:
     occlusion: FloatArray | None = None
     intensity: FloatArray | None = None
     rebuilt: BoolArray | None = None
+
+    @property
+    def score(self) -> float:
+        """The mean of ``scores``. By a calibrated model it is the share of the points that is expected to be right:
+        above 0.5 most points are, and what is no face is near 0."""
+        return float(self.scores.mean())
 
     def draw(self, image: ImageSource, scheme: LandmarkScheme | None = None) -> Image:
         """A copy of its photo (H, W, 3) uint8 RGB with the landmarks, by :func:`facemsm.imaging.drawing.draw_faces`.
@@ -91,20 +98,46 @@ class Face:
         columns = {"x": self.points[:, 0], "y": self.points[:, 1], "score": self.scores, "occluded": self.occluded}
         return pandas.DataFrame(columns).rename_axis("landmark")
 
+    def to_dict(self, *, measures: bool = False, scheme: LandmarkScheme | None = None) -> dict[str, Any]:
+        """The face in a line of ``landmarks.jsonl``: plain numbers, coordinates to 0.001 px.
+
+        Args:
+            measures: with head pose, eye and mouth openness, see :func:`facemsm.shapes.measures.face_measures`.
+            scheme: of the points, for the measures; by default the built-in one with as many points.
+
+        Raises:
+            FacemsmError: measures of a scheme that says nothing of the 68 points.
+        """
+        content = {
+            "box": rounded(self.box),
+            "detection_score": None if self.detection_score is None else round(self.detection_score, 3),
+            "score": round(self.score, 3),
+            "points": rounded(self.points),
+            "scores": rounded(self.scores),
+            "occluded": self.occluded.astype(int).tolist(),
+            "preliminary": rounded(self.preliminary),
+            "theta": rounded(self.theta, 6),
+        }
+        if measures:
+            from facemsm.shapes.measures import face_measures
+
+            content["measures"] = face_measures(self.points, scheme)
+        return content
+
     def to_coco(self, image_id: int = 1, annotation_id: int = 1) -> dict[str, Any]:
-        """A COCO keypoint annotation: visibility 1 where a point is occluded, 2 elsewhere; ``score`` is their mean.
+        """A COCO keypoint annotation: visibility 1 where a point is occluded, 2 elsewhere, and the face's score.
 
         :func:`facemsm.to_coco` makes whole documents.
         """
         visibility = np.where(self.occluded, OCCLUDED, VISIBLE)
         annotation = coco_annotation(annotation_id, image_id, self.points, visibility, self.box)
-        return {**annotation, "score": round(float(self.scores.mean()), 3)}
+        return {**annotation, "score": round(self.score, 3)}
 
     def __repr__(self) -> str:
         x, y = np.round((self.box[:2] + self.box[2:]) / 2)
         return (
             f"<Face at ({x:.0f}, {y:.0f}): {len(self.points)} points, {int(self.occluded.sum())} hidden, "
-            f"mean score {self.scores.mean():.2f}>"
+            f"score {self.score:.2f}>"
         )
 
     def _repr_html_(self) -> str:
@@ -112,3 +145,11 @@ class Face:
         from facemsm.imaging.drawing import sketch
 
         return sketch(self)
+
+
+def rounded(array: NDArray[Any], digits: int = 3) -> list[Any]:
+    """Plain numbers for JSON and CSV; floating ones to so many digits."""
+    rounded: list[Any] = (
+        np.asarray(array, np.float64).round(digits).tolist() if array.dtype.kind == "f" else array.tolist()
+    )
+    return rounded

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +23,10 @@ from facemsm.apps.options import (
     DetectorModel,
     FeatureThreshold,
     Format,
+    Measures,
     MethodOption,
+    MinScore,
+    MinSize,
     Stages,
     Weights,
     read_settings,
@@ -30,11 +35,15 @@ from facemsm.assets import SAMPLE
 from facemsm.batch.photos import OutputNames, Shard, common_folder, find_photos, inside
 from facemsm.batch.pipeline import Outcome, Photo, PhotoAligner, in_order
 from facemsm.errors import FacemsmError, StorageError
-from facemsm.files import OUTPUT, new_folder, newest_folder
+from facemsm.files import OUTPUT, atomic_write, new_folder, newest_folder
+from facemsm.imaging.drawing import LOW_SCORE
 from facemsm.results.boxes import match_boxes, read_boxes
-from facemsm.results.jsonl import ResultsFile, read_results
+from facemsm.results.coco import to_coco
+from facemsm.results.jsonl import PhotoResult, ResultsFile, read_results
+from facemsm.results.label_studio import label_studio_tasks
 from facemsm.results.run import DRAWN, PTS, SUFFIX, Run
 from facemsm.results.tables import write_csv, write_pts
+from facemsm.schemes import LandmarkScheme
 
 app = typer.Typer(add_completion=False)
 
@@ -66,12 +75,16 @@ def align(
             "-f",
             case_sensitive=False,
             help="json: landmarks.jsonl, one line a photo, is always written. csv: also landmarks.csv, one row a face. "
-            "pts: also pts/NAME_1.pts ..., one file a face.",
+            "pts: also pts/NAME_1.pts ..., one file a face. coco, label-studio: also landmarks.coco.json or "
+            "landmarks.label-studio.json, for annotation tools.",
         ),
     ] = Format.JSON,
     draw: Annotated[
         bool, typer.Option("--draw", "-d", help="Also draw the landmarks into copies, drawn/NAME.jpg.")
     ] = False,
+    measures: Measures = False,
+    min_score: MinScore = 0,
+    min_size: MinSize = 0,
     boxes: Annotated[
         Path | None,
         typer.Option(
@@ -153,6 +166,9 @@ def align(
         "detector": detector,
         "detector_model": detector_model,
         "boxes": boxes,
+        "min_score": min_score,
+        "min_size": min_size,
+        "measures": measures,
     }
     threads_used = threads or cores()
     workers = threads_used if len(first) > 1 else 1
@@ -188,10 +204,13 @@ def align(
                     failed(outcome.failure or outcome.image)
                     continue
                 if not outcome.faces:
-                    warn(f"{Path(outcome.image)}: no face found")
+                    low = f", {plural(outcome.left_out, 'low score')} left out" if outcome.left_out else ""
+                    warn(f"{Path(outcome.image)}: no face found{low}")
                 results.append_line(outcome.line)
                 tally["read"] += 1
                 tally["faces"] += outcome.faces
+                tally["low"] += outcome.low
+                tally["left out"] += outcome.left_out
                 tally["faceless"] += not outcome.faces
                 tally["drawn"] += outcome.picture is not None
                 picture = outcome.picture or picture
@@ -200,7 +219,7 @@ def align(
     finally:
         results.close()
 
-    converted = _convert(results.path, format, scheme.count, run, failed)
+    converted = _convert(results.path, format, scheme, run, failed, measures=measures)
     tell(_summary(tally, time.monotonic() - started))
     for path in (results.path, *converted):
         tell(f"landmarks: {path}")
@@ -233,7 +252,15 @@ def _progress(outcomes: Iterable[Outcome], count: Callable[[], int]) -> Iterator
             progress.advance(task)
 
 
-def _convert(results: Path, format: Format, count: int, run: Run, failed: Callable[[str], None]) -> list[Path]:
+def _convert(
+    results: Path,
+    format: Format,
+    scheme: LandmarkScheme,
+    run: Run,
+    failed: Callable[[str], None],
+    *,
+    measures: bool,
+) -> list[Path]:
     """Write the other formats from the record of the run; return the paths written.
 
     Those that an earlier part of the run wrote are brought up to date, too.
@@ -241,8 +268,22 @@ def _convert(results: Path, format: Format, count: int, run: Run, failed: Callab
     written = []
     table, folder = results.with_suffix(".csv"), results.with_name(PTS)
     if format is Format.CSV or table.exists():
-        write_csv(table, read_results(results), count)
+        write_csv(table, read_results(results), scheme.count, measures=measures)
         written.append(table)
+    documents: dict[Format, Callable[[list[PhotoResult]], Any]] = {
+        Format.COCO: lambda photos: to_coco(photos, scheme=scheme),
+        Format.LABEL_STUDIO: lambda photos: label_studio_tasks(photos, scheme),
+    }
+    for kind, document in documents.items():
+        path = results.with_suffix(f".{kind.value}.json")
+        if format is kind or path.exists():
+            photos = [
+                replace(photo, image=inside(run.folder / photo.image, run.common).as_posix())
+                for photo in read_results(results)
+            ]
+            with atomic_write(path) as temporary:
+                temporary.write_text(json.dumps(document(photos)), encoding="utf-8")
+            written.append(path)
     if format is Format.PTS or folder.is_dir():
         name = OutputNames(run.common)
         for result in read_results(results):
@@ -261,6 +302,8 @@ def _summary(tally: Counter[str], seconds: float) -> str:
     parts = [
         f"{plural(tally['read'], 'photo')} read in {seconds:.1f} s",
         plural(tally["faces"], "face"),
+        f"{tally['low']} of them with a score below {LOW_SCORE}" if tally["low"] else "",
+        f"{plural(tally['left out'], 'face')} left out for a low score" if tally["left out"] else "",
         f"{plural(tally['faceless'], 'photo')} without a face" if tally["faceless"] else "",
         f"{tally['failed']} failed, reasons above" if tally["failed"] else "",
         f"{tally['before']} finished before" if tally["before"] else "",

@@ -28,6 +28,8 @@ class Format(str, Enum):
     JSON = "json"
     CSV = "csv"
     PTS = "pts"
+    COCO = "coco"
+    LABEL_STUDIO = "label-studio"
 
 
 class Method(str, Enum):
@@ -66,6 +68,18 @@ FeatureThreshold = Annotated[
 ]
 Detector = Annotated[str | None, typer.Option(help=f"Face detector: {', '.join(NAMES)}.", show_default=DEFAULT)]
 DetectorModel = Annotated[Path | None, typer.Option(help="Model file, for a detector that comes without.")]
+MinScore = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Leave out faces with a lower score, the share of a face's points that is expected to be right.",
+    ),
+]
+MinSize = Annotated[
+    float, typer.Option(min=0, help="Leave out faces that the detector finds with a shorter side of the box, px.")
+]
+Measures = Annotated[bool, typer.Option("--measures", help="Also write head pose, eye and mouth openness.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
 Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Show a progress bar while training.")]
 ModelFolder = Annotated[Path, typer.Option("--output", "-o", help="Model folder to write.")]

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from facemsm.apps.options import MethodOption
+from facemsm.apps.options import MethodOption, MinScore, MinSize, Threads
 from facemsm.errors import FacemsmError
 
 app = typer.Typer(add_completion=False)
@@ -33,7 +33,9 @@ def serve(
         ),
     ] = None,
     method: MethodOption = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    min_score: MinScore = 0,
+    min_size: MinSize = 0,
+    threads: Threads = 1,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,11 +70,18 @@ def serve(
     listener = _listener(host, port)
     limits = Limits()
     application = create_app(
-        load_aligners(weights or list_models(), limits, method=method.value if method else None, threads=threads),
+        load_aligners(
+            weights or list_models(),
+            limits,
+            method=method.value if method else None,
+            threads=threads,
+            min_size=min_size,
+        ),
         host=host,
         allowed_hosts=allow_host or (),
         cors_origins=cors_origin or (),
         root_path=root_path,
+        min_score=min_score,
         limits=limits,
     )
     url = _announce(listener)

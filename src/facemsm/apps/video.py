@@ -21,7 +21,10 @@ from facemsm.apps.options import (
     DetectorModel,
     FeatureThreshold,
     Format,
+    Measures,
     MethodOption,
+    MinScore,
+    MinSize,
     Stages,
     Threads,
     Weights,
@@ -30,8 +33,9 @@ from facemsm.apps.options import (
 from facemsm.errors import FacemsmError
 from facemsm.files import new_folder
 from facemsm.results.jsonl import ResultsFile
+from facemsm.shapes.measures import check_measured
 from facemsm.video.io import Frame, VideoReader, VideoWriter, frame_line, write_video_csv
-from facemsm.video.tracking import Tracker
+from facemsm.video.tracking import MIN_SCORE, Tracker
 
 app = typer.Typer(add_completion=False)
 
@@ -81,6 +85,9 @@ def video(
     threshold_features: FeatureThreshold = None,
     detector: Detector = None,
     detector_model: DetectorModel = None,
+    min_score: MinScore = MIN_SCORE,
+    min_size: MinSize = 0,
+    measures: Measures = False,
     threads: Threads = 1,
 ) -> None:
     """Follow the faces of a video and write their landmarks.
@@ -94,8 +101,8 @@ def video(
 
     if (source is None) == (camera is None):
         raise FacemsmError("name either a video file or --camera 0")
-    if format is Format.PTS:
-        raise FacemsmError("--format pts is for photos; choose json or csv")
+    if format not in (Format.JSON, Format.CSV):
+        raise FacemsmError(f"--format {format.value} is for photos; choose json or csv")
     if output and output.exists():
         what = "the video that is read" if source and output.resolve() == source.resolve() else "there already"
         raise FacemsmError(f"{output}: is {what}; choose another --output")
@@ -108,14 +115,16 @@ def video(
         warn(line)
         tally["broken"] += frames
 
-    finder = get_detector(detector, model=detector_model)
+    finder = get_detector(detector, model=detector_model, min_size=min_size)
     aligner = Aligner.from_pretrained(
         weights,
         detector=finder,
         settings=read_settings(method, stages, threshold_contour, threshold_features),
         threads=threads,
     )
-    tracker = Tracker(aligner, detect_every=detect_every, smooth=smooth)
+    if measures:
+        check_measured(aligner.scheme)
+    tracker = Tracker(aligner, detect_every=detect_every, smooth=smooth, min_score=min_score)
     interrupt, silent = 0, None
     with closing(VideoReader(source if source else camera or 0)) as reader:
         path = output or new_folder() / f"{source.stem if source else f'camera-{camera}'}.mp4"
@@ -138,7 +147,8 @@ def video(
                                 continue
                             drawn = draw_faces(frame.image, [face for _, face in faces], aligner.scheme, legend=True)
                             writer.write(drawn, frame.time)
-                            results.append_line(frame_line(frame, reader.name, aligner.scheme.name, faces))
+                            line = frame_line(frame, reader.name, aligner.scheme.name, faces, measures=measures)
+                            results.append_line(line)
                             tally["frames"] += 1
                             identities |= {tracked.id for tracked in faces}
                 except KeyboardInterrupt as stop:
@@ -157,7 +167,7 @@ def video(
     tell(", ".join(filter(None, parts)))
     tell(f"landmarks: {results.path}")
     if format is Format.CSV:
-        write_video_csv(path.with_suffix(".csv"), results.path, aligner.scheme.count)
+        write_video_csv(path.with_suffix(".csv"), results.path, aligner.scheme.count, measures=measures)
         tell(f"landmarks: {path.with_suffix('.csv')}")
     tell(f"video:     {path}{f' (no sound: {silent})' if silent else ''}")
     if interrupt:

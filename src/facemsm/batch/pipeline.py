@@ -21,9 +21,10 @@ from facemsm.detectors import DEFAULT, FaceDetector, get_detector
 from facemsm.errors import FacemsmError, StorageError, printable
 from facemsm.face import Face
 from facemsm.geometry import check_boxes
-from facemsm.imaging.drawing import draw_faces
+from facemsm.imaging.drawing import LOW_SCORE, draw_faces
 from facemsm.imaging.io import read_image, write_image
 from facemsm.results.jsonl import PhotoResult, to_line
+from facemsm.shapes.measures import check_measured
 from facemsm.stages import Settings
 from facemsm.typing import FloatArray, Image, PathLike
 
@@ -49,7 +50,9 @@ class Outcome:
     Attributes:
         image: its path as the user gave it, with forward slashes.
         line: its line in ``landmarks.jsonl``; None if it failed.
-        faces: how many were found.
+        faces: how many were found, and are in the line.
+        low: of these, how many have a score below ``LOW_SCORE``.
+        left_out: how many were left out for their scores.
         failure: why it failed, one line that begins with the path.
         picture: where the landmarks were drawn.
     """
@@ -57,6 +60,8 @@ class Outcome:
     image: str
     line: str | None = None
     faces: int = 0
+    low: int = 0
+    left_out: int = 0
     failure: str | None = None
     picture: str | None = None
 
@@ -70,10 +75,13 @@ class PhotoAligner:
         boxes: the file that boxes were read from; a photo without boxes is then a failure.
         drawn: folder for pictures with the landmarks; None for no pictures.
         folder: what the names of pictures are relative to.
+        min_score: faces with a lower score are left out.
+        min_size: so are boxes of the detector with a shorter side, photo pixels.
+        measures: lines have head pose, eye and mouth openness.
 
     Raises:
-        FacemsmError: as those, or nothing can be written any more. What is wrong with a photo or its picture is an
-            outcome.
+        FacemsmError: as those, the points of the weights cannot be measured, or nothing can be written any more. What
+            is wrong with a photo or its picture is an outcome.
     """
 
     def __init__(
@@ -87,19 +95,30 @@ class PhotoAligner:
         boxes: Path | None = None,
         drawn: PathLike | None = None,
         folder: PathLike | None = None,
+        min_score: float = 0.0,
+        min_size: float = 0.0,
+        measures: bool = False,
     ) -> None:
         import cv2
 
         from facemsm.aligner import Aligner
 
         cv2.setNumThreads(threads)  # OpenCV would take all cores
+        finder: FaceDetector | None = None
+        if detector or detector_model:
+            finder = _PerThread(detector, detector_model, min_size)
+        elif min_size:
+            finder = get_detector(min_size=min_size)
         self._aligner = Aligner.from_pretrained(
             weights,
-            detector=_PerThread(detector, detector_model) if detector or detector_model else None,
+            detector=finder,
             settings=settings,
             threads=threads,
         )
         self.scheme = self._aligner.scheme
+        if measures:
+            check_measured(self.scheme)
+        self._min_score, self._min_size, self._measures = min_score, min_size, measures
         self._boxes, self._drawn = boxes, Path(drawn) if drawn else None
         self._names = OutputNames(Path(folder or Path.cwd()))
         self._detector = None if boxes else detector or DEFAULT, None if boxes else detector_model
@@ -114,6 +133,9 @@ class PhotoAligner:
             "detector": detector,
             "detector_model": model.name if model else None,
             "boxes": self._boxes.name if self._boxes else None,
+            "min_score": self._min_score,
+            "min_size": self._min_size,
+            "measures": self._measures,
         }
         content: dict[str, Any] = json.loads(json.dumps(settings))
         return content
@@ -133,14 +155,17 @@ class PhotoAligner:
             if self._boxes and photo.boxes is None:
                 raise FacemsmError(f"{path}: has no box in {self._boxes}; add a row for it")
             given = None if photo.boxes is None else check_boxes(photo.boxes, image.shape, where=str(path))
-            faces = self._aligner.align(image, given)
-            line = to_line(PhotoResult(name, image.shape[1], image.shape[0], self.scheme.name, faces))
+            found = self._aligner.align(image, given)
+            faces = [face for face in found if face.score >= self._min_score]
+            result = PhotoResult(name, image.shape[1], image.shape[0], self.scheme.name, faces)
+            line = to_line(result, measures=self._measures)
             picture = self._draw(path, image, faces)
         except StorageError:  # no photo's fault
             raise
         except Exception as error:  # whatever is wrong with one photo, the rest goes on
             return Outcome(name, failure=_reason(path, error))
-        return Outcome(name, line, len(faces), picture=picture)
+        low = sum(face.score < LOW_SCORE for face in faces)
+        return Outcome(name, line, len(faces), low, len(found) - len(faces), picture=picture)
 
     def _draw(self, photo: Path, image: Image, faces: Sequence[Face]) -> str | None:
         if not self._drawn or not faces:
@@ -176,8 +201,8 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], threads: int
 class _PerThread:
     """A detector for each thread: those of other libraries keep the photo in hand within themselves."""
 
-    def __init__(self, name: str | None, model: Path | None) -> None:
-        self._make: Callable[[], FaceDetector] = lambda: get_detector(name, model=model)
+    def __init__(self, name: str | None, model: Path | None, min_size: float) -> None:
+        self._make: Callable[[], FaceDetector] = lambda: get_detector(name, model=model, min_size=min_size)
         self._local = threading.local()
         self._local.detector = self._make()
         self.name = self._local.detector.name

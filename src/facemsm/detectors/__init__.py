@@ -44,8 +44,24 @@ class FaceDetector(Protocol):
         ...
 
 
-def get_detector(name: str | None = None, *, model: PathLike | None = None) -> FaceDetector:
+class _LargeFaces:
+    """A detector's boxes without the small ones."""
+
+    def __init__(self, detector: FaceDetector, min_size: float) -> None:
+        self.name, self._detector, self._min_size = detector.name, detector, min_size
+
+    def detect(self, image: Image) -> FloatArray:
+        found = self._detector.detect(image)
+        large: FloatArray = found[(found[:, 2:4] - found[:, :2]).min(axis=1, initial=self._min_size) >= self._min_size]
+        return large
+
+
+def get_detector(name: str | None = None, *, model: PathLike | None = None, min_size: float = 0.0) -> FaceDetector:
     """Return the detector of that name, None for the default. Only "yunet" takes, and needs, a ``model`` file.
+
+    Args:
+        name, model: which detector.
+        min_size: boxes with a shorter side are left out, photo pixels.
 
     Raises:
         FacemsmError: the name is unknown, the detector's library is not installed, or ``model`` is missing, unusable
@@ -67,4 +83,4 @@ def get_detector(name: str | None = None, *, model: PathLike | None = None) -> F
             f"face detector {name!r} needs the module {error.name!r}: pip install 'facemsm[detectors]'"
         ) from error
     detector: FaceDetector = factory() if model is None else factory(model)
-    return detector
+    return _LargeFaces(detector, min_size) if min_size else detector

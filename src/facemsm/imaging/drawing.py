@@ -23,6 +23,12 @@ _WHITE = (255, 255, 255)
 _LARGEST = 1e6  # coordinates beyond this overflow OpenCV's fixed point; no photo is as large
 
 
+LOW_SCORE = 0.3
+"""Score of a face below which hardly a point is right, or it is none: it is drawn faintly, and counted."""
+
+_FAINT = 0.3  # opacity of such a face
+
+
 class Drawable(Protocol):
     """What is drawn of a :class:`facemsm.Face`."""
 
@@ -42,6 +48,10 @@ class Drawable(Protocol):
     def box(self) -> FloatArray:
         """(4,) photo pixels."""
 
+    @property
+    def score(self) -> float:
+        """0 to 1, of the face."""
+
 
 def draw_faces(
     image: ImageSource, faces: Sequence[Drawable], scheme: LandmarkScheme, *, boxes: bool = False, legend: bool = False
@@ -49,7 +59,8 @@ def draw_faces(
     """Draw faces into a copy of the photo.
 
     Discs are points that were seen, rings hidden ones (``Face.occluded``). Their colour is the score, from violet
-    (0) to yellow (1). Sizes follow the face. A legend is added at the bottom left if the photo has room for it.
+    (0) to yellow (1). Sizes follow the face. Faces with a score below ``LOW_SCORE`` are
+    faint. A legend is added at the bottom left if the photo has room for it.
 
     Args:
         image: a path, bytes, a PIL picture or an array; see :func:`facemsm.imaging.io.as_image`.
@@ -84,6 +95,7 @@ def _draw_face(canvas: Image, face: Drawable, scheme: LandmarkScheme, boxes: boo
     size = float(np.sqrt(np.prod(np.ptp(points, axis=0) + 1)))
     radius = max(0.9, 0.011 * size)
     line = max(1, round(0.004 * size))
+    opacity = 1.0 if face.score >= LOW_SCORE else _FAINT
     if boxes:
         low, high = _fixed(np.clip(face.box, -_LARGEST, _LARGEST).reshape(2, 2)).tolist()
         cv2.rectangle(canvas, low, high, _WHITE, line, cv2.LINE_AA, _SHIFT)
@@ -97,14 +109,19 @@ def _draw_face(canvas: Image, face: Drawable, scheme: LandmarkScheme, boxes: boo
     if len(edges) and region.size:
         lines = region.copy()
         cv2.polylines(lines, list(_fixed(points[edges] - (x0, y0))), False, _WHITE, line, cv2.LINE_AA, _SHIFT)
-        cv2.addWeighted(lines, 0.5, region, 0.5, 0, dst=region)
+        cv2.addWeighted(lines, 0.5 * opacity, region, 1 - 0.5 * opacity, 0, dst=region)
 
     for centre, colour, hidden in zip(points, score_colours(face.scores), face.occluded, strict=True):
-        _draw_mark(canvas, centre, colour, radius, bool(hidden))
+        _draw_mark(canvas, centre, colour, radius, bool(hidden), opacity)
 
 
 def _draw_mark(
-    canvas: Image, centre: NDArray[np.floating], colour: NDArray[np.uint8], radius: float, hidden: bool
+    canvas: Image,
+    centre: NDArray[np.floating],
+    colour: NDArray[np.uint8],
+    radius: float,
+    hidden: bool,
+    opacity: float = 1.0,
 ) -> None:
     """A disc or, if hidden, a ring, with dark rims, blended by the share of each pixel that it covers.
 
@@ -119,7 +136,8 @@ def _draw_mark(
     across, down = np.arange(patch.shape[1]) + (x0 - centre[0]), np.arange(patch.shape[0]) + (y0 - centre[1])
     distance = np.hypot(across, down[:, None])[..., None]
     dark, light = (
-        np.clip(np.minimum(outer + edge - distance, distance - inner + edge) + 0.5, 0, 1) for edge in (rim, 0.0)
+        opacity * np.clip(np.minimum(outer + edge - distance, distance - inner + edge) + 0.5, 0, 1)
+        for edge in (rim, 0.0)
     )
     patch[:] = np.round(patch * ((1 - dark) * (1 - light)) + colour * light)
 

@@ -21,26 +21,35 @@ import numpy as np
 from facemsm.errors import FacemsmError
 from facemsm.files import read_text
 from facemsm.schemes import LandmarkScheme, coco_category, get_scheme
-from facemsm.typing import Array
+from facemsm.typing import Array, PathLike
 
 if TYPE_CHECKING:
+    from facemsm.face import Face
     from facemsm.results.jsonl import PhotoResult
 
 _GAP = re.compile(r"[\s,:]*")  # between the values of a text that is known to be JSON
 
 
-def to_coco(photos: Iterable[PhotoResult]) -> dict[str, Any]:
+def to_coco(
+    photos: Iterable[PhotoResult] | Iterable[Face],
+    *,
+    image: PathLike | None = None,
+    scheme: LandmarkScheme | None = None,
+) -> dict[str, Any]:
     """A COCO keypoint document, ready for ``json.dump``; annotation tools and :mod:`facemsm.data.coco` read it.
 
     Args:
-        photos: of one scheme, a built-in one; :func:`facemsm.results.jsonl.read_results` reads those of earlier runs.
+        photos: of one scheme; :func:`facemsm.results.jsonl.read_results` reads those of earlier runs. Or the faces of
+            one photo.
+        image: the path of that photo.
+        scheme: of the points; by default the built-in one that the photos name.
 
     Raises:
-        FacemsmError: there is no photo, or their schemes differ or are not built in.
+        FacemsmError: there is no photo, or it cannot be read, or the schemes differ or are not built in.
     """
-    photos = list(photos)
-    schemes = {photo.scheme for photo in photos}
-    if len(schemes) != 1:
+    photos = _photos(list(photos), image)
+    schemes = {photo.scheme for photo in photos} - {scheme.name if scheme else None}
+    if len(schemes) + bool(scheme) != 1:
         raise FacemsmError(f"a COCO document has one landmark scheme, these photos have {sorted(schemes) or 'none'}")
     images = [
         {"id": i, "file_name": photo.image, "width": photo.width, "height": photo.height}
@@ -48,7 +57,22 @@ def to_coco(photos: Iterable[PhotoResult]) -> dict[str, Any]:
     ]
     faces = [(i, face) for i, photo in enumerate(photos, 1) for face in photo.faces]
     annotations = [face.to_coco(image, number) for number, (image, face) in enumerate(faces, 1)]
-    return coco_document(images, annotations, get_scheme(schemes.pop()))
+    return coco_document(images, annotations, scheme or get_scheme(schemes.pop()))
+
+
+def _photos(given: list[Any], image: PathLike | None) -> list[PhotoResult]:
+    """The photos that are given, or that of faces."""
+    from facemsm.imaging.io import read_image
+    from facemsm.results.jsonl import PhotoResult
+
+    faces = [entry for entry in given if not isinstance(entry, PhotoResult)]
+    if image is None and faces:
+        raise FacemsmError('a COCO document of faces names their photo: to_coco(faces, image="photo.jpg")')
+    if image is None:
+        return given
+    height, width = read_image(image).shape[:2]
+    count = {str(len(face.points)) for face in faces} or {"68"}
+    return [PhotoResult(Path(image).as_posix(), width, height, name, faces) for name in count]
 
 
 def coco_document(

@@ -1,21 +1,12 @@
 """Alignment results on disk.
 
-``landmarks.jsonl`` is the record of a run: one line per photo, in the order they were read, each a JSON object ::
-
-    {"image": "photos/a.jpg", "width": 640, "height": 480, "scheme": "68", "faces": [
-        {"box": [x_min, y_min, x_max, y_max], "detection_score": 0.98, "points": [[x, y], ...], "scores": [...],
-         "occluded": [0, 1, ...], "preliminary": [[x, y], ...], "theta": [[...], [...]]}, ...]}
+``landmarks.jsonl`` is the record of a run: one line per photo, in the order they were read, each a JSON object;
+``landmarks.csv``, ``.pts`` files and documents for annotation tools are made from it. ``docs/formats.md`` describes
+them, and ``landmarks.schema.json`` beside this module is the JSON Schema of a line.
 
 A line is appended in one step when its photo is done, so an interrupted run leaves whole lines and can be continued;
 files of several runs are joined by putting one behind the other. ``landmarks.run.json`` beside it says what the lines
 were made with (:mod:`facemsm.results.run`).
-``pandas.read_json(path, lines=True)`` reads it. Coordinates are photo pixels, 0-based pixel centres, to 0.001.
-
-``landmarks.csv`` is made from it: one row per face, with the columns image, face (from 1), x_min, y_min, x_max, y_max,
-detection_score, x_0 ..., y_0 ..., score_0 ..., occluded_0 ... (0 or 1). Photos without a face have no row. A name that
-a spreadsheet would take for a formula begins with ``./``, and control characters are escapes: a row is always one line.
-
-``.pts`` files are made from it too: one file per face in iBUG's format, ``a_1.pts``, ``a_2.pts``; these are 1-based.
 """
 
 from __future__ import annotations
@@ -28,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError
 from facemsm.face import Face
@@ -193,39 +183,22 @@ def read_results(path: Path) -> Iterator[PhotoResult]:
         yield _from_json(record, where)
 
 
-def to_line(result: PhotoResult) -> str:
-    """The line of one photo in ``landmarks.jsonl``, with its line break."""
-    return json.dumps(_to_json(result), ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
-
-
-def rounded(array: NDArray[Any], digits: int = 3) -> list[Any]:
-    """Plain numbers for JSON and CSV; floating ones to so many digits."""
-    rounded: list[Any] = (
-        np.asarray(array, np.float64).round(digits).tolist() if array.dtype.kind == "f" else array.tolist()
-    )
-    return rounded
-
-
-def _to_json(result: PhotoResult) -> dict[str, Any]:
-    faces = [
+def to_line(result: PhotoResult, *, measures: bool = False) -> str:
+    """The line of one photo in ``landmarks.jsonl``, with its line break; with measures as :meth:`Face.to_dict`."""
+    return as_line(
         {
-            "box": rounded(face.box),
-            "detection_score": None if face.detection_score is None else round(face.detection_score, 3),
-            "points": rounded(face.points),
-            "scores": rounded(face.scores),
-            "occluded": face.occluded.astype(int).tolist(),
-            "preliminary": rounded(face.preliminary),
-            "theta": rounded(face.theta, 6),
+            "image": result.image,
+            "width": result.width,
+            "height": result.height,
+            "scheme": result.scheme,
+            "faces": [face.to_dict(measures=measures) for face in result.faces],
         }
-        for face in result.faces
-    ]
-    return {
-        "image": result.image,
-        "width": result.width,
-        "height": result.height,
-        "scheme": result.scheme,
-        "faces": faces,
-    }
+    )
+
+
+def as_line(record: Mapping[str, Any]) -> str:
+    """A record as one line of JSON, with its line break."""
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
 
 
 def _records(path: Path) -> Iterator[tuple[dict[str, Any], str]]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from facemsm.errors import FacemsmError, printable
-from facemsm.face import Face
+from facemsm.face import rounded
 from facemsm.files import atomic_write
-from facemsm.results.jsonl import rounded
+from facemsm.shapes.measures import MEASURES, face_measures
 from facemsm.typing import FloatArray
 
 if TYPE_CHECKING:
@@ -44,8 +44,11 @@ def to_dataframe(faces: Sequence[Face]) -> pandas.DataFrame:
     return pandas.concat(tables, keys=range(len(tables)), names=["face"]).reset_index()
 
 
-def write_csv(path: Path, results: Iterable[PhotoResult], count: int) -> None:
+def write_csv(path: Path, results: Iterable[PhotoResult], count: int, *, measures: bool = False) -> None:
     """Write ``results`` as CSV, one row per face with ``count`` points; the file appears whole or not at all.
+
+    Columns: image, face (from 1), x_min, y_min, x_max, y_max, detection_score, score, those of ``MEASURES`` if they are
+    asked for, x_0 ..., y_0 ..., score_0 ..., occluded_0 ... (0 or 1). Photos without a face have no row.
 
     A row is one line, whatever a photo's name holds: control characters are escapes. No name is a formula of a
     spreadsheet: one that begins with ``=``, ``+``, ``-`` or ``@`` gets ``./`` before it, which names the same photo.
@@ -56,15 +59,20 @@ def write_csv(path: Path, results: Iterable[PhotoResult], count: int) -> None:
     columns = [f"{name}_{i}" for name in ("x", "y", "score", "occluded") for i in range(count)]
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["image", "face", "x_min", "y_min", "x_max", "y_max", "detection_score", *columns])
+        before = ["x_min", "y_min", "x_max", "y_max", "detection_score", "score", *(MEASURES if measures else ())]
+        writer.writerow(["image", "face", *before, *columns])
         for result in results:
             image = f"./{result.image}" if result.image.startswith(("=", "+", "-", "@")) else result.image
             for i, face in enumerate(result.faces, 1):
+                measured = face_measures(face.points).values() if measures else ()
+                before = (*rounded(face.box), face.detection_score, face.score, *measured)
                 values = (face.points.T.ravel(), face.scores, face.occluded.astype(int))
-                score = "" if face.detection_score is None else round(face.detection_score, 3)
-                writer.writerow(
-                    [printable(image), i, *rounded(face.box), score, *(v for a in values for v in rounded(a))]
-                )
+                writer.writerow([printable(image), i, *map(cell, before), *(v for a in values for v in rounded(a))])
+
+
+def cell(value: float | None) -> float | str:
+    """A number as CSV has it, to 0.001; empty for one that is not known."""
+    return "" if value is None else round(value, 3)
 
 
 def write_pts(path: Path, points: FloatArray) -> None:

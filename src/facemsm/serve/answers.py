@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -12,18 +12,19 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from facemsm.aligner import Aligner
-from facemsm.face import Face
+from facemsm.face import Face, rounded
 from facemsm.geometry import box_to_crop
-from facemsm.imaging.drawing import score_colours
+from facemsm.imaging.drawing import LOW_SCORE, score_colours
 from facemsm.imaging.warping import warp
 from facemsm.schemes import LandmarkScheme
 from facemsm.serve.limits import Limits
 from facemsm.stages import Method
 from facemsm.typing import Image
 
-Extra = Literal["crop", "canonical", "heatmaps"]
+Extra = Literal["crop", "canonical", "heatmaps", "measures"]
 
 COLOURS = 64
+
 
 class Problem(BaseModel):
     """Why a request was refused."""
@@ -31,11 +32,26 @@ class Problem(BaseModel):
     detail: str = Field(description="One line: what is wrong and what to do.")
 
 
+class MeasuresAnswer(BaseModel):
+    """Head pose in degrees, eye and mouth openness; null for what the landmarks do not tell."""
+
+    yaw: float | None = Field(description="Positive when the face points to the right side of the photo.")
+    pitch: float | None = Field(description="Positive when it points up.")
+    roll: float | None = Field(description="Positive clockwise in the photo.")
+    right_eye_openness: float | None = Field(description="Of the person's right eye: height over width.")
+    left_eye_openness: float | None
+    mouth_openness: float | None = Field(description="Height over width between the inner lips.")
+
+
 class FaceAnswer(BaseModel):
     """One face. Coordinates are pixels of the upright photo, 0-based pixel centres."""
 
     box: list[float] = Field(description="x_min, y_min, x_max, y_max, given or found.")
     detection_score: float | None = Field(description="The detector's confidence; null for a given box.")
+    score: float = Field(
+        description="0 to 1, the mean of the landmarks' scores: the share of them that is expected to be right. What "
+        "is no face is near 0."
+    )
     points: list[list[float]] = Field(description="x, y of every landmark.")
     scores: list[float] = Field(
         description="0 to 1. By a calibrated model the probability that a landmark lies within 5 % of the inter-ocular "
@@ -54,6 +70,7 @@ class FaceAnswer(BaseModel):
     )
     preliminary: list[list[float]] = Field(description="The landmarks before stage 3.")
     theta: list[list[float]] = Field(description="2 x 3, canonical face to crop in normalised coordinates.")
+    measures: MeasuresAnswer | None = Field(None, description="If they were asked for.")
     crop: str | None = Field(None, description="What stage 1 sees: a PNG as a data URL.")
     canonical: str | None = Field(None, description="What stage 2 sees: a PNG as a data URL.")
     heatmaps: str | None = Field(
@@ -69,8 +86,8 @@ class AlignAnswer(BaseModel):
     scheme: str = Field(description="Name of the landmark scheme.")
     method: Method = Field(description="By which the landmarks were found.")
     faces_found: int | None = Field(
-        description="By the detector; those beyond the server's limit were left out, the least certain. Null for given "
-        "boxes."
+        description="By the detector; those beyond the server's limit, the least certain, were left out, and those "
+        "with a score below min_score. Null for given boxes."
     )
     faces: list[FaceAnswer]
 
@@ -105,6 +122,7 @@ class ModelAnswer(BaseModel):
     contour: list[int] = Field(description="Landmarks on the face's outline; they have a threshold of their own.")
     edges: list[list[int]] = Field(description="Lines of the skeleton.")
     thresholds: Thresholds
+    low_score: float = Field(description="Faces with a lower score are hardly faces, or hardly to be seen.")
     colours: list[list[int]] = Field(description="Red, green, blue of scores from 0 to 1.")
     limits: LimitsAnswer
 
@@ -127,6 +145,7 @@ def model_answer(aligner: Aligner, models: Collection[str], limits: Limits) -> M
             features=settings.feature_threshold,
             minimum_reliable=settings.minimum_reliable,
         ),
+        low_score=LOW_SCORE,
         colours=score_colours(np.linspace(0, 1, COLOURS, dtype=np.float32)).tolist(),
         limits=LimitsAnswer(
             upload_bytes=limits.upload_bytes, pixels=limits.pixels, faces=limits.faces, seconds=limits.seconds
@@ -134,8 +153,12 @@ def model_answer(aligner: Aligner, models: Collection[str], limits: Limits) -> M
     )
 
 
-def face_answer(face: Face, image: Image, extras: set[Extra], size: int) -> FaceAnswer:
-    """Describe a face of a photo, with what else was asked for; ``size`` is stage 1's."""
+def face_answer(face: Face, image: Image, extras: set[Extra], size: int, scheme: LandmarkScheme) -> FaceAnswer:
+    """Describe a face of a photo, with what else was asked for; ``size`` is stage 1's.
+
+    Raises:
+        FacemsmError: measures of a scheme that says nothing of the 68 points.
+    """
     pictures: dict[str, str] = {}
     if "crop" in extras:
         pictures["crop"] = _png(warp(image, box_to_crop(face.box, size), size))
@@ -144,18 +167,14 @@ def face_answer(face: Face, image: Image, extras: set[Extra], size: int) -> Face
     if "heatmaps" in extras and face.heatmaps is not None:
         grey = np.round(np.clip(face.heatmaps, 0, 1) * 255).astype(np.uint8)
         pictures["heatmaps"] = _png(grey.reshape(-1, grey.shape[-1]))
-    return FaceAnswer(
-        box=[float(str(value)) for value in face.box],  # shortest, yet sent back it gives the same face to the last bit
-        detection_score=None if face.detection_score is None else round(face.detection_score, 3),
-        points=_rounded(face.points),
-        scores=_rounded(face.scores),
-        occluded=face.occluded.astype(int).tolist(),
-        intensity=[] if face.intensity is None else _rounded(face.intensity, 6),
-        rebuilt=None if face.rebuilt is None else face.rebuilt.astype(int).tolist(),
-        preliminary=_rounded(face.preliminary),
-        theta=_rounded(face.theta, 6),
+    content = {
+        **face.to_dict(measures="measures" in extras, scheme=scheme),
+        "box": [float(str(value)) for value in face.box],  # shortest, yet sent back it gives the same face exactly
+        "intensity": [] if face.intensity is None else rounded(face.intensity, 6),
+        "rebuilt": None if face.rebuilt is None else face.rebuilt.astype(int).tolist(),
         **pictures,
-    )
+    }
+    return FaceAnswer.model_validate(content)
 
 
 def _labels(scheme: LandmarkScheme) -> list[str]:
@@ -171,11 +190,6 @@ def _labels(scheme: LandmarkScheme) -> list[str]:
         for point in points:
             labels[point] = group
     return labels
-
-
-def _rounded(values: NDArray[np.floating], digits: int = 3) -> list[Any]:
-    rounded: list[Any] = np.asarray(values, np.float64).round(digits).tolist()
-    return rounded
 
 
 def _png(image: NDArray[np.uint8]) -> str:

@@ -61,14 +61,19 @@ class FewFaces:
 
 
 def load_aligners(
-    weights: Sequence[PathLike], limits: Limits, *, method: Method | None = None, threads: int = 1
+    weights: Sequence[PathLike],
+    limits: Limits,
+    *,
+    method: Method | None = None,
+    threads: int = 1,
+    min_size: float = 0.0,
 ) -> list[Aligner]:
-    """The aligners that the server works with, and one detector for all of them.
+    """The aligners that the server works with, and one detector for all of them, see :func:`get_detector`.
 
     Raises:
         FacemsmError: as :meth:`facemsm.Aligner.from_pretrained`.
     """
-    detector = FewFaces(get_detector(), limits.faces)
+    detector = FewFaces(get_detector(min_size=min_size), limits.faces)
     keep = ("heatmaps", "canonical")
     return [
         Aligner.from_pretrained(name, method=method, detector=detector, keep=keep, threads=threads) for name in weights
@@ -82,6 +87,7 @@ def create_app(
     allowed_hosts: Collection[str] = (),
     cors_origins: Collection[str] = (),
     root_path: str = "",
+    min_score: float = 0.0,
     limits: Limits | None = None,
 ) -> FastAPI:
     """The page and its API around aligners, which work on one photo at a time in a thread of their own.
@@ -93,6 +99,7 @@ def create_app(
         allowed_hosts: other names that it may be called by; ``*`` for any. See :class:`Guard`.
         cors_origins: of pages elsewhere that may use the API, ``https://example.org``; ``*`` for any.
         root_path: where a proxy shows it, such as ``/faces``, whether it passes that on or not.
+        min_score: faces that are found and have a lower score are left out, where a request does not say.
         limits: of requests.
 
     Raises:
@@ -153,7 +160,8 @@ def create_app(
         aligner = chosen(options.model)
         settings = options.settings(aligner)
         boxes = options.given_boxes(limits.faces)
-        job = worker.submit(_align, aligner, settings, data, boxes, set(options.include), limits)
+        least = min_score if options.min_score is None else options.min_score
+        job = worker.submit(_align, aligner, settings, data, boxes, set(options.include), limits, least)
         return Response(await _outcome(request, job), media_type="application/json")
 
     @app.get("/api/model", summary="The landmarks, the thresholds and the limits", responses={422: _PROBLEMS[422]})
@@ -178,12 +186,22 @@ def _sender(file: Path) -> Callable[[Request], Awaitable[Response]]:
 
 
 def _align(
-    aligner: Aligner, settings: Settings, data: bytes, boxes: Sequence[Box] | None, extras: set[Extra], limits: Limits
+    aligner: Aligner,
+    settings: Settings,
+    data: bytes,
+    boxes: Sequence[Box] | None,
+    extras: set[Extra],
+    limits: Limits,
+    min_score: float,
 ) -> str:
     """The answer to a request, as JSON; runs in the worker."""
     try:
         image = decode_image(data, max_pixels=limits.pixels, kinds=("JPEG", "PNG", "WebP"))
         faces = aligner.align(image, boxes, settings=settings)
+        if boxes is None:
+            faces = [face for face in faces if face.score >= min_score]
+        size, scheme = aligner.model.codec.input_size, aligner.scheme
+        answers = [face_answer(face, image, extras, size, scheme) for face in faces]
     except UnknownKindError as error:
         raise HTTPException(415, str(error)) from error
     except TooManyPixelsError as error:
@@ -192,14 +210,13 @@ def _align(
         raise HTTPException(422, str(error).replace("image 0:", "photo:")) from error
     found = aligner.detector.found if boxes is None and isinstance(aligner.detector, FewFaces) else None
     height, width = image.shape[:2]
-    size = aligner.model.codec.input_size
     answer = AlignAnswer(
         width=width,
         height=height,
-        scheme=aligner.scheme.name,
+        scheme=scheme.name,
         method=settings.method or aligner.method,
         faces_found=found,
-        faces=[face_answer(face, image, extras, size) for face in faces],
+        faces=answers,
     )
     return answer.model_dump_json(exclude_unset=True)  # the extras that were not asked for
 

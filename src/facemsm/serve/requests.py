@@ -40,6 +40,10 @@ class Options(BaseModel):
     )
     contour: Share | None = Field(None, description=_THRESHOLD + "on the face's outline.")
     features: Share | None = Field(None, description=_THRESHOLD + "all other landmarks.")
+    min_score: Share | None = Field(
+        None,
+        description="Faces that are found and have a lower score are left out; by default those that --min-score says.",
+    )
     include: list[Extra] = Field([], description="What else to return for every face.")
 
     def given_boxes(self, most: int) -> list[Box] | None:

@@ -24,9 +24,9 @@ ARCFACE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], 
 112 px crop: the template of ArcFace (Deng et al., CVPR 2019)."""
 
 HEAD = {
-    **{8: (0, 114.6, 4.7), 30: (0, 35.4, -35.2), 33: (0, 48.1, -22.1)},  # chin, nose tip, nose base
-    **{36: (-45, -1, 2.2), 39: (-18.9, 1, -2.2), 42: (18.9, 1, -2.2), 45: (45, -1, 2.2)},  # eye corners
-    **{48: (-28.1, 66.5, 3.5), 54: (28.1, 66.5, 3.5)},  # mouth corners
+    **{8: (0, 114.4, 4.6), 30: (0, 35.3, -35.1), 33: (0, 48, -21.8)},  # chin, nose tip, nose base
+    **{36: (-45, -1.1, 2.2), 39: (-18.9, 1.1, -2.2), 42: (18.9, 1.1, -2.2), 45: (45, -1.1, 2.2)},  # eye corners
+    **{48: (-28.1, 66.3, 3.5), 54: (28.1, 66.3, 3.5)},  # mouth corners
 }
 """A rigid average head: some of the 68 points in mm from the middle between the eyes; x to the person's left, y down, z
 into the head. Fitted to the labels of 300-W's training faces by ``tools/fit_head.py``; their median pitch is zero, and
@@ -153,6 +153,42 @@ def camera_of(points: NDArray[np.floating]) -> Array:
     low, high = points.min(axis=0), points.max(axis=0)
     focal, (x, y) = DISTANCE * max(*(high - low), 1e-6), (low + high) / 2
     return np.array([[focal, 0, x], [0, focal, y], [0, 0, 1]])
+
+
+MEASURES = ("yaw", "pitch", "roll", "right_eye_openness", "left_eye_openness", "mouth_openness")
+"""What :func:`face_measures` measures."""
+
+
+def check_measured(scheme: LandmarkScheme) -> None:
+    """Raise FacemsmError if :func:`face_measures` knows nothing of a scheme."""
+    try:
+        as_68(np.zeros((scheme.count, 2)), scheme)
+    except FacemsmError as error:
+        raise FacemsmError(
+            f"measures are of 29, 68 or 98 points; the weights find those of scheme {scheme.name}"
+        ) from error
+
+
+def face_measures(points: NDArray[np.floating], scheme: LandmarkScheme | None = None) -> dict[str, float | None]:
+    """``MEASURES`` of one face, by :func:`head_pose`, :func:`eye_aspect_ratio` and :func:`mouth_openness`.
+
+    Args:
+        points: (L, 2).
+        scheme: as for :func:`as_68`.
+
+    Returns:
+        Degrees to 0.1, openness to 0.001; None for what these points do not tell.
+
+    Raises:
+        FacemsmError: as :func:`as_68`.
+    """
+    known = as_68(points, scheme)
+    try:
+        pose: tuple[float, ...] = head_pose(known)
+    except FacemsmError:
+        pose = (np.nan,) * 3
+    values = [*np.round(pose, 1), *eye_aspect_ratio(known).round(3), mouth_openness(known).round(3)]
+    return {name: float(v) if np.isfinite(v) else None for name, v in zip(MEASURES, values, strict=True)}
 
 
 def pose_of(rotation: NDArray[np.floating]) -> HeadPose:

@@ -28,7 +28,9 @@ import numpy as np
 
 from facemsm.errors import FacemsmError
 from facemsm.files import atomic_write
-from facemsm.results.jsonl import PhotoResult, to_line
+from facemsm.results.jsonl import as_line
+from facemsm.results.tables import cell
+from facemsm.shapes.measures import MEASURES
 from facemsm.typing import Image
 from facemsm.video.opencv import FfmpegEncoder, OpenCVDecoder, OpenCVEncoder
 from facemsm.video.tracking import TrackedFace
@@ -257,20 +259,27 @@ def _encoder() -> Callable[[Path, float, int, int, Fraction, Path | None], Encod
     return FfmpegEncoder if FfmpegEncoder.exists() else OpenCVEncoder
 
 
-def frame_line(frame: Frame, source: str, scheme: str, faces: Sequence[TrackedFace]) -> str:
-    """The line of one frame in ``NAME.jsonl``, with its line break."""
+def frame_line(frame: Frame, source: str, scheme: str, faces: Sequence[TrackedFace], *, measures: bool = False) -> str:
+    """The line of one frame in ``NAME.jsonl``, with its line break; with measures as :meth:`Face.to_dict`."""
     height, width = frame.image.shape[:2]
-    result = PhotoResult(f"{source}#{frame.number}", width, height, scheme, [tracked.face for tracked in faces])
-    record = {"frame": frame.number, "time": round(frame.time, 4), **json.loads(to_line(result))}
-    for tracked, face in zip(faces, record["faces"], strict=True):
-        face["id"] = tracked.id
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
+    return as_line(
+        {
+            "frame": frame.number,
+            "time": round(frame.time, 4),
+            "image": f"{source}#{frame.number}",
+            "width": width,
+            "height": height,
+            "scheme": scheme,
+            "faces": [{**tracked.face.to_dict(measures=measures), "id": tracked.id} for tracked in faces],
+        }
+    )
 
 
-def write_video_csv(path: Path, record: Path, count: int) -> None:
+def write_video_csv(path: Path, record: Path, count: int, *, measures: bool = False) -> None:
     """Write the faces, of ``count`` points each, of a video's ``record`` as CSV; it appears whole or not at all.
 
-    Columns: frame, time, face (its identity), x_0 ..., y_0 ..., score_0 ..., occluded_0 ... (0 or 1).
+    Columns: frame, time, face (its identity), score, those of ``MEASURES`` if the record has them, x_0 ..., y_0 ...,
+    score_0 ..., occluded_0 ... (0 or 1).
 
     Raises:
         FacemsmError: it cannot be written.
@@ -282,9 +291,10 @@ def write_video_csv(path: Path, record: Path, count: int) -> None:
         temporary.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["frame", "time", "face", *columns])
+        writer.writerow(["frame", "time", "face", "score", *(MEASURES if measures else ()), *columns])
         for line in map(json.loads, lines):
             for face in line["faces"]:
                 x, y = zip(*face["points"], strict=True)
-                row = (*x, *y, *face["scores"], *face["occluded"])
+                measured = face["measures"].values() if measures else ()
+                row = (face["score"], *map(cell, measured), *x, *y, *face["scores"], *face["occluded"])
                 writer.writerow([line["frame"], line["time"], face["id"], *row])

@@ -41,8 +41,8 @@ MATCH_IOU = 0.3
 DUPLICATE_IOU = 0.6
 """IoU of two tight boxes from which both tracks follow one face: if two tracks overlap, keep the older."""
 
-MIN_MEAN_SCORE = 0.4
-"""Mean score below which there is no face."""
+MIN_SCORE = 0.4
+"""Score of a face below which there is none."""
 
 SCENE_CUT_CORRELATION = 0.3
 """Correlation of the brightness of two frames, seen very coarsely, below which there is a scene cut."""
@@ -123,14 +123,16 @@ class Tracker:
     """Follows the faces of a video, frame by frame.
 
     The detector runs in the first frame, then in every ``detect_every``-th and in each in which a face is missing: its
-    mean score is below ``MIN_MEAN_SCORE``, or it left the picture. A detected box that overlaps no known face is a new
+    score is below ``min_score``, or it left the picture. A detected box that overlaps no known face is a new
     face. After a scene cut all faces are new.
 
     Attributes:
         detections: how often the detector ran.
     """
 
-    def __init__(self, aligner: FaceAligner, *, detect_every: int = 15, smooth: bool = True) -> None:
+    def __init__(
+        self, aligner: FaceAligner, *, detect_every: int = 15, smooth: bool = True, min_score: float = MIN_SCORE
+    ) -> None:
         """Start without faces.
 
         Raises:
@@ -139,6 +141,7 @@ class Tracker:
         if detect_every < 1:
             raise FacemsmError(f"detect_every is {detect_every}: at least 1 is needed")
         self._aligner, self._detect_every, self._smooth = aligner, detect_every, smooth
+        self._min_score = min_score
         self._tracks: list[_Track] = []
         self._view: Array | None = None
         self._ids = 0
@@ -191,7 +194,7 @@ class Tracker:
             box = tight_box(face.points)
             others = [other.box for other in self._tracks if other.missed == 0 and other.id != track.id]
             double = overlaps(box, np.reshape(others, (-1, 4)).astype(np.float32)).max(initial=0) > DUPLICATE_IOU
-            if double or float(face.scores.mean()) < MIN_MEAN_SCORE:
+            if double or face.score < self._min_score:
                 continue
             if not track.id:
                 self._ids += 1

@@ -1,6 +1,6 @@
 import { align, getModel, getSample } from "./api.js";
 import { save, toCsv, toJson, toPng, toPts } from "./files.js";
-import { Panel, colourOf, element, faceMarks, squareAbout } from "./panel.js";
+import { Panel, colourOf, element, faceMarks, opacityOf, squareAbout } from "./panel.js";
 
 const ACCEPTED = ["image/jpeg", "image/png", "image/webp"];
 const EXTRAS = ["crop", "canonical", "heatmaps"];
@@ -78,9 +78,11 @@ async function open(blob, name, note = "") {
 }
 
 function counted({ faces, faces_found: found }) {
-  if (found > faces.length) return `${faces.length} of ${found} faces, the clearest (no more are taken from one photo),`;
+  const low = faces.filter((face) => face.score < model.low_score).length;
+  const doubtful = low ? ` (${low} with a low score)` : "";
+  if (found > faces.length && faces.length === model.limits.faces) return `${faces.length} of ${found} faces, the clearest (no more are taken from one photo),${doubtful}`;
   if (!faces.length) return "no face found. “Add a face” draws a box around one";
-  return `${faces.length} face${faces.length > 1 ? "s" : ""}`;
+  return `${faces.length} face${faces.length > 1 ? "s" : ""}${doubtful}`;
 }
 
 async function find(photo) {
@@ -322,7 +324,7 @@ function show() {
   showPoint();
 }
 
-const look = (step, { edges, colours } = model) => ({ step, edges, colours });
+const look = (step, { edges, colours, low_score: low } = model) => ({ step, edges, colours, low });
 
 function mainMarks(step) {
   const drawn = state.box ? [rectangle(state.box, step)] : [];
@@ -330,7 +332,7 @@ function mainMarks(step) {
     const chosen = i === state.face;
     const text = (p) => { const { title, score, how } = describe(face, p); return `${title}, score ${score}, ${how}`; };
     const options = chosen ? { selected: state.point, describe: text } : {};
-    return element("g", chosen ? {} : { opacity: 0.8 }, ...faceMarks(face, marked(face), { ...look(step), ...options }));
+    return element("g", { opacity: (chosen ? 1 : 0.8) * opacityOf(face, look()) }, ...faceMarks(face, marked(face), { ...look(step), ...options }));
   }).concat(drawn);
 }
 
@@ -350,6 +352,7 @@ function showSteps(face) {
     ? `: ${moved.length} of ${face.points.length} points moved, by ${mean.toFixed(1)} px on average.`
     : ": no point is moved.";
   const count = marked(face).filter(Boolean).length;
+  $("#face-score").textContent = `Score of the face: ${face.score.toFixed(2)}${face.score < model.low_score ? ", low: perhaps it is none" : ""}.`;
   $("#marked").textContent = `${count} of ${face.points.length} points ${count === 1 ? "is" : "are"} ${words().ring}.`;
   $("#ring").textContent = words().ring;
   $("#disc").textContent = words().disc;

@@ -1,11 +1,11 @@
 // Downloads, in the formats that `facemsm align` writes.
 
-import { element, faceMarks } from "./panel.js";
+import { element, faceMarks, opacityOf } from "./panel.js";
 
 /** One line of landmarks.jsonl. */
 export function toJson(name, answer) {
-  const faces = answer.faces.map(({ box, detection_score, points, scores, occluded, preliminary, theta }) => ({
-    box, detection_score, points, scores, occluded, preliminary, theta,
+  const faces = answer.faces.map(({ box, detection_score, score, points, scores, occluded, preliminary, theta }) => ({
+    box, detection_score, score, points, scores, occluded, preliminary, theta,
   }));
   const { width, height, scheme } = answer;
   return JSON.stringify({ image: name, width, height, scheme, faces }) + "\n";
@@ -14,10 +14,10 @@ export function toJson(name, answer) {
 /** One row a face. */
 export function toCsv(name, answer, count) {
   const columns = ["x", "y", "score", "occluded"].flatMap((c) => Array.from({ length: count }, (_, i) => `${c}_${i}`));
-  const rows = [["image", "face", "x_min", "y_min", "x_max", "y_max", "detection_score", ...columns]];
+  const rows = [["image", "face", "x_min", "y_min", "x_max", "y_max", "detection_score", "score", ...columns]];
   answer.faces.forEach((face, i) => {
     const [xs, ys] = [0, 1].map((axis) => face.points.map((p) => p[axis]));
-    rows.push([quoted(name), i + 1, ...face.box, face.detection_score ?? "", ...xs, ...ys, ...face.scores, ...face.occluded]);
+    rows.push([quoted(name), i + 1, ...face.box, face.detection_score ?? "", face.score, ...xs, ...ys, ...face.scores, ...face.occluded]);
   });
   return rows.map((row) => row.join(",") + "\n").join("");
 }
@@ -35,7 +35,8 @@ export async function toPng(picture, answer, rings, options) {
   const scale = Math.min(Math.max(1, Math.ceil(1600 / Math.max(width, height))), Math.sqrt(16e6 / (width * height)));
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [Math.round(width * scale), Math.round(height * scale)];
-  const marks = answer.faces.flatMap((face) => faceMarks(face, rings(face), { ...options, step: 1 / scale }));
+  const marks = answer.faces.map((face) =>
+    element("g", { opacity: opacityOf(face, options) }, ...faceMarks(face, rings(face), { ...options, step: 1 / scale })));
   const svg = element("svg", { xmlns: "http://www.w3.org/2000/svg", width: canvas.width, height: canvas.height,
     viewBox: `-0.5 -0.5 ${width} ${height}` }, ...marks);
   const overlay = new Image();

@@ -97,6 +97,11 @@ export function faceMarks(face, rings, { step, edges, colours, selected = -1, de
   return nodes;
 }
 
+/** Faces with a low score are faint. */
+export function opacityOf(face, { low }) {
+  return face.score < low ? 0.3 : 1;
+}
+
 /** A ring that shows on light and dark. */
 function selection([cx, cy], r, step) {
   return [
