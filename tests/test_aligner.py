@@ -334,3 +334,23 @@ def test_copies_are_aligners_with_the_same_settings(made: Any, photo: Image) -> 
     twin = made(aligner)
     assert (twin.settings, twin.keep, twin.threads) == (aligner.settings, aligner.keep, 2)
     np.testing.assert_array_equal(twin.align(photo, [BOX])[0].points, expected.points)
+
+
+def test_a_broken_photo_does_not_cost_the_others(aligner: Aligner, photo: Image, face: Face) -> None:
+    photos = [photo, b"no photo", photo]
+    boxes = [[face.box], None, [[9, 9, 1, 1]]]
+    first, second, third = aligner.align_batch(photos, boxes, errors="return")
+    assert isinstance(first, list)
+    np.testing.assert_allclose(first[0].points, face.points, atol=1e-3)
+    assert "image 1" in str(second)
+    assert isinstance(third, FacemsmError)
+    assert "has no area" in str(third)
+    with pytest.raises(FacemsmError, match="image 1"):
+        aligner.align_batch(photos, boxes)
+    with pytest.raises(FacemsmError, match="choose raise or return"):
+        aligner.align_batch(photos, boxes, errors="ignore")  # type: ignore[call-overload]
+
+
+def test_boxes_in_shares_of_the_photo_get_a_warning(aligner: Aligner, photo: Image) -> None:
+    with pytest.warns(UserWarning, match="give pixels"):
+        aligner.align(photo, [[0.3, 0.1, 0.6, 0.4]])

@@ -18,6 +18,7 @@ from facemsm.imaging.drawing import draw_faces
 from facemsm.imaging.io import write_image
 from facemsm.results.jsonl import PhotoResult
 from facemsm.schemes import get_scheme
+from facemsm.shapes.measures import MEASURES
 from synthetic_faces import mean_shape
 
 
@@ -35,7 +36,18 @@ def face(count: int = 68) -> Face:
 
 
 def test_a_line_for_a_face() -> None:
-    assert repr(face()) == "<Face at (100, 110): 68 points, 3 hidden, mean score 0.50>"
+    assert repr(face()) == "<Face at (100, 110): 68 points, 3 hidden, score 0.50>"
+
+
+def test_a_face_as_plain_values() -> None:
+    found = face()
+    content = json.loads(json.dumps(found.to_dict()))
+    assert content["score"] == round(found.score, 3) == 0.5
+    np.testing.assert_allclose(content["points"], found.points, atol=6e-4)
+    assert "measures" not in content
+    assert set(found.to_dict(measures=True)["measures"]) == set(MEASURES)
+    with pytest.raises(FacemsmError, match="'7'"):
+        face(7).to_dict(measures=True)
 
 
 @pytest.mark.parametrize("count", [68, 98, 7])

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -161,31 +161,66 @@ class Aligner:
         """
         return self.align_batch([image], [boxes], settings=settings)[0]
 
+    @overload
     def align_batch(
         self,
         images: Sequence[ImageSource],
         boxes: Sequence[ArrayLike | None] | None = None,
         *,
         settings: Settings | None = None,
-    ) -> list[list[Face]]:
+        errors: Literal["raise"] = "raise",
+    ) -> list[list[Face]]: ...
+
+    @overload
+    def align_batch(
+        self,
+        images: Sequence[ImageSource],
+        boxes: Sequence[ArrayLike | None] | None = None,
+        *,
+        settings: Settings | None = None,
+        errors: Literal["return"],
+    ) -> list[list[Face] | FacemsmError]: ...
+
+    def align_batch(
+        self,
+        images: Sequence[ImageSource],
+        boxes: Sequence[ArrayLike | None] | None = None,
+        *,
+        settings: Settings | None = None,
+        errors: Literal["raise", "return"] = "raise",
+    ) -> Any:
         """Landmarks of the faces in several photos, the same numbers as one by one.
 
         Args:
             images: as for :meth:`align`.
             boxes: one entry per photo, as for :meth:`align`; None for the detector everywhere.
             settings: as for :meth:`align`.
+            errors: ``"return"`` puts the error of a photo that cannot be used, or of its boxes, in place of its faces,
+                so that the others are not lost.
+
+        Returns:
+            A list of faces for each photo.
 
         Raises:
             FacemsmError: as :meth:`align`, or ``boxes`` has not as many entries as there are photos.
         """
+        if errors not in ("raise", "return"):
+            raise FacemsmError(f"errors is {errors!r}: choose raise or return")
         if boxes is None:
             boxes = [None] * len(images)
         if len(boxes) != len(images):
             raise FacemsmError(f"boxes for {len(boxes)} photos, but there are {len(images)} photos")
         work = partial(self._align, settings=self._resolved(settings) if settings else self.settings)
-        jobs = [self._jobs(image, given, index) for index, (image, given) in enumerate(zip(images, boxes, strict=True))]
-        faces = iter(self._shared([job for of_photo in jobs for job in of_photo], work))
-        return [[next(faces) for _ in of_photo] for of_photo in jobs]
+        jobs: list[list[_Job] | FacemsmError] = []
+        for index, (image, given) in enumerate(zip(images, boxes, strict=True)):
+            try:
+                jobs.append(self._jobs(image, given, index))
+            except FacemsmError as error:  # noqa: PERF203
+                if errors == "raise":
+                    raise
+                jobs.append(error)
+        faces = iter(self._shared([job for part in jobs if isinstance(part, list) for job in part], work))
+        return [[next(faces) for _ in part] if isinstance(part, list) else part for part in jobs]
 
     def _align(self, jobs: Sequence[_Job], settings: Settings) -> list[Face]:
         """Algorithm 2 for up to ``BATCH`` faces."""

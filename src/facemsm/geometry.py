@@ -10,6 +10,7 @@ upright, centred face; what stage 2 sees). θ (Eq. 1, Eq. 2) takes canonical to 
 
 from __future__ import annotations
 
+import warnings
 from typing import Literal, get_args
 
 import numpy as np
@@ -166,6 +167,9 @@ def check_boxes(boxes: ArrayLike, image_shape: tuple[int, ...], where: str = "im
         image_shape: (H, W, ...) of the photo.
         where: begins the message of an error, usually the photo's path.
 
+    Warns:
+        UserWarning: all numbers are from 0 to 1, as those of boxes in shares of the photo are.
+
     Raises:
         FacemsmError: not N rows of four numbers, or a box that is not finite, has no area, or lies outside the photo.
     """
@@ -177,6 +181,8 @@ def check_boxes(boxes: ArrayLike, image_shape: tuple[int, ...], where: str = "im
         return np.zeros((0, 4), np.float32)
     if array.ndim != 2 or array.shape[1] != 4:
         raise FacemsmError(f"{where}: boxes must be a list of [x_min, y_min, x_max, y_max], one for each face")
+    if (array >= 0).all() and (array <= 1).all():
+        warnings.warn(f"{where}: boxes from 0 to 1 look like shares of the photo; give pixels", stacklevel=3)
     height, width = image_shape[:2]
     low, high = array[:, :2], array[:, 2:]
     for wrong, reason in (

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,12 +19,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from facemsm.apps.cli import COMMANDS, main
 from facemsm.assets import SAMPLE
+from facemsm.data.catalogue import load_dataset
 from facemsm.data.ibug import read_pts
 from facemsm.errors import FacemsmError
 from facemsm.face import Face
 from facemsm.imaging.io import read_image, write_image
 from facemsm.results.jsonl import read_results
 from facemsm.schemes import get_scheme
+from facemsm.shapes.measures import MEASURES
 from facemsm.shapes.reconstruction import Reconstruction
 from facemsm.stages import Settings
 from facemsm.typing import Image, PathLike
@@ -205,7 +207,7 @@ def test_csv_and_pts_are_made_from_all_results(run: Run) -> None:
     assert f"landmarks: {Path('facemsm-out/landmarks.csv')}" in out
     rows = Path("facemsm-out/landmarks.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["image", "a/one.jpg", "b/one.jpg", "b/one.png"]
-    assert len(rows[0].split(",")) == 7 + 4 * 68
+    assert len(rows[0].split(",")) == 8 + 4 * 68
 
     code, out, _ = run("a", "b", "--format", "pts", "--resume")
     assert (code, "3 finished before" in out) == (0, True)
@@ -213,6 +215,59 @@ def test_csv_and_pts_are_made_from_all_results(run: Run) -> None:
     assert written == ["a/one_1.pts", "b/one.jpg_1.pts", "b/one.png_1.pts"]
     first = next(read_results(Path("facemsm-out/landmarks.jsonl")))
     np.testing.assert_allclose(read_pts(Path("facemsm-out/pts/a/one_1.pts"), 68), first.faces[0].points, atol=2e-3)
+
+
+def test_documents_for_annotation_tools_name_photos_and_points_plainly(run: Run) -> None:
+    photo("in/a.jpg")
+    photo("in/deep/b.jpg")
+    code, out, _ = run("in", "--format", "COCO")
+    assert code == 0
+    assert f"landmarks: {Path('facemsm-out/landmarks.coco.json')}" in out
+    document = json.loads(Path("facemsm-out/landmarks.coco.json").read_text())
+    assert [image["file_name"] for image in document["images"]] == ["a.jpg", "deep/b.jpg"]
+    assert document["categories"][0]["keypoints"][30] == "nose tip"
+    Path("in/faces.json").write_bytes(Path("facemsm-out/landmarks.coco.json").read_bytes())
+    assert len(load_dataset("coco", Path("in/faces.json"), "all", scheme="68")) == 2
+    assert run("in", "--format", "label-studio", "-o", "more")[0] == 0
+    tasks = json.loads(Path("more/landmarks.label-studio.json").read_text())
+    assert [task["data"]["image"] for task in tasks] == [
+        f"/data/local-files/?d={name}" for name in ("a.jpg", "deep/b.jpg")
+    ]
+    photo("in/z.jpg")
+    assert run("in", "--resume")[0] == 0  # what an earlier part of the run wrote is brought up to date
+    assert len(json.loads(Path("facemsm-out/landmarks.coco.json").read_text())["images"]) == 3
+
+
+def test_measures_and_scores_of_faces(run: Run) -> None:
+    photo("a.jpg")
+    code, _, _ = run("a.jpg", "--measures", "--format", "csv")
+    assert code == 0
+    (line,) = Path("facemsm-out/landmarks.jsonl").read_text().splitlines()
+    (found,) = json.loads(line)["faces"]
+    assert set(found["measures"]) == set(MEASURES)
+    assert 0.4 < found["score"] < 0.6
+    header = Path("facemsm-out/landmarks.csv").read_text().splitlines()[0].split(",")
+    assert header[6:14] == ["detection_score", "score", *MEASURES]
+    code, _, err = run("a.jpg", "--resume")
+    assert (code, "were made with measures true" in err) == (2, True)
+
+
+def test_faces_with_low_scores_are_counted_or_left_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo("a.jpg")
+    assert "score below" not in run("a.jpg")[1]
+    align = StandInAligner.align
+
+    def unsure(self: StandInAligner, *args: Any) -> list[Face]:
+        return [replace(face, scores=face.scores * 0.2) for face in align(self, *args)]
+
+    monkeypatch.setattr(StandInAligner, "align", unsure)
+    code, out, err = run("a.jpg", "-o", "low")
+    assert (code, err) == (0, "")
+    assert "1 face, 1 of them with a score below 0.3" in out
+    code, out, err = run("a.jpg", "--min-score", "0.3", "-o", "left", "--draw")
+    assert (code, err) == (0, "a.jpg: no face found, 1 low score left out\n")
+    assert "0 faces, 1 face left out for a low score" in out
+    assert next(read_results(Path("left/landmarks.jsonl"))).faces == []
 
 
 def test_drawn_pictures_are_not_aligned_the_next_time(run: Run) -> None:

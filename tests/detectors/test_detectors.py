@@ -198,6 +198,17 @@ def test_yunet_refuses_other_files(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_small_boxes_are_left_out(yunet: FaceDetector, tmp_path: Path) -> None:
+    write_yunet(tmp_path / "yunet.onnx")
+    photo = np.zeros((64, 64, 3), np.uint8)
+    photo[16:24, 16:24] = (255, 0, 0)
+    assert len(yunet.detect(photo)) == 1
+    for size, count in ((15, 1), (17, 0)):
+        found = get_detector("yunet", model=tmp_path / "yunet.onnx", min_size=size).detect(photo)
+        assert found.shape == (count, 5)
+    assert get_detector(min_size=5).detect(np.zeros((64, 64, 3), np.uint8)).shape == (0, 5)
+
+
 def test_unknown_names_and_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FacemsmError, match="centerface, dlib"):
         get_detector("mtcnn")

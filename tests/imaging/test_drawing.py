@@ -6,7 +6,7 @@ import pytest
 
 from facemsm.errors import FacemsmError
 from facemsm.face import Face
-from facemsm.imaging.drawing import draw_faces, score_colours
+from facemsm.imaging.drawing import LOW_SCORE, draw_faces, score_colours
 from facemsm.schemes import LandmarkScheme, get_scheme
 from facemsm.typing import BoolArray, FloatArray
 
@@ -27,6 +27,15 @@ def face(points: FloatArray, scores: FloatArray | None = None, occluded: BoolArr
 
 def corners(size: float, offset: float = 0.0) -> FloatArray:
     return (np.array([[0, 0], [size, 0], [size / 2, size]]) + offset).astype(np.float32)
+
+
+def test_faces_with_low_scores_are_faint() -> None:
+    photo = np.zeros((120, 120, 3), np.uint8)
+
+    def brightness(score: float) -> float:
+        return float(draw_faces(photo, [face(corners(80, 20), np.full(3, score, np.float32))], THREE).max())
+
+    assert brightness(LOW_SCORE - 0.01) < 0.4 * brightness(LOW_SCORE)
 
 
 @pytest.mark.parametrize("size", [100, 1500])

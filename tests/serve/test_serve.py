@@ -45,6 +45,7 @@ from facemsm.serve.answers import AlignAnswer, Problem
 from facemsm.serve.app import STATIC, FewFaces, create_app, load_aligners
 from facemsm.serve.guard import HEADERS
 from facemsm.serve.limits import Limits
+from facemsm.shapes.measures import MEASURES
 from facemsm.shapes.reconstruction import Reconstruction, reliable_points
 from facemsm.typing import FloatArray, Image
 
@@ -264,6 +265,26 @@ def test_only_the_best_faces_of_a_crowd() -> None:
         few.detect(np.zeros((4, 4, 3), np.uint8)).tolist() == Crowd().detect(np.zeros((4, 4, 3), np.uint8))[:3].tolist()
     )
     assert few.found == 10
+
+
+def test_scores_and_measures_of_faces(client: TestClient) -> None:
+    (face,) = post(client, PHOTO).json()["faces"]
+    assert face["score"] == pytest.approx(np.mean(face["scores"]), abs=1e-3)
+    assert "measures" not in face
+    (face,) = post(client, PHOTO, include="measures").json()["faces"]
+    assert set(face["measures"]) == set(MEASURES)
+    assert 0.2 < face["measures"]["right_eye_openness"] < 0.5
+    answer = post(client, PHOTO, min_score=0.99).json()
+    assert (answer["faces"], answer["faces_found"]) == ([], 1)
+    given = json.dumps([face["box"]])
+    assert len(post(client, PHOTO, min_score=0.99, boxes=given).json()["faces"]) == 1, "a given box is asked for"
+    refused(post(client, PHOTO, min_score=2), 422, "min_score")
+
+
+def test_the_server_leaves_out_low_scores(aligner: Aligner) -> None:
+    with TestClient(create_app([aligner], min_score=0.99), base_url=ORIGIN) as client:
+        assert post(client, PHOTO).json()["faces"] == []
+        assert len(post(client, PHOTO, min_score=0).json()["faces"]) == 1
 
 
 def test_the_answer_says_how_many_faces_were_left_out() -> None:

@@ -187,8 +187,12 @@ def face_measures(points: NDArray[np.floating], scheme: LandmarkScheme | None = 
         pose: tuple[float, ...] = head_pose(known)
     except FacemsmError:
         pose = (np.nan,) * 3
-    values = [*np.round(pose, 1), *eye_aspect_ratio(known).round(3), mouth_openness(known).round(3)]
-    return {name: float(v) if np.isfinite(v) else None for name, v in zip(MEASURES, values, strict=True)}
+    values = (*pose, *eye_aspect_ratio(known), mouth_openness(known))
+    digits = (1, 1, 1, 3, 3, 3)
+    return {
+        name: round(float(value), places) + 0.0 if np.isfinite(value) else None  # 0.0 for -0.0
+        for name, value, places in zip(MEASURES, values, digits, strict=True)
+    }
 
 
 def pose_of(rotation: NDArray[np.floating]) -> HeadPose:
