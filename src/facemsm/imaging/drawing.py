@@ -136,9 +136,10 @@ def _draw_mark(
     across, down = np.arange(patch.shape[1]) + (x0 - centre[0]), np.arange(patch.shape[0]) + (y0 - centre[1])
     distance = np.hypot(across, down[:, None])[..., None]
     dark, light = (
-        opacity * np.clip(np.minimum(outer + edge - distance, distance - inner + edge) + 0.5, 0, 1)
-        for edge in (rim, 0.0)
+        np.clip(np.minimum(outer + edge - distance, distance - inner + edge) + 0.5, 0, 1) for edge in (rim, 0.0)
     )
+    if opacity < 1:
+        dark, light = opacity * dark, opacity * light
     patch[:] = np.round(patch * ((1 - dark) * (1 - light)) + colour * light)
 
 
