@@ -813,6 +813,19 @@ def test_page_says_how_many_faces_were_left_out(page: Any) -> None:
     assert "1 of 80 faces" in page.text_content("#status")
 
 
+def test_page_shows_faces_with_low_scores_faintly(page: Any) -> None:
+    def unsure(route: Any) -> None:
+        answer = route.fetch().json()
+        route.fulfill(json=answer | {"faces": [face | {"score": 0.1} for face in answer["faces"]]})
+
+    page.route("**/api/align", unsure)
+    page.click(".target [data-do=sample]")
+    ready(page, "sample.jpg")
+    assert "1 face (1 with a low score)" in page.text_content("#status")
+    assert page.text_content("#face-score") == "Score of the face: 0.10, low: perhaps it is none."
+    assert page.get_attribute("#main svg > g", "opacity") == "0.3"
+
+
 def test_page_says_what_to_do_without_a_server(page: Any, faults: list[str]) -> None:
     page.click(".target [data-do=sample]")
     ready(page, "sample.jpg")

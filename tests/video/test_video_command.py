@@ -133,8 +133,8 @@ def test_a_rendered_video_from_file_to_files(run: Run) -> None:
 
     rows = Path("out/drawn.csv").read_text().splitlines()
     assert len(rows) == 13
-    assert rows[0].split(",")[:4] == ["frame", "time", "face", "x_0"]
-    assert len(rows[1].split(",")) == 3 + 4 * 68
+    assert rows[0].split(",")[:4] == ["frame", "time", "face", "score"]
+    assert len(rows[1].split(",")) == 4 + 4 * 68
     np.testing.assert_allclose(read_times(Path("out/drawn.mp4")), np.arange(12) / 30, atol=0.002)
 
 

@@ -59,8 +59,8 @@ def write_csv(path: Path, results: Iterable[PhotoResult], count: int, *, measure
     columns = [f"{name}_{i}" for name in ("x", "y", "score", "occluded") for i in range(count)]
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        before = ["x_min", "y_min", "x_max", "y_max", "detection_score", "score", *(MEASURES if measures else ())]
-        writer.writerow(["image", "face", *before, *columns])
+        named = ["image", "face", "x_min", "y_min", "x_max", "y_max", "detection_score", "score"]
+        writer.writerow([*named, *(MEASURES if measures else ()), *columns])
         for result in results:
             image = f"./{result.image}" if result.image.startswith(("=", "+", "-", "@")) else result.image
             for i, face in enumerate(result.faces, 1):

@@ -80,7 +80,10 @@ async function open(blob, name, note = "") {
 function counted({ faces, faces_found: found }) {
   const low = faces.filter((face) => face.score < model.low_score).length;
   const doubtful = low ? ` (${low} with a low score)` : "";
-  if (found > faces.length && faces.length === model.limits.faces) return `${faces.length} of ${found} faces, the clearest (no more are taken from one photo),${doubtful}`;
+  if (found > faces.length) {
+    const why = found > model.limits.faces ? "no more are taken from one photo" : "the others score too low";
+    return `${faces.length} of ${found} faces, the clearest (${why}),${doubtful}`;
+  }
   if (!faces.length) return "no face found. “Add a face” draws a box around one";
   return `${faces.length} face${faces.length > 1 ? "s" : ""}${doubtful}`;
 }
