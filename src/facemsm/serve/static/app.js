@@ -157,7 +157,9 @@ const camera = {
       if (stream !== this.stream) return;
       const step = width / video.clientWidth;
       marks.setAttribute("viewBox", `-0.5 -0.5 ${width} ${height}`);
-      marks.replaceChildren(...faces.flatMap((face) => faceMarks(face, marked(face, method), look(step, models[asking().model]))));
+      const options = look(step, models[asking().model]);
+      marks.replaceChildren(...faces.map((face) =>
+        element("g", { opacity: opacityOf(face, options) }, ...faceMarks(face, marked(face, method), options))));
       const now = performance.now();
       const rate = 1000 / (now - time);
       this.tell(`${faces.length || "No"} face${faces.length === 1 ? "" : "s"}, ${rate < 2 ? rate.toFixed(1) : Math.round(rate)} pictures a second`);
