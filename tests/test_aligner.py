@@ -337,8 +337,8 @@ def test_copies_are_aligners_with_the_same_settings(made: Any, photo: Image) -> 
 
 
 def test_a_broken_photo_does_not_cost_the_others(aligner: Aligner, photo: Image, face: Face) -> None:
-    photos = [photo, b"no photo", photo]
-    boxes = [[face.box], None, [[9, 9, 1, 1]]]
+    photos: list[Any] = [photo, b"no photo", photo]
+    boxes: list[Any] = [[face.box], None, [[9, 9, 1, 1]]]
     first, second, third = aligner.align_batch(photos, boxes, errors="return")
     assert isinstance(first, list)
     np.testing.assert_allclose(first[0].points, face.points, atol=1e-3)

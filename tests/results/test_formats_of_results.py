@@ -141,7 +141,7 @@ def exported_by_cvat(document: dict[str, Any]) -> str:
     root = ElementTree.Element("annotations")
     for image in document["images"]:
         size = {name: str(image[name]) for name in ("id", "width", "height")}
-        element = ElementTree.SubElement(root, "image", name=image["file_name"], **size)
+        element = ElementTree.SubElement(root, "image", {"name": image["file_name"], **size})
         for annotation in document["annotations"]:
             if annotation["image_id"] != image["id"]:
                 continue
@@ -149,7 +149,7 @@ def exported_by_cvat(document: dict[str, Any]) -> str:
             for i, name in enumerate(document["categories"][0]["keypoints"]):
                 x, y, v = annotation["keypoints"][3 * i : 3 * i + 3]
                 flags = {"outside": str(int(v == 0)), "occluded": str(int(v == 1))}
-                ElementTree.SubElement(skeleton, "points", label=name, points=f"{x:.2f},{y:.2f}", **flags)
+                ElementTree.SubElement(skeleton, "points", {"label": name, "points": f"{x:.2f},{y:.2f}", **flags})
     return ElementTree.tostring(root, encoding="unicode")
 
 
