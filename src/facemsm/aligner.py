@@ -116,7 +116,7 @@ class Aligner:
         name: PathLike = "68",
         *,
         method: Method | None = None,
-        stages: Collection[int] = (1, 2, 3),
+        stages: Collection[int] | None = None,
         thresholds: Mapping[str, float] | None = None,
         settings: Settings | None = None,
         detector: FaceDetector | None = None,
@@ -127,18 +127,24 @@ class Aligner:
 
         Args:
             name: a bundled model's name (:func:`facemsm.list_models`) or a folder's path.
-            method, stages: as in :class:`facemsm.stages.Settings`.
+            method, stages: as in :class:`facemsm.stages.Settings`, and its defaults.
             thresholds: T of the paper's method, ``"contour"`` and ``"features"``: a point whose score is not above its
                 threshold is rebuilt.
             settings: all of these at once, instead of them.
             detector, keep, threads: as for :class:`Aligner`.
 
         Raises:
-            FacemsmError: no such model, a damaged one, or an unknown option.
+            FacemsmError: no such model, a damaged one, an unknown option, or an option beside ``settings``.
         """
+        own = {"method": method, "stages": stages, "thresholds": thresholds}
+        given = [name for name, value in own.items() if value is not None]
+        if settings and given:
+            raise FacemsmError(f"{given[0]} is given beside settings, which hold it too; give one of them")
         if thresholds and method != "paper":
             raise FacemsmError("thresholds are the paper's: they need method='paper'")
-        settings = settings or Settings(method, stages, Reconstruction.with_thresholds(thresholds or {}))
+        settings = settings or Settings(
+            method, (1, 2, 3) if stages is None else stages, Reconstruction.with_thresholds(thresholds or {})
+        )
         return cls(load_model(name), settings=settings, detector=detector, keep=keep, threads=threads)
 
     def align(

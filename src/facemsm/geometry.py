@@ -225,9 +225,10 @@ def normaliser(truth: ArrayLike, scheme: LandmarkScheme, kind: Normaliser) -> Ar
     if kind in ("inter-pupil", "inter-ocular"):
         right, left = (scheme.right_eye, scheme.left_eye) if kind == "inter-pupil" else scheme.outer_eye_corners
         length = np.linalg.norm(g[:, list(right)].mean(axis=1) - g[:, list(left)].mean(axis=1), axis=-1)
-    elif kind in ("box", "face-size"):
-        size = _extent(g)
-        length = np.sqrt(size.prod(axis=-1)) if kind == "box" else size.mean(axis=-1)
+    elif kind == "box":
+        length = box_scale(g)
+    elif kind == "face-size":
+        length = _extent(g).mean(axis=-1)
     else:
         raise FacemsmError(f"unknown normaliser {kind!r}: use one of {', '.join(NORMALISERS)}")
     return np.where(length > 0, length, np.nan)

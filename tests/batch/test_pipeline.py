@@ -183,6 +183,28 @@ def test_photos_are_found_once_and_in_order(tmp_path: Path, monkeypatch: pytest.
     ]
 
 
+def test_folders_with_brackets_in_a_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is there is meant by its name, even if it could be a pattern for another."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("holiday [2020]", "[a]/[b]", "[a]/b", "a/b", "c1/[b]", "[x]/y"):
+        photos(Path(folder), 2)
+    for pattern, expected in {
+        "holiday [2020]/*.jpg": ["holiday [2020]/0.jpg", "holiday [2020]/1.jpg"],
+        "holiday [2020]/[1-9].*": ["holiday [2020]/1.jpg"],
+        "[a]/[b]/*.jpg": ["[a]/[b]/0.jpg", "[a]/[b]/1.jpg"],
+        "[a]/[!c]/0.jpg": ["[a]/b/0.jpg"],
+        "[a]/**/0.jpg": ["[a]/[b]/0.jpg", "[a]/b/0.jpg"],
+        "[x]/[y]/0.jpg": ["[x]/y/0.jpg"],
+        "c[0-9]/[[]b]/0.jpg": ["c1/[b]/0.jpg"],
+        "?/b/0.jpg": ["a/b/0.jpg"],
+    }.items():
+        assert found(Path(pattern)) == ([Path(name) for name in expected], [])
+        absolute = tmp_path / pattern
+        assert found(absolute) == ([tmp_path / name for name in expected], [])
+        assert common_folder([Path(pattern)]) == common_folder([absolute])
+    assert common_folder([Path("holiday [2020]/*.jpg")]) == tmp_path / "holiday [2020]"
+
+
 def test_photos_are_found_when_they_are_needed(tmp_path: Path) -> None:
     for name in "abc":
         photos(tmp_path / name, 2)

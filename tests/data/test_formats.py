@@ -87,6 +87,7 @@ def test_pts_files_of_other_systems(tmp_path: Path) -> None:
     face, skipped = sorted(read_items("pts", tmp_path, "all", scheme="68"), key=lambda item: isinstance(item, Skipped))
     assert not isinstance(face, (Skipped, FacemsmError))
     assert skipped == Skipped("._a.pts", "file of macOS (._*)")
+    assert Skipped("._a", "file of macOS (._*)") in read_items("menpo", tmp_path, "semifrontal")
     assert check_dataset("menpo", tmp_path).problems == []
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -257,7 +258,7 @@ def test_predictions_are_taken_by_name() -> None:
 
 def test_prediction_files_that_cannot_be_used(tmp_path: Path) -> None:
     path = tmp_path / "p.npz"
-    with pytest.raises(FacemsmError, match=r"p\.npz: cannot be read"):
+    with pytest.raises(FacemsmError, match=r"p\.npz: no such file"):
         load_predictions(path, 3)
     with pytest.raises(FacemsmError, match=r"give it that ending"):
         save_predictions(tmp_path / "p.txt", predictions())
@@ -283,6 +284,28 @@ def test_prediction_files_that_cannot_be_used(tmp_path: Path) -> None:
         np.savez(path, **arrays)
         with pytest.raises(FacemsmError, match="not a file of predictions, or damaged"):
             load_predictions(path, 3)
+    for array in (
+        npy("'<f4'", "(1000000000000, 68, 2)"),
+        npy("'<f4'", "(10000000, 68, 2)"),
+        npy("'<f4'", "(-1, 68, 2)"),
+        npy("'<f4'", "(" * 9000),
+        npy("'<f4'", "(9,,)"),
+        npy("__import__('os')", "(1,)"),
+        npy("'|O'", "(1,)", b"cos\nabort\n(tR."),
+        npy("'<f4'", f"({'9' * 5000},)"),
+        bytes(1 << 27),  # three of them are too much
+    ):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in ("points", "names", "method"):
+                archive.writestr(f"{name}.npy", array)
+        with pytest.raises(FacemsmError, match=r"p\.npz: not a readable \.npz file \(.+\)"):
+            load_predictions(path, 3)
+
+
+def npy(kind: str, shape: str, content: bytes = b"") -> bytes:
+    """An array as its header says it is."""
+    header = f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + content
 
 
 # --- Figures ---------------------------------------------------------------------------------------------------------

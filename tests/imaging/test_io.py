@@ -135,7 +135,7 @@ def test_files_that_are_no_photo(tmp_path: Path) -> None:
         "text.jpg": "is not a JPEG",
         "empty.jpg": r"is empty \(0 bytes\)",
         "folder.jpg": "cannot be read",
-        "missing.jpg": r"cannot be read \(No such file",
+        "missing.jpg": "no such file",
         "magic.jpg": "is truncated, damaged",
     }.items():
         with pytest.raises(FacemsmError, match=f"{name}: {why}") as error:
@@ -213,7 +213,7 @@ def test_files_above_the_limit_are_not_read(tmp_path: Path) -> None:
     with (tmp_path / "a.png").open("wb") as file:
         file.write(encoded(".png", scene()))
         file.truncate(1 << 31)
-    with pytest.raises(FacemsmError, match=r"a.png: has 2147 MB, above the limit of 1073"):
+    with pytest.raises(FacemsmError, match=r"a\.png: has 2147483648 bytes, more than the 1073741824 that are read"):
         read_image(tmp_path / "a.png")
 
 

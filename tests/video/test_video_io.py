@@ -190,7 +190,7 @@ def test_interlaced_video_is_deinterlaced_or_refused(tmp_path: Path, reading: st
     """OpenCV 4.13 and later say that such frames were read, and give black ones or what the memory held."""
     path = interlaced(tmp_path / "a.ts")
     if reading == "opencv" and tuple(map(int, cv2.__version__.split(".")[:2])) >= (4, 13):
-        with pytest.raises(FacemsmError, match=r"pip install 'facemsm\[video\]'"):
+        with pytest.raises(FacemsmError, match=r'pip install "facemsm\[video\]"'):
             VideoReader(path)
         return
     frames, broken = read_video(path)

@@ -44,7 +44,7 @@ def align(
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Photos, folders (searched with their subfolders) or quoted patterns such as 'photos/*.jpg'.",
+            help='Photos, folders (searched with their subfolders) or quoted patterns such as "photos/*.jpg".',
             metavar="PATH",
             show_default="a sample photo",
         ),

@@ -23,8 +23,9 @@ from facemsm.data.completion import to_68
 from facemsm.data.reading import DatasetItem, Skipped, check_box, try_read
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import AbsentError, FacemsmError
-from facemsm.files import atomic_write
+from facemsm.files import atomic_write, reading
 from facemsm.geometry import apply_affine, tight_box
+from facemsm.imaging.decoding import decode_image
 from facemsm.imaging.warping import warp
 from facemsm.schemes import LandmarkScheme
 from facemsm.typing import FloatArray, Image
@@ -63,16 +64,10 @@ class PackedCrop:
         Raises:
             FacemsmError: the file is gone or damaged.
         """
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                data = np.frombuffer(file.read(self.size), np.uint8)
-        except OSError as error:
-            raise FacemsmError(f"{self.path}: cannot be read ({error.strerror})") from error
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) == self.size else None
-        if image is None:
-            raise FacemsmError(f"{self.path}: holds no whole crop at byte {self.offset}; copy it again")
-        return np.asarray(image, np.uint8)
+        with reading(self.path), self.path.open("rb") as file:
+            file.seek(self.offset)
+            data = file.read(self.size)
+        return decode_image(data, f"{self.path}: crop at byte {self.offset}")
 
 
 def write_pack(faces: Iterable[Packed], path: Path, *, side: int = SIDE, quality: int = QUALITY) -> int:
@@ -140,7 +135,7 @@ def read_pack(root: Path, split: str, box_source: BoxSource, scheme: LandmarkSch
     if not root.is_file():
         raise AbsentError(f"{root}: no such file; make it with 'facemsm data pack'")
     sets: set[str] = set()
-    with root.open("rb") as file:
+    with reading(root), root.open("rb") as file:
         file.seek(max(0, root.stat().st_size - 1024))
         if file.read() != bytes(1024):  # an archive ends in two empty blocks; without them tarfile reads what is there
             raise FacemsmError(f"{root}: not a whole file of 'facemsm data pack'; copy it again")

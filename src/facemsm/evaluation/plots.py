@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from facemsm.errors import FacemsmError
 from facemsm.evaluation.metrics import ced, summarise
 from facemsm.evaluation.occlusion import Reliability, average_precision, precision_recall_curve, recall_at_precision
+from facemsm.files import atomic_write
 from facemsm.geometry import Normaliser
 from facemsm.typing import PathLike
 
@@ -131,22 +132,21 @@ def plot_reliability(bins: Reliability, path: PathLike, *, correct: str) -> None
 @contextmanager
 def _figure(path: PathLike, height: float = 4.8) -> Iterator[Figure]:
     """A figure that is saved on leaving. Made without pyplot: no global state, no window."""
-    if Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
+    path = Path(path)
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise FacemsmError(f"{path}: end the name of a plot in .png, .svg or .pdf")
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise FacemsmError("plots need matplotlib: pip install 'facemsm[plots]'") from error
+        raise FacemsmError('plots need matplotlib: pip install "facemsm[plots]"') from error
     figure = Figure(figsize=(6.4, height), layout="constrained")
     yield figure
     for axes in figure.axes:
         axes.grid(color="#E0E0E0", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise FacemsmError(f"{path}: cannot be written ({error.strerror})") from error
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=150, format=path.suffix[1:])
 
 
 def _styles() -> Iterator[dict[str, Any]]:

@@ -20,7 +20,7 @@ from facemsm.data.reading import try_read
 from facemsm.data.sample import FaceSample
 from facemsm.data.sources import Source
 from facemsm.errors import FacemsmError
-from facemsm.geometry import apply_affine, box_to_crop, compose, invert, tight_box
+from facemsm.geometry import apply_affine, box_scale, box_to_crop, compose, invert, tight_box
 from facemsm.imaging.io import read_image
 from facemsm.imaging.warping import warp
 from facemsm.schemes import OCCLUDED, VISIBLE
@@ -135,8 +135,7 @@ def label(
     for sample in samples:
         points, scores, hidden = _views(aligner, sample.load(), sample.box, views)
         mean = points.mean(0)
-        box = tight_box(mean)
-        size = float(np.sqrt((box[2] - box[0]) * (box[3] - box[1])))
+        size = float(box_scale(mean))
         spread = float(np.sqrt(np.square(points - mean).sum(-1).mean())) / size
         known = np.isfinite(sample.points).all(1)
         change = float(np.linalg.norm(mean - sample.points, axis=1)[known].mean()) / size if known.any() else 0.0
@@ -144,7 +143,7 @@ def label(
             yield None
             continue
         visibility = np.where(hidden.mean(0) > 0.5, OCCLUDED, VISIBLE).astype(np.int8)
-        yield replace(sample, points=mean, visibility=visibility, box=box, box_source="gt")
+        yield replace(sample, points=mean, visibility=visibility, box=tight_box(mean), box_source="gt")
 
 
 def _views(aligner: Aligner, photo: Image, box: FloatArray, count: int) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -36,7 +36,7 @@ from facemsm.typing import FloatArray, Image
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 ROUNDS = 5
-BENCH = "pip install 'facemsm[bench]'"
+BENCH = 'pip install "facemsm[bench]"'
 
 Find = Callable[[Image, FloatArray], FloatArray | None]
 """A landmark finder: photo and box to points (L, 2) in the photo, or None if they are not those of the scheme."""
@@ -140,12 +140,12 @@ def _stages(aligner: Aligner, sample: FaceSample, photo: Image) -> dict[str, flo
     """Milliseconds of one face's steps on one thread."""
     from facemsm.imaging.drawing import draw_faces
     from facemsm.results.jsonl import PhotoResult, ResultsFile
-    from facemsm.runtime.session import LANDMARKS, Network
+    from facemsm.runtime.session import LANDMARKS
 
     model, size = aligner.model, aligner.model.codec.input_size
     matrix = box_to_crop(sample.box[None], size)[0]
     crop = warp(photo, matrix, size)[None]
-    first, second = Network(model.path(STGAN), ["theta"]), Network(model.path(HOURGLASS), LANDMARKS)
+    first, second = model.network(STGAN, ["theta"]), model.network(HOURGLASS, LANDMARKS)
     two = Aligner(model, settings=Settings(stages=(1, 2)))
     found = aligner.align(photo, [sample.box])
     height, width = photo.shape[:2]

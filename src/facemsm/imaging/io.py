@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError
-from facemsm.files import atomic_write
+from facemsm.files import atomic_write, check_file, reading
 from facemsm.imaging.decoding import SIGNATURE_BYTES, decode_image, from_pillow, kind_of
 from facemsm.typing import Image, PathLike
 
@@ -48,19 +48,12 @@ def read_image(path: PathLike) -> Image:
             ``MAX_PIXELS`` or ``MAX_BYTES``.
     """
     path = Path(path)
-    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113  (these never raise)
-        raise FacemsmError(f"{path}: cannot be read (it is a folder, a pipe or a device); give a file")
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            data = file.read(SIGNATURE_BYTES)
-            if kind_of(data) and size <= MAX_BYTES:
-                file.seek(0)
-                data = file.read(size)
-    except (OSError, ValueError) as error:  # a null character in a name is a ValueError
-        raise FacemsmError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from error
-    if size > MAX_BYTES:
-        raise FacemsmError(f"{path}: has {size / 1e6:.0f} MB, above the limit of {MAX_BYTES // 10**6}; make it smaller")
+    check_file(path, MAX_BYTES)
+    with reading(path), path.open("rb") as file:
+        data = file.read(SIGNATURE_BYTES)
+        if kind_of(data):
+            file.seek(0)
+            data = file.read()
     return decode_image(data, str(path))
 
 

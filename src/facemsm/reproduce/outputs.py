@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facemsm.data.occluders import OCCLUDERS, occlude
+from facemsm.data.reading import read_npz
 from facemsm.data.sample import FaceSample, face_rng
 from facemsm.errors import FacemsmError
 from facemsm.evaluation import metrics
@@ -169,10 +170,9 @@ class CachedOutputs:
             FacemsmError: it is damaged.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            arrays = read_npz(path, (field.name for field in fields(cls)))
             return cls(tuple(str(name) for name in arrays.pop("names")), **arrays)
-        except (OSError, ValueError, TypeError, KeyError, EOFError) as error:
+        except (FacemsmError, TypeError, KeyError) as error:
             raise FacemsmError(f"{path}: damaged; remove it and run again") from error
 
 

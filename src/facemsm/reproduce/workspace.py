@@ -21,7 +21,7 @@ from facemsm.data.reading import NoPhoto
 from facemsm.data.sample import BoxSource, FaceSample, evenly_chosen
 from facemsm.errors import AbsentError, FacemsmError
 from facemsm.reproduce.outputs import PERTURBED, CachedOutputs, Stages, locate
-from facemsm.runtime.model import DICTIONARY, list_models, load_model
+from facemsm.runtime.model import list_models, load_model
 from facemsm.schemes import LandmarkScheme, get_scheme
 from facemsm.shapes.dictionary import ShapeDictionary, build_dictionary
 from facemsm.stages import StageOutputs
@@ -328,14 +328,13 @@ class Workspace:
         if network in (MODEL, WITHOUT_STAGE1) and count == COUNT:
             model = self._model(scheme)
             if model is not None:
-                return ShapeDictionary.load(load_model(model).path(DICTIONARY))
+                return load_model(model).dictionary()
         shapes = self.shapes(scheme)
         count = min(count, 2 * len(shapes))
         key = digest({"shapes": hashlib.sha256(shapes.tobytes()).hexdigest(), "count": count})
         path = self.report / "dictionaries" / f"{scheme}-{count}-{key[:12]}.safetensors"
         if not path.is_file():
             built = build_dictionary(shapes, get_scheme(scheme), count=count)
-            path.parent.mkdir(parents=True, exist_ok=True)
             built.save(path)
         return ShapeDictionary.load(path)
 

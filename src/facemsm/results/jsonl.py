@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError
 from facemsm.face import Face
-from facemsm.files import identity, name_hash
+from facemsm.files import identity, name_hash, reading
 from facemsm.results.run import Run
 from facemsm.typing import FloatArray, PathLike
 
@@ -230,18 +230,15 @@ def _to_json(result: PhotoResult) -> dict[str, Any]:
 
 def _records(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
     """Each line's JSON object, with an image and a scheme, and ``path:line`` for messages."""
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    record = json.loads(line)
-                    if not isinstance(record["image"], str) or not isinstance(record["scheme"], str):
-                        raise TypeError("image and scheme are text")
-                except _BROKEN as error:
-                    raise _no_result(f"{path}:{number}", error) from error
-                yield record, f"{path}:{number}"
-    except OSError as error:
-        raise FacemsmError(f"{path}: cannot be read ({error.strerror})") from error
+    with reading(path), path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                record = json.loads(line)
+                if not isinstance(record["image"], str) or not isinstance(record["scheme"], str):
+                    raise TypeError("image and scheme are text")
+            except _BROKEN as error:
+                raise _no_result(f"{path}:{number}", error) from error
+            yield record, f"{path}:{number}"
 
 
 def _from_json(record: Mapping[str, Any], where: str) -> PhotoResult:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from facemsm.confidence.model import Calibration
 from facemsm.errors import AbsentError, FacemsmError, check_number, short
-from facemsm.files import atomic_write, check_file
+from facemsm.files import atomic_write, read_bytes
 from facemsm.heatmaps import HeatmapCodec
 from facemsm.schemes import LandmarkScheme, scheme_from_dict
 from facemsm.shapes.dictionary import ShapeDictionary
@@ -117,15 +117,12 @@ def load_model(name: PathLike) -> Model:
     folder = WEIGHTS / str(name) if str(name) in list_models() else Path(name)
     manifest = folder / MANIFEST
     try:
-        check_file(manifest, LARGEST_MANIFEST)
-        content = manifest.read_bytes()
+        content = read_bytes(manifest, LARGEST_MANIFEST)
     except AbsentError as error:
         choices = ", ".join(list_models()) or "none"
         raise FacemsmError(
             f"no model {str(name)!r}: bundled are {choices}; or name a folder with {MANIFEST}"
         ) from error
-    except OSError as error:
-        raise FacemsmError(f"{manifest}: cannot be read ({error.strerror})") from error
     try:
         model, checksums = _parse(folder, content)
     except FacemsmError as error:
@@ -218,15 +215,12 @@ def write_calibration(folder: Path, calibration: Calibration) -> None:
 
 def _verify(path: Path, expected: str) -> None:
     try:
-        check_file(path, LARGEST_FILE)
         actual = _sha256(path)
     except FacemsmError as error:
         raise FacemsmError(f"{error}; install the model again") from error
-    except OSError as error:
-        raise FacemsmError(f"{path}: cannot be read ({error.strerror}); install the model again") from error
     if actual != expected:
         raise FacemsmError(f"{path}: truncated or altered, its checksum is not model.json's; install the model again")
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_bytes(path, LARGEST_FILE)).hexdigest()

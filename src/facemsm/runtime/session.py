@@ -19,9 +19,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError, check_number, short
-from facemsm.files import check_file
+from facemsm.files import read_bytes
 from facemsm.heatmaps import HeatmapCodec
 from facemsm.runtime.external_data import has_external_data
+from facemsm.runtime.model import LARGEST_FILE
 from facemsm.typing import FloatArray, Image
 
 CHUNK = 2
@@ -29,9 +30,6 @@ CHUNK = 2
 
 LANDMARKS = ("points", "scores", "spread")
 """What stage 2 emits."""
-
-LARGEST_FILE = 1 << 30
-"""Bytes of a network."""
 
 _LARGEST_VALUE = 1e6
 """Of points in px, scores and spreads in px²: far beyond any face, and small enough to be squared."""
@@ -64,9 +62,8 @@ class Session:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.load_model_format", "ONNX")
-        check_file(self.path, LARGEST_FILE)
+        content = read_bytes(self.path, LARGEST_FILE)
         try:
-            content = self.path.read_bytes()
             if has_external_data(content):
                 raise ValueError("it keeps weights in another file, which is not read; save it with them inside")
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

@@ -135,7 +135,7 @@ def reconstruct(
 
     Example::
 
-        >>> dictionary = ShapeDictionary.load(facemsm.load_model("68").path("dictionary.safetensors"))
+        >>> dictionary = facemsm.load_model("68").dictionary()
         >>> points, scores = dictionary.shapes[:1].copy(), np.ones((1, 68), np.float32)
         >>> points[0, 8], scores[0, 8] = 0, 0.1  # the chin, lost
         >>> found, rebuilt = reconstruct(points, scores, dictionary, Reconstruction())

@@ -20,7 +20,7 @@ from facemsm.evaluation import occlusion
 from facemsm.evaluation.conditions import Perturbation, in_poor_photo, mostly_covered, painted
 from facemsm.evaluation.metrics import point_errors
 from facemsm.geometry import apply_affine, canonical_matrix, compose, face_scale, invert, shifted, similarity
-from facemsm.runtime.model import DICTIONARY, PRIOR, write_calibration
+from facemsm.runtime.model import PRIOR, write_calibration
 from facemsm.schemes import OCCLUDED, UNLABELLED, LandmarkScheme
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.shapes.posterior import Noise, Posterior, ShapePrior, learn_prior, observation_covariance, posterior
@@ -74,7 +74,7 @@ def calibrate_model(
     )
     if len(faces.validation) < 20:
         raise FacemsmError(f"only {len(faces.validation)} faces are held out, at least 20 are needed: give more data")
-    dictionary = ShapeDictionary.load(aligner.model.path(DICTIONARY))
+    dictionary = aligner.model.dictionary()
     shapes = np.stack([face.points for face in faces.training]).astype(np.float64)
     shapes = apply_affine(canonical_matrix(shapes, scheme, size), shapes)
     prior = learn_prior(np.concatenate((shapes, dictionary.shapes)), scheme, size=size)

@@ -97,7 +97,7 @@ class OpenCVDecoder:
         else:
             self.doubt = (
                 f"OpenCV {cv2.__version__} gives no picture, or only black ones; it cannot decode interlaced video: "
-                "pip install 'facemsm[video]'"
+                'pip install "facemsm[video]"'
             )
             yield from [None] * len(held)
 
@@ -117,7 +117,7 @@ class OpenCVDecoder:
         if self.count and self.count - number > self.rate / 2:
             self.doubt = (
                 f"ends after {number} of the {self.count} frames that its header names: damaged at its end, or cut "
-                "without encoding it anew; to be sure, pip install 'facemsm[video]'"
+                'without encoding it anew; to be sure, pip install "facemsm[video]"'
             )
 
     def _upright(self, bgr: Any) -> Image:
