@@ -16,7 +16,7 @@ import pytest
 from facemsm import Aligner, Face, FacemsmError
 from facemsm.assets import SAMPLE
 from facemsm.confidence.model import FEATURES, Calibration, Logistic
-from facemsm.geometry import apply_affine, box_to_crop, compose, invert, similarity, theta_to_matrix
+from facemsm.geometry import apply_affine, box_scale, box_to_crop, compose, invert, similarity, theta_to_matrix
 from facemsm.imaging.io import read_image
 from facemsm.imaging.warping import warp
 from facemsm.runtime.model import MANIFEST, WEIGHTS, write_calibration
@@ -297,7 +297,7 @@ def test_points_in_the_convention_of_a_data_set(plain: Path, photo: Image, tmp_p
     aligner = Aligner.from_pretrained(folder)
     (consensus,) = aligner.align(photo, [BOX])
     (own,) = aligner.align(photo, [BOX], settings=Settings(convention="300w"))
-    scale = np.sqrt(np.prod(np.ptp(consensus.points, axis=0)))
+    scale = box_scale(consensus.points)
     np.testing.assert_allclose(own.points - consensus.points, np.full((68, 2), (0.01, -0.002)) * scale, atol=1e-3)
     with pytest.raises(FacemsmError, match="no convention 'cofw': the model knows 300w"):
         aligner.align(photo, [BOX], settings=Settings(convention="cofw"))

@@ -19,7 +19,10 @@ import pytest
 
 import official_files as official
 from facemsm.data.catalogue import load_dataset, read_items
+from facemsm.data.matlab import is_hdf5
+from facemsm.data.reading import read_npz
 from facemsm.errors import FacemsmError
+from facemsm.files import read_bytes, read_text
 
 
 def _message(name: str, root: Path, split: str, boxes: str = "gt", scheme: str | None = None) -> str:
@@ -487,3 +490,11 @@ def test_json_written_by_others_with_numbers_as_ids_or_text(tmp_path: Path) -> N
     path = tmp_path / "faces.json"
     official.write_coco(tmp_path, json.loads(json.dumps(content)))
     assert len(load_dataset("coco", path, "all", scheme=str(official.scheme_file(tmp_path)))) == 3
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_names_that_no_file_can_have(name: str) -> None:
+    readers: list[Callable[[Path], object]] = [read_text, read_bytes, is_hdf5, lambda path: read_npz(path, ["points"])]
+    for read in readers:
+        with pytest.raises(FacemsmError, match="is no file name"):
+            read(Path(name))

@@ -262,7 +262,8 @@ def read_npz(path: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
         file = path.open("rb")
     try:
         with file, zipfile.ZipFile(file) as archive:
-            held = {name: archive.getinfo(f"{name}.npy") for name in names if f"{name}.npy" in archive.NameToInfo}
+            there = set(archive.namelist())
+            held = {name: archive.getinfo(f"{name}.npy") for name in names if f"{name}.npy" in there}
             size = sum(member.file_size for member in held.values())
             if size > _MOST_BYTES:
                 raise ValueError(f"its arrays unpack to {size >> 20} MiB, more than {_MOST_BYTES >> 20}")
