@@ -167,7 +167,7 @@ def test_bad_photos_are_reported_in_a_line_each_and_the_rest_goes_on(run: Run) -
         "in/cut.jpg": "truncated",
         "in/empty.jpg": "is empty (0 bytes)",
         "in/text.jpg": "is not a JPEG",
-        "emptyfolder": "cannot be read",
+        "emptyfolder": "no such file",
     }
     assert len(lines) == len(expected)
     for name, why in expected.items():

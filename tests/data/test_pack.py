@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -103,6 +104,8 @@ def test_a_crop_that_is_gone_is_named(drawn: Path, tmp_path: Path) -> None:
     file = tmp_path / "faces.tar"
     pack(f"aflw2000={drawn}:train", to=file)
     face = load_dataset("pack", file, "all", "gt", "68")[-1]
-    file.write_bytes(file.read_bytes()[:4000])
-    with pytest.raises(FacemsmError, match=r"faces\.tar: crop at byte \d+: is truncated"):
-        face.load()
+    assert isinstance(face.image, PackedCrop)
+    for size, why in ((face.image.offset + 1000, "truncated"), (4000, "empty")):
+        os.truncate(file, size)
+        with pytest.raises(FacemsmError, match=rf"faces\.tar: crop at byte {face.image.offset}: is {why}"):
+            face.load()

@@ -553,7 +553,7 @@ def test_boxes_of_a_detector(run: Run, faces: list[str], monkeypatch: pytest.Mon
         (["FACES", "--save-predictions", "p.txt", "--weights", "none"], "p.txt: predictions are saved as .npz"),
         (["FACES", "--predictions", "p.npz", "--boxes", "gt"], "--boxes makes no sense with --predictions"),
         (["FACES", "--predictions", "p.npz", "--save-predictions", "q.npz"], "--save-predictions makes no sense"),
-        (["FACES", "--predictions", "none.npz"], "none.npz: cannot be read"),
+        (["FACES", "--predictions", "none.npz"], "none.npz: no such file"),
         (["FACES", "--predictions", "other.npz"], "other.npz: holds predictions for wflw, not coco"),
         (["coco", "faces.json", "--scheme", "68"], "faces.json"),
     ],
