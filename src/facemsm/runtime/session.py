@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from facemsm.errors import FacemsmError, check_number, short
 from facemsm.files import read_bytes
 from facemsm.heatmaps import HeatmapCodec
-from facemsm.runtime.external_data import has_external_data
 from facemsm.runtime.model import LARGEST_FILE
+from facemsm.runtime.network_file import check_network
 from facemsm.typing import FloatArray, Image
 
 CHUNK = 2
@@ -49,7 +49,7 @@ class Session:
         threads: CPU threads of one :meth:`run`.
 
     Raises:
-        FacemsmError: the file is not a network that ONNX Runtime can run, or keeps weights in another one.
+        FacemsmError: the file is not a network that ONNX Runtime can run, keeps weights in another one, or has a loop.
     """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
@@ -64,8 +64,7 @@ class Session:
         options.add_session_config_entry("session.load_model_format", "ONNX")
         content = read_bytes(self.path, LARGEST_FILE)
         try:
-            if has_external_data(content):
-                raise ValueError("it keeps weights in another file, which is not read; save it with them inside")
+            check_network(content)
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise FacemsmError(
