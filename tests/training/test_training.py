@@ -184,7 +184,9 @@ def test_paper_presets_are_the_paper_s() -> None:
     for schedule, epochs, halve in ((stage_1.schedule, 1000, 400), (stage_2.schedule, 300, 100)):
         assert (schedule.epochs, schedule.halve_every, schedule.decay) == (epochs, halve, "halve")
         assert (schedule.batch_size, schedule.learning_rate, schedule.weight_decay) == (16, 5e-4, 0)
-    assert (stage_1.a, stage_1.b) == (1.0, 0.5)
+    assert (stage_1.a, stage_1.b, stage_1.alone) == (1.0, 0.5, 0.0)
+    assert (stage_1.discriminator_rate, stage_1.real_label, stage_1.saturating) == (1.0, 1.0, True)
+    assert stage_1.generator_steps == 2
     assert (stage_2.network.width, stage_2.network.stacks, stage_2.loss) == (256, 2, "mse")
     for augmentation in (stage_1.augmentation, stage_2.augmentation):
         assert (augmentation.flip, augmentation.rotation, augmentation.scale) == (0.5, 30.0, 0.1)
