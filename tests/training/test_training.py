@@ -32,7 +32,7 @@ from facemsm.hourglass.losses import gaussians
 from facemsm.hourglass.network import HEATMAP_SIZE, INPUT_SIZE, HourglassConfig, StackedHourglass
 from facemsm.hourglass.training import HourglassModule, HourglassTraining
 from facemsm.resnet50.network import ResNet50, ResNet50Config
-from facemsm.schemes import SCHEME_68, SCHEME_98, LandmarkScheme, get_scheme, relation
+from facemsm.schemes import SCHEME_68, SCHEME_98, LandmarkScheme, get_scheme, relation, scheme_from_dict
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.stgan.training import STGANModule, STGANTraining
 from facemsm.training import trial
@@ -848,7 +848,7 @@ def test_schemes_are_related_by_what_they_say_of_the_68() -> None:
     own = relation(SCHEME_98, SAID)
     assert [np.flatnonzero(row).tolist() for row in own] == [[60, 64], [68, 72], []]
     for source, target in ((SCHEME_68, SILENT), (SILENT, SCHEME_68)):
-        with pytest.raises(FacemsmError, match=r"'silent' does not say .*: add from_68 to its .toml file, or train"):
+        with pytest.raises(FacemsmError, match=r"'silent' does not say .*: add from_68 to its .toml file"):
             relation(source, target)
     with pytest.raises(FacemsmError, match="from_68 has 2 entries for 3 points"):
         replace(SAID, from_68=((0,), (1,)))
@@ -929,6 +929,19 @@ def test_a_res_50_starts_from_another_scheme(tmp_path: Path) -> None:
     assert torch.equal(new.points.weight[4:], first[4:])
 
 
+def test_a_hourglass_starts_from_a_scheme_of_ones_own(tmp_path: Path) -> None:
+    """Its weights say what the points are: no file of the scheme is needed."""
+    old, new = StackedHourglass(replace(TINY, landmarks=3)).eval(), StackedHourglass(TINY).eval()
+    corners = replace(SAID, from_68=((36,), (45,), ()))
+    path = saved(old, tmp_path / "w.safetensors", corners)
+    assert scheme_from_dict(read_notes(path)["own scheme"], "here").from_68 == corners.from_68
+    line = start_from(new, path, SCHEME_68)
+    assert "5 from 3 to 68 landmarks, of which 2 have relatives" in line
+    faces = torch.rand(2, 3, 128, 128)
+    with torch.inference_mode():
+        torch.testing.assert_close(new(faces)[0][:, 36], old(faces)[0][:, 0], rtol=1e-3, atol=1e-3)
+
+
 def test_weights_that_cannot_start_another_scheme(tmp_path: Path) -> None:
     path = saved(StackedHourglass(TINY), tmp_path / "w.safetensors", None)
     other = StackedHourglass(replace(TINY, landmarks=98))
@@ -936,7 +949,7 @@ def test_weights_that_cannot_start_another_scheme(tmp_path: Path) -> None:
     with pytest.raises(FacemsmError, match=r"w\.safetensors: does not say which .*; put the config\.json of its run"):
         start_from(other, path, SCHEME_98)
     saved(StackedHourglass(TINY), path, SCHEME_68)
-    with pytest.raises(FacemsmError, match="'silent' does not say"):
+    with pytest.raises(FacemsmError, match="'silent' does not say .*, or train without --init"):
         start_from(StackedHourglass(replace(TINY, landmarks=3)), path, SILENT)
     with pytest.raises(
         FacemsmError, match=r"w\.safetensors: not .*: \S+weight is \(8, 8, 2, 2\), expected \(8, 8, 4, 4"
@@ -944,9 +957,6 @@ def test_weights_that_cannot_start_another_scheme(tmp_path: Path) -> None:
         start_from(StackedHourglass(replace(TINY, landmarks=98, deconvolution=4)), path, SCHEME_98)
     with pytest.raises(FacemsmError, match=r"w\.safetensors: not this network's weights"):
         start_from(StackedHourglass(replace(TINY, landmarks=98, stacks=1)), path, SCHEME_98)
-    saved(StackedHourglass(TINY), path, SAID)  # a scheme of one's own, known by its file alone
-    with pytest.raises(FacemsmError, match="no landmark scheme 'own'"):
-        start_from(other, path, SCHEME_98)
     assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
     same = StackedHourglass(TINY)
     assert start_from(same, path, SCHEME_68).endswith(f"{len(same.state_dict())} tensors, all as they are")

@@ -121,7 +121,11 @@ _SUFFIXES = {".csv", ".json", ".pts", ".txt", ".xml"}
 
 
 def load_dataset(
-    name: str, root: PathLike, split: str, box_source: BoxSource = "gt", scheme: str | None = None
+    name: str,
+    root: PathLike,
+    split: str,
+    box_source: BoxSource = "gt",
+    scheme: PathLike | LandmarkScheme | None = None,
 ) -> list[FaceSample]:
     """The faces of one split. Photos are not opened until a sample's ``load``.
 
@@ -131,7 +135,7 @@ def load_dataset(
         split: one of the data set's splits; their parts are read as far as they are there.
         box_source: ``gt`` for ground-truth boxes (300-W's own where its box files are there, else tight around the
             labelled points), ``provided`` for the data set's own.
-        scheme: landmark scheme (name or ``.toml`` file), where the data set does not fix it.
+        scheme: landmark scheme (its name, its ``.toml`` file or itself), where the data set does not fix it.
 
     Raises:
         FacemsmError: unknown name or split, nothing there, or the first fault in its files.
@@ -140,7 +144,11 @@ def load_dataset(
 
 
 def read_items(
-    name: str, root: PathLike, split: str, box_source: BoxSource = "gt", scheme: str | None = None
+    name: str,
+    root: PathLike,
+    split: str,
+    box_source: BoxSource = "gt",
+    scheme: PathLike | LandmarkScheme | None = None,
 ) -> Iterator[DatasetItem]:
     """As :func:`load_dataset`, but everything that is there, errors and skipped faces included.
 
@@ -195,7 +203,7 @@ def only_split(name: str) -> str:
     return splits[0]
 
 
-def dataset_scheme(name: str, scheme: str | None = None) -> LandmarkScheme:
+def dataset_scheme(name: str, scheme: PathLike | LandmarkScheme | None = None) -> LandmarkScheme:
     """The landmark scheme of a data set; ``scheme`` is needed where the data set has any.
 
     Raises:
@@ -204,6 +212,7 @@ def dataset_scheme(name: str, scheme: str | None = None) -> LandmarkScheme:
     fixed = find_dataset(name).scheme
     if fixed is None and scheme is None:
         raise FacemsmError(f"{name} may have any landmark scheme: say which, 29, 68, 98 or a .toml file")
-    if fixed and scheme and scheme != fixed:
-        raise FacemsmError(f"{name} has scheme {fixed}, not {scheme}")
+    asked = scheme.name if isinstance(scheme, LandmarkScheme) else scheme
+    if fixed and asked and str(asked) != fixed:
+        raise FacemsmError(f"{name} has scheme {fixed}, not {asked}")
     return get_scheme(fixed or scheme or "")

@@ -106,7 +106,7 @@ class Plan:
         return load_faces(
             self.sources,
             box_source=self.boxes(name),
-            scheme=self.scheme.name,
+            scheme=self.scheme,
             exclude=self.exclude,
         )
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from facemsm.errors import FacemsmError
 from facemsm.geometry import Matrix, fit_similarity
 from facemsm.imaging.warping import warp
-from facemsm.schemes import SCHEME_68, LandmarkScheme, get_scheme, relation
+from facemsm.schemes import SCHEME_68, LandmarkScheme, get_scheme, relation, scheme_of
 from facemsm.typing import Array, Image
 
 ARCFACE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
@@ -44,10 +44,11 @@ def as_68(points: NDArray[np.floating], scheme: LandmarkScheme | None = None) ->
         (..., 68, 2) float64; NaN where none of the points is near, or one of those is NaN.
 
     Raises:
-        FacemsmError: no such scheme, or it does not say where its points lie among the 68.
+        FacemsmError: no built-in scheme has L points, or it does not say where its points lie among the 68.
     """
-    if scheme is None or not scheme.from_68:  # those in model files come without, but under their names
-        scheme = get_scheme(scheme.name if scheme else str(points.shape[-2]))
+    scheme = scheme or scheme_of(points.shape[-2])
+    if scheme.built_in and not scheme.from_68:  # one of a model file
+        scheme = get_scheme(scheme.name)
     if points.shape[-2:] != (scheme.count, 2):
         raise FacemsmError(f"points have the shape {points.shape}; scheme {scheme.name} has ({scheme.count}, 2)")
     weights = relation(scheme, SCHEME_68)

@@ -67,7 +67,7 @@ def calibrate_model(
     faces = load_faces(
         sources,
         box_source="provided",
-        scheme=scheme.name,
+        scheme=scheme,
         holdout=holdout,
         exclude=exclude,
         complete=complete,

@@ -13,7 +13,8 @@ from facemsm.data.completion import Completion, to_68
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.data.sources import Source, faces_per_photo, photo_key
 from facemsm.errors import FacemsmError
-from facemsm.typing import IntArray
+from facemsm.schemes import LandmarkScheme, get_scheme
+from facemsm.typing import IntArray, PathLike
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def load_faces(
     sources: Sequence[Source],
     *,
     box_source: BoxSource,
-    scheme: str | None = None,
+    scheme: PathLike | LandmarkScheme | None = None,
     holdout: float = 0.1,
     exclude: Sequence[str] = (),
     complete: Source | None = None,
@@ -82,20 +83,22 @@ def load_faces(
     Raises:
         FacemsmError: a source cannot be read, a name to exclude does not exist, or nothing is left to train on.
     """
+    landmarks = None if scheme is None else get_scheme(scheme)
+    points = landmarks.name if landmarks else None
     training: list[FaceSample] = []
     validation: list[FaceSample] = []
     owner: list[int] = []
     unknown = set(exclude)
-    completion = _learn_completion(complete, scheme) if complete else None
+    completion = _learn_completion(complete, points) if complete else None
     for i, source in enumerate(sources):
         if completion and find_dataset(source.name).scheme == "68":
             known = load_dataset(source.name, source.root, source.split, box_source)
             samples = [completion.face(face) for face in known]
-        elif scheme == "68" and find_dataset(source.name).scheme == "98":
+        elif points == "68" and find_dataset(source.name).scheme == "98":
             known = load_dataset(source.name, source.root, source.split, box_source)
             samples = [replace(face, points=to_68(face.points)) for face in known]
         else:
-            samples = load_dataset(source.name, source.root, source.split, box_source, scheme)
+            samples = load_dataset(source.name, source.root, source.split, box_source, landmarks)
         shared = faces_per_photo(samples)
         for face in (replace(face, convention=face.convention or source.name) for face in samples):
             unknown.discard(face.name)

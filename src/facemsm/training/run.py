@@ -20,7 +20,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -76,7 +76,7 @@ class StageModule(lightning.LightningModule):
         return {
             "stage": type(self).__name__,
             **({f"network.{name}": value for name, value in asdict(network).items()} if network else {}),
-            "scheme": scheme_to_dict(scheme) if scheme else None,
+            "scheme": scheme_to_dict(replace(scheme, from_68=())) if scheme else None,
             "data": sources,
             "schedule.batch_size": self.schedule.batch_size,
             "schedule.seed": self.schedule.seed,
@@ -581,14 +581,16 @@ def save_weights(
     scheme: LandmarkScheme | None = None,
     conventions: Mapping[str, list[float]] | None = None,
 ) -> None:
-    """Write a network's weights as safetensors, whole or not at all, with the name of its landmark scheme and the
-    shifts of its data sets' labels.
+    """Write a network's weights as safetensors, whole or not at all, with the name of its landmark scheme (all of it, if
+    it is one of one's own) and the shifts of its data sets' labels.
 
     Raises:
         FacemsmError: the file cannot be written.
     """
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    notes = {"scheme": scheme.name if scheme else None, "conventions": dict(conventions or {})}
+    notes: dict[str, Any] = {"scheme": scheme.name if scheme else None, "conventions": dict(conventions or {})}
+    if scheme and not scheme.built_in:
+        notes["own scheme"] = scheme_to_dict(scheme)
     # one entry only: safetensors writes several in an order that differs from run to run
     content = save(tensors, {_NOTES: json.dumps(notes)})
     with atomic_write(path) as partial:
@@ -596,7 +598,8 @@ def save_weights(
 
 
 def read_notes(path: Path) -> dict[str, Any]:
-    """What :func:`save_weights` wrote beside weights: ``scheme``, a name or None, and ``conventions``, shifts by set.
+    """What :func:`save_weights` wrote beside weights: ``scheme``, a name or None, ``conventions``, shifts by set, and of
+    schemes that are not built in ``own scheme``, as :func:`facemsm.schemes.scheme_to_dict` gives it.
 
     Raises:
         FacemsmError: the file is missing or is not safetensors.
