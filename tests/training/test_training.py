@@ -42,13 +42,11 @@ from facemsm.training.run import (
     AtomicCheckpointIO,
     StageModule,
     fit,
-    load_weights,
-    read_notes,
     running_mean,
-    save_weights,
 )
 from facemsm.training.stream import ExampleStream, ResumableSampler, loader
 from facemsm.training.transfer import start_from
+from facemsm.training.weights import load_weights, read_notes, save_weights
 from synthetic_faces import write_faces
 
 STILL = Augmentation(flip=0, rotation=0, scale=0, brightness=0, contrast=0, saturation=0, hue=0)

@@ -37,8 +37,9 @@ from facemsm.stgan.training import STGANModule, STGANTraining
 from facemsm.training.config import from_mapping, override
 from facemsm.training.faces import Faces, load_faces
 from facemsm.training.landmarks import CanonicalExamples, images_to_tensor
-from facemsm.training.run import StageModule, fit, load_weights
+from facemsm.training.run import StageModule, fit
 from facemsm.training.trial import choose
+from facemsm.training.weights import load_weights
 from facemsm.typing import FloatArray, Image
 
 RUNS = ("stgan", "hourglass", "hourglass-box", "resnet50", "resnet50-box")
@@ -184,7 +185,7 @@ def train(plan: Plan, name: str, folder: Path, *, progress: bool = True) -> None
         raise FacemsmError(str(error).replace(" with --resume", "")) from error  # here the same command goes on
     done = {
         **wanted,
-        "steps": module.total_steps,
+        "steps": module.batches_done or module.total_steps,  # it may have stopped early
         "seconds of the last part": round(time.monotonic() - start),
         "weights": hashlib.sha256(best.read_bytes()).hexdigest(),
     }

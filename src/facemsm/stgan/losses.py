@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+
 def theta_loss(predicted: Tensor, truth: Tensor) -> Tensor:
     """``‖θ̂ - θ*‖`` of Eq. 5, the Frobenius norm, mean over the batch; θ (N, 2, 3).
 

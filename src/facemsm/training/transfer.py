@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from facemsm.errors import FacemsmError
 from facemsm.schemes import LandmarkScheme, get_scheme, relation, scheme_from_dict
-from facemsm.training.run import load_weights, read_notes
+from facemsm.training.weights import load_weights, read_notes
 
 
 def start_from(network: nn.Module, path: Path, scheme: LandmarkScheme) -> str:
@@ -28,7 +28,7 @@ def start_from(network: nn.Module, path: Path, scheme: LandmarkScheme) -> str:
 
     Args:
         network: changed in place.
-        path: written by :func:`facemsm.training.run.save_weights`. Where it is for another number of landmarks, it or
+        path: written by :func:`facemsm.training.weights.save_weights`. Where it is for another number of landmarks, it or
             the ``config.json`` of the run beside it must say for which scheme.
         scheme: of the network's landmarks.
 
