@@ -947,7 +947,7 @@ def test_weights_that_cannot_start_another_scheme(tmp_path: Path) -> None:
     with pytest.raises(FacemsmError, match=r"w\.safetensors: does not say which .*; put the config\.json of its run"):
         start_from(other, path, SCHEME_98)
     saved(StackedHourglass(TINY), path, SCHEME_68)
-    with pytest.raises(FacemsmError, match="'silent' does not say .*, or train without --init"):
+    with pytest.raises(FacemsmError, match=r"'silent' does not say .*, or train without --init"):
         start_from(StackedHourglass(replace(TINY, landmarks=3)), path, SILENT)
     with pytest.raises(
         FacemsmError, match=r"w\.safetensors: not .*: \S+weight is \(8, 8, 2, 2\), expected \(8, 8, 4, 4"

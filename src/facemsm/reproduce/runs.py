@@ -12,12 +12,14 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.data.sources import Source
@@ -28,6 +30,7 @@ from facemsm.heatmaps import HeatmapCodec
 from facemsm.hourglass.network import HourglassConfig, StackedHourglass
 from facemsm.hourglass.training import HourglassModule, HourglassTraining
 from facemsm.reproduce.outputs import SIZE
+from facemsm.reproduce.paper import paper
 from facemsm.resnet50.network import ResNet50, ResNet50Config
 from facemsm.resnet50.training import ResNet50Module, ResNet50Training
 from facemsm.schemes import LandmarkScheme
@@ -38,12 +41,13 @@ from facemsm.training.config import from_mapping, override
 from facemsm.training.faces import Faces, load_faces
 from facemsm.training.landmarks import CanonicalExamples, images_to_tensor
 from facemsm.training.run import StageModule, fit
-from facemsm.training.trial import choose
 from facemsm.training.weights import load_weights
 from facemsm.typing import FloatArray, Image
 
 RUNS = ("stgan", "hourglass", "hourglass-box", "resnet50", "resnet50-box")
 DONE = "done.json"
+PAPER_FACES = 3148
+"""300-W's training faces (Section IV-A)."""
 
 
 @dataclass(frozen=True)
@@ -194,8 +198,8 @@ def train(plan: Plan, name: str, folder: Path, *, progress: bool = True) -> None
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], within: str = "") -> list[str]:
-    """Relevant differences, as ``schedule.steps was 600, is 700``; threads, workers, an open precision and settings that
-    the version before did not have are none."""
+    """Relevant differences, as ``schedule.steps was 600, is 700``; threads, workers, an open precision and settings
+    that the version before did not have are none."""
     found = []
     for key, value in new.items():
         if key not in old:
@@ -209,30 +213,77 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], within: str = "
     return found
 
 
-def seconds_per_step(name: str, config: Any) -> float:
-    """Time of an optimiser step on this machine: the networks forwards and backwards on a batch, the better of two.
+@dataclass(frozen=True)
+class Cost:
+    """What training a network takes.
 
-    Of stage 1 the mean over the run: the discriminator joins late.
+    Attributes:
+        operations: floating point operations of an optimiser step.
+        memory: bytes for weights, their gradients, Adam's state and what the backward pass needs.
     """
-    schedule = config.schedule
-    precision, _ = choose(schedule)
-    networks: list[tuple[nn.Module, float]] = [(_network(name, asdict(config)), 1.0)]
-    if name == "stgan":
-        networks.append((Discriminator(), 3 * (1 - config.alone)))  # true faces, the generator's, and for its loss
-    images = torch.rand(schedule.batch_size, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
-    total = 0.0
-    for network, share in networks:
-        seconds = float("inf")
-        for _ in range(2):
-            start = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
-                output = network(images)
-                outputs = output if isinstance(output, list) else [output]
-                loss = torch.stack([one.float().square().mean() for one in outputs]).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            seconds = min(seconds, time.perf_counter() - start)
-        total += share * seconds
-    return total
+
+    operations: float
+    memory: float
+
+
+def cost(name: str, config: Any) -> Cost:
+    """Of a run, counted on its networks without computing anything.
+
+    A backward pass counts as two forward ones. Of stage 1 the mean over the run: the discriminator joins late.
+    """
+    operations = memory = 0.0
+    with torch.device("meta"):
+        networks: list[tuple[nn.Module, float]] = [(_network(name, asdict(config)), 3.0)]
+        if name == "stgan":
+            steps = config.generator_steps
+            joined = 1 - config.alone if config.b else 0.0
+            networks[0] = networks[0][0], 3.0 * (1 + (steps - 1) * joined)
+            # true faces and the generator's; for the generator's loss no gradients of its own weights
+            networks.append((Discriminator(), joined * (2 * 3 + 2 * steps)))
+        for network, passes in networks:
+            values = [0]
+            for module in network.modules():
+                if not any(module.children()):
+                    module.register_forward_hook(lambda _, __, output, values=values: values.append(output.numel()))
+            operations += config.schedule.batch_size * passes * _operations(network)
+            weights = sum(tensor.numel() for tensor in network.parameters())
+            memory += 4 * (4 * weights + config.schedule.batch_size * sum(values))
+    return Cost(operations, memory)
+
+
+def seconds_per_face(name: str, config: Any) -> float:
+    """Of a network on this machine, counted as :func:`cost` is."""
+    with torch.device("meta"):
+        return _operations(_network(name, asdict(config))) / operations_per_second()
+
+
+def _operations(network: nn.Module) -> int:
+    """Of a forward pass of one face through a network on the device ``meta``."""
+    with FlopCounterMode(display=False) as counter:
+        network.eval()(torch.empty(1, 3, SIZE, SIZE, device="meta"))
+    return int(counter.get_total_flops())
+
+
+@cache
+def operations_per_second_on_gpu() -> float:
+    """How fast the paper's GTX 1080 trained stage 2: all operations of its 300 epochs in 6 hours (Section IV-C)."""
+    config = HourglassTraining.preset("paper", 68)
+    operations = cost("hourglass", config).operations * config.schedule.total_steps(PAPER_FACES)
+    return operations / (3600 * paper().text["hours of training stage 2"])
+
+
+@cache
+def operations_per_second() -> float:
+    """How fast this machine's processor trains, by a convolution as wide as the networks'; about a second."""
+    layer = nn.Conv2d(64, 64, 3, padding=1)
+    images = torch.rand(4, 64, 64, 64)
+    operations = 3 * 2 * images.numel() * 64 * 9
+    best, end = float("inf"), time.monotonic() + 1
+    while time.monotonic() < end or best == float("inf"):
+        start = time.perf_counter()
+        layer(images).square().mean().backward()
+        best = min(best, time.perf_counter() - start)
+    return operations / best
 
 
 # --- Running ---------------------------------------------------------------------------------------------------------

@@ -63,7 +63,8 @@ class STGANTraining:
 
     @classmethod
     def preset(cls, name: str) -> STGANTraining:
-        """``paper``: Section IV-C and Algorithm 1, with the deviations that docs/method.md lists. ``lite``: what a CPU trains and what ships.
+        """``paper``: Section IV-C and Algorithm 1, with the deviations that docs/method.md lists. ``lite``: what a CPU
+        trains and what ships.
 
         Raises:
             FacemsmError: no such preset.

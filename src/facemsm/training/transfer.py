@@ -28,8 +28,8 @@ def start_from(network: nn.Module, path: Path, scheme: LandmarkScheme) -> str:
 
     Args:
         network: changed in place.
-        path: written by :func:`facemsm.training.weights.save_weights`. Where it is for another number of landmarks, it or
-            the ``config.json`` of the run beside it must say for which scheme.
+        path: written by :func:`facemsm.training.weights.save_weights`. Where it is for another number of landmarks, it
+            or the ``config.json`` of the run beside it must say for which scheme.
         scheme: of the network's landmarks.
 
     Returns:

@@ -24,8 +24,8 @@ def save_weights(
     scheme: LandmarkScheme | None = None,
     conventions: Mapping[str, list[float]] | None = None,
 ) -> None:
-    """Write a network's weights as safetensors, whole or not at all, with the name of its landmark scheme (all of it, if
-    it is one of one's own) and the shifts of its data sets' labels.
+    """Write a network's weights as safetensors, whole or not at all, with the name of its landmark scheme (all of it,
+    if it is one of one's own) and the shifts of its data sets' labels.
 
     Raises:
         FacemsmError: the file cannot be written.
@@ -41,8 +41,8 @@ def save_weights(
 
 
 def read_notes(path: Path) -> dict[str, Any]:
-    """What :func:`save_weights` wrote beside weights: ``scheme``, a name or None, ``conventions``, shifts by set, and of
-    schemes that are not built in ``own scheme``, as :func:`facemsm.schemes.scheme_to_dict` gives it.
+    """What :func:`save_weights` wrote beside weights: ``scheme``, a name or None, ``conventions``, shifts by set, and
+    of schemes that are not built in ``own scheme``, as :func:`facemsm.schemes.scheme_to_dict` gives it.
 
     Raises:
         FacemsmError: the file is missing or is not safetensors.
