@@ -605,7 +605,7 @@ def test_labels_without_photos_are_scored(run: Run, tmp_path: Path) -> None:
     scored = [*args, "--predictions", str(tmp_path / "p.npz"), "--normaliser", "inter-ocular"]
     code, out, err = run(*scored, "--threshold", "7", "--threshold", "7.8")
     assert (code, err) == (0, "")
-    assert "FR@7 | FR@7.8 | AUC@7 | AUC@7.8" in out
+    assert "FR@7 | FR@7.8 | AUC@7 | AUC@7.8" in " ".join(out.split())
     report = json.loads(Path("facemsm-out/evaluation/pts-all.json").read_text())
     assert report["run"]["thresholds (%)"] == [7, 7.8]
     summary = report["errors"]["inter-ocular"][FINAL]["summary"]

@@ -90,7 +90,7 @@ def reproduce(
         bool,
         typer.Option(
             "--dry-run",
-            help="List the data sets and where they are had, the steps, and what memory and time they take; in seconds.",
+            help="List the data sets and where they are had, the steps, and what memory and time they take.",
         ),
     ] = False,
     progress: Progress = True,

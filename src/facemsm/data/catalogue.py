@@ -107,8 +107,8 @@ CATALOGUE: Mapping[str, DataSet] = {
         {"300w_train": 3148, "menpo_semifrontal": 6679},
         "68",
         provided_boxes=False,
-        about="shapes of 300-W and Menpo without photos, for stage 3, in .npz files that you make of those sets; 300w and "
-        "menpo themselves will do",
+        about="shapes of 300-W and Menpo without photos, for stage 3, in .npz files that you make of those sets; 300w "
+        "and menpo themselves will do",
     ),
     "aflw2000": DataSet(
         _coco_split,

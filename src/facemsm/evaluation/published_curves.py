@@ -1,8 +1,8 @@
 """Published error distributions of other methods on the 300-W private test set.
 
-MenpoBenchmark (https://github.com/jiankangdeng/MenpoBenchmark) has the curves of the 300-W challenges' best entries, which
-the paper's Fig. 9 shows, in ``Evaluation/300W/300W_test_all.mat``: ``x``, inter-ocular errors as fractions; ``y``, for each
-method a column of the share of faces with that error or less; ``methods``, their names.
+MenpoBenchmark (https://github.com/jiankangdeng/MenpoBenchmark) has the curves of the 300-W challenges' best entries,
+which the paper's Fig. 9 shows, in ``Evaluation/300W/300W_test_all.mat``: ``x``, inter-ocular errors as fractions;
+``y``, for each method a column of the share of faces with that error or less; ``methods``, their names.
 """
 
 from __future__ import annotations

@@ -114,8 +114,8 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to do: what it needs, whether it is done, and its time if it is to be done: here, and of training on the
-    paper's GPU."""
+    """One thing to do: what it needs, whether it is done, and its time in seconds if it is to be done: here, and of
+    training on the paper's GPU."""
 
     name: str
     needs: str
