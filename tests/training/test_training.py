@@ -132,6 +132,27 @@ def test_any_field_can_be_set() -> None:
     assert config.schedule.epochs == 300  # the rest stays
 
 
+def test_a_file_of_settings_comes_before_those_of_the_command(tmp_path: Path) -> None:
+    file, preset = tmp_path / "config.json", HourglassTraining.preset("lite", 68)
+    file.write_text(as_json(HourglassTraining.preset("paper", 68)))  # a run's own
+    assert override(preset, [], file) == HourglassTraining.preset("paper", 68)
+    file.write_text('{"schedule": {"steps": 7, "seed": 3}, "augmentation": {"gamma_range": [0.5, 2]}}')
+    config = override(preset, ["schedule.seed=4"], file)
+    assert (config.schedule.steps, config.schedule.seed, config.augmentation.gamma_range) == (7, 4, (0.5, 2))
+    assert config.network == preset.network
+    for content, message in (
+        ('{"schedule": {"step": 7}}', r"config\.json: schedule\.step: no field 'step'; there are epochs, steps"),
+        ('{"loss": 1}', r"config\.json: loss: expected a str, such as 'weighted'"),
+        ("[1]", r"config\.json: expected settings as in a run's config\.json"),
+        ("{", r"config\.json: not valid JSON"),
+    ):
+        file.write_text(content)
+        with pytest.raises(FacemsmError, match=message):
+            override(preset, [], file)
+    with pytest.raises(FacemsmError, match="none"):
+        override(preset, [], tmp_path / "none.json")
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -444,6 +465,11 @@ def test_the_dictionary_command(drawn: Path, tmp_path: Path, monkeypatch: pytest
     assert facemsm(monkeypatch, *arguments) == 0
     assert "6 shapes from 10 faces" in capfd.readouterr().out
     assert ShapeDictionary.load(output).shapes.shape[0] == 6
+    few = write_faces(tmp_path / "few", 3)
+    few[0].points[4] = np.nan
+    write_coco(few, tmp_path / "few/train.json", SCHEME_68)
+    assert facemsm(monkeypatch, "train", "dictionary", "--data", f"aflw2000={tmp_path}/few:train", "-o", output) == 0
+    assert "4 shapes from 2 faces, 1 with unlabelled points left out" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -456,6 +482,7 @@ def test_the_dictionary_command(drawn: Path, tmp_path: Path, monkeypatch: pytest
         (["--data", "aflw2000={drawn}:train", "--init", "x.safetensors"], "x.safetensors"),
         (["--data", "aflw2000={drawn}:train", "--resume"], "no last.ckpt to resume from"),
         (["--data", "aflw2000={drawn}:train", "--holdout", "0"], "no faces are held out"),
+        (["--data", "aflw2000={drawn}:train", "--config", "x.json"], "x.json"),
     ],
 )
 def test_bad_arguments_get_one_line(
@@ -533,6 +560,35 @@ def test_a_run_stopped_in_its_validation_leaves_no_process_behind(drawn: Path, t
     with pytest.raises(FacemsmError, match="stopped and saved"):
         train(module, tmp_path)
     assert multiprocessing.active_children() == []
+
+
+def test_a_run_ends_when_its_error_stops_falling_and_keeps_its_best(drawn: Path, tmp_path: Path) -> None:
+    module = hourglass(drawn, replace(SCHEDULE, steps=20, validate_every=1, patience=2, keep=2))
+    errors = iter([3.0, 2.0, 2.5, 2.25, 1.0])
+    module.take_errors = lambda: {"box": next(errors)}  # type: ignore[method-assign]
+    fit(module, module.config, tmp_path / "run", loggers=["csv"], progress=False)  # type: ignore[attr-defined]
+    assert [row["box"] for row in history(tmp_path / "run")] == ["3.0", "2.0", "2.5", "2.25"]
+    assert module.batches_done == checkpoint(tmp_path / "run")["batches_done"] == 4
+    kept = {file.name for file in (tmp_path / "run/checkpoints").iterdir()}
+    assert kept == {"step-2-error-2.000.ckpt", "step-4-error-2.250.ckpt"}
+    assert (
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "run/checkpoints/step-2-error-2.000.ckpt")["batches_done"] == 2
+    )
+    (logged,) = (tmp_path / "run/csv").rglob("metrics.csv")
+    assert "val/box" in logged.read_text().splitlines()[0]
+    assert not (tmp_path / "run/tensorboard").exists()
+
+
+def test_loggers_that_cannot_be(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = hourglass(drawn)
+    monkeypatch.setattr("facemsm.training.run.find_spec", lambda _: None)
+    for name, message in (
+        ("mlflow", "no logger 'mlflow': use tensorboard, csv, wandb"),
+        ("wandb", "pip install wandb"),
+    ):
+        with pytest.raises(FacemsmError, match=message):
+            fit(module, module.config, tmp_path / "run", loggers=[name], progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_ctrl_c_is_a_request_and_signals_are_given_back(drawn: Path, tmp_path: Path) -> None:
