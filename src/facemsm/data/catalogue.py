@@ -136,6 +136,15 @@ CATALOGUE: Mapping[str, DataSet] = {
 ``coco`` on are anybody's own, files or folders of these formats; ``pack`` is a file of :mod:`facemsm.data.pack`, whose
 splits are the sets in it."""
 
+OWN = [name for name, entry in CATALOGUE.items() if entry.scheme is None and name != "pack"]
+"""Names of formats of anybody's own."""
+
+WAY_IN = (
+    f"formats of one's own that are read: {', '.join(OWN)}; "
+    "any other can be written as a csv table with the columns image, x0, y0, x1, y1, ..."
+)
+"""What is said of files in no format that is known."""
+
 _SIGNS: Sequence[tuple[str, str]] = (
     ("hrnet", r"image_name,.*\boriginal_0_x\b"),
     ("csv", r"(.*,)?image,.*\bx0\b|.*\bx0,y0,.*\bimage\b"),
@@ -220,14 +229,17 @@ def read_items(
 
 
 def _naming_the_way_in(items: Iterator[DatasetItem], name: str, root: Path) -> Iterator[DatasetItem]:
-    """The items. An error that ends them says which name reads the file if another one does."""
+    """The items. An error that ends them says which name reads the file if another one does, or which formats are
+    read if nobody knows the file's."""
     try:
         yield from items
     except FacemsmError as error:
         other = recognise(root)
-        if other in (None, name):
-            raise
-        raise type(error)(f"{error}; it looks like the format that is read by the name {other!r}") from error
+        if other and other != name:
+            raise type(error)(f"{error}; it looks like the format that is read by the name {other!r}") from error
+        if other is None and root.exists() and name in OWN:
+            raise type(error)(f"{error}; {WAY_IN}") from error
+        raise
 
 
 def find_dataset(name: str) -> DataSet:
