@@ -384,12 +384,15 @@ def _output_step(
 
 def _data_steps(exp: Workspace, names: Sequence[str], schemes: Sequence[str]) -> Iterator[Step]:
     """The data sets, what they are and where they are had."""
-    sets = {one: None for name in names for one in EXPERIMENTS[name].sets}
-    split = {name: "" for name, _ in sets}
-    for scheme in schemes if not exp.training else ():
-        first, *rest = TRAINING[scheme]
-        split |= {text.partition(":")[0]: "" for text in (first, *([] if exp.preset == "paper" else rest))}
-    for name in split:
+    sets = dict.fromkeys(one for name in names for one in EXPERIMENTS[name].sets)
+    wanted = [name for name, _ in sets]
+    for scheme in schemes:
+        if not exp.training:
+            first, *rest = TRAINING[scheme]
+            wanted += [text.partition(":")[0] for text in (first, *([] if exp.preset == "paper" else rest))]
+        if scheme == "68":  # for stage 3's dictionary
+            wanted.append("shapes" if exp.find("shapes") else "menpo")
+    for name in dict.fromkeys(wanted):
         about = f"; {about}" if (about := find_dataset(name).about) else ""
         why = next(filter(None, (_missing(exp, one) for one in sets if one[0] == name)), "")
         place = exp.find(name)
