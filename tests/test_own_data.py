@@ -101,8 +101,8 @@ def test_own_data_from_ten_photos_to_an_aligned_face(run: Run, tmp_path: Path) -
     aligner = Aligner.from_pretrained("runs/model")
     assert aligner.scheme == five
     photo = read_image("photos/face_0.png")
-    (face,) = aligner.align(photo, tight_box(drawn[0].points)[None])
-    np.testing.assert_allclose(as_68(face.points, aligner.scheme)[[30, 48, 54]], face.points[2:], atol=1e-3)
+    (found,) = aligner.align(photo, tight_box(drawn[0].points)[None])
+    np.testing.assert_allclose(as_68(found.points, aligner.scheme)[[30, 48, 54]], found.points[2:], atol=1e-3)
 
     # what takes a model must not look its scheme up by its name
     assert run("facemsm quantise runs/model -o runs/int8 --data coco=faces.json:all --faces 4")[0] == 0

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -566,7 +566,7 @@ def test_a_run_ends_when_its_error_stops_falling_and_keeps_its_best(drawn: Path,
     module = hourglass(drawn, replace(SCHEDULE, steps=20, validate_every=1, patience=2, keep=2))
     errors = iter([3.0, 2.0, 2.5, 2.25, 1.0])
     module.take_errors = lambda: {"box": next(errors)}  # type: ignore[method-assign]
-    fit(module, module.config, tmp_path / "run", loggers=["csv"], progress=False)  # type: ignore[attr-defined]
+    fit(module, module.config, tmp_path / "run", loggers=["csv"], progress=False)
     assert [row["box"] for row in history(tmp_path / "run")] == ["3.0", "2.0", "2.5", "2.25"]
     assert module.batches_done == checkpoint(tmp_path / "run")["batches_done"] == 4
     kept = {file.name for file in (tmp_path / "run/checkpoints").iterdir()}
@@ -587,7 +587,7 @@ def test_loggers_that_cannot_be(drawn: Path, tmp_path: Path, monkeypatch: pytest
         ("wandb", "pip install wandb"),
     ):
         with pytest.raises(FacemsmError, match=message):
-            fit(module, module.config, tmp_path / "run", loggers=[name], progress=False)
+            fit(module, module.config, tmp_path / "run", loggers=cast(Any, [name]), progress=False)
     assert not (tmp_path / "run").exists()
 
 
