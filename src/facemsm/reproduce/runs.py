@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -227,41 +227,44 @@ class Cost:
 
 
 def cost(name: str, config: Any) -> Cost:
-    """Of a run, counted on its networks without computing anything.
+    """Of a run, counted on one face.
 
     A backward pass counts as two forward ones. Of stage 1 the mean over the run: the discriminator joins late.
     """
-    operations = memory = 0.0
-    with torch.device("meta"):
-        networks: list[tuple[nn.Module, float]] = [(_network(name, asdict(config)), 3.0)]
-        if name == "stgan":
-            steps = config.generator_steps
-            joined = 1 - config.alone if config.b else 0.0
-            networks[0] = networks[0][0], 3.0 * (1 + (steps - 1) * joined)
-            # true faces and the generator's; for the generator's loss no gradients of its own weights
-            networks.append((Discriminator(), joined * (2 * 3 + 2 * steps)))
-        for network, passes in networks:
-            values = [0]
-            for module in network.modules():
-                if not any(module.children()):
-                    module.register_forward_hook(lambda _, __, output, values=values: values.append(output.numel()))
-            operations += config.schedule.batch_size * passes * _operations(network)
-            weights = sum(tensor.numel() for tensor in network.parameters())
-            memory += 4 * (4 * weights + config.schedule.batch_size * sum(values))
-    return Cost(operations, memory)
+    batch, passes = config.schedule.batch_size, [3.0]
+    counted = [_count(name, config)]
+    if name == "stgan":
+        steps, joined = config.generator_steps, 1 - config.alone if config.b else 0.0
+        # the discriminator sees true faces and the generator's; for the generator's loss its weights get no gradient
+        passes = [3.0 * (1 + (steps - 1) * joined), joined * (2 * 3 + 2 * steps)]
+        counted.append(_count("discriminator", config))
+    operations = batch * sum(n * one.operations for n, one in zip(passes, counted, strict=True))
+    return Cost(operations, sum(4 * (4 * one.weights + batch * one.activations) for one in counted))
 
 
 def seconds_per_face(name: str, config: Any) -> float:
     """Of a network on this machine, counted as :func:`cost` is."""
-    with torch.device("meta"):
-        return _operations(_network(name, asdict(config))) / operations_per_second()
+    return _count(name, config).operations / operations_per_second()
 
 
-def _operations(network: nn.Module) -> int:
-    """Of a forward pass of one face through a network on the device ``meta``."""
-    with FlopCounterMode(display=False) as counter:
-        network.eval()(torch.empty(1, 3, SIZE, SIZE, device="meta"))
-    return int(counter.get_total_flops())
+class _Counts(NamedTuple):
+    operations: int
+    weights: int
+    activations: int
+
+
+@cache
+def _count(name: str, config: Any) -> _Counts:
+    """Of a forward pass of one face."""
+    network = (Discriminator() if name == "discriminator" else _network(name, asdict(config))).eval()
+    activations = []
+    for module in network.modules():
+        if not any(module.children()):
+            module.register_forward_hook(lambda _, __, output: activations.append(output.numel()))
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network(torch.zeros(1, 3, SIZE, SIZE))
+    weights = sum(tensor.numel() for tensor in network.parameters())
+    return _Counts(int(counter.get_total_flops()), weights, sum(activations))
 
 
 @cache
