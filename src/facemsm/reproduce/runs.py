@@ -261,7 +261,7 @@ def _count(name: str, config: Any) -> _Counts:
     for module in network.modules():
         if not any(module.children()):
             module.register_forward_hook(lambda _, __, output: activations.append(output.numel()))
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, 3, SIZE, SIZE))
     weights = sum(tensor.numel() for tensor in network.parameters())
     return _Counts(int(counter.get_total_flops()), weights, sum(activations))
