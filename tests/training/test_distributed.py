@@ -292,7 +292,7 @@ def test_the_command_starts_its_processes_itself(drawn: Path, tmp_path: Path) ->
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
         check=False,
     )
     assert run.returncode == 0, run.stderr
