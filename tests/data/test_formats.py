@@ -453,6 +453,15 @@ def test_refusals_name_the_way_in(tmp_path: Path, five: str) -> None:
             load_dataset(name, root, "all", scheme=five)
 
 
+@pytest.mark.parametrize("name", ["coco", "csv", "dlib", "cvat", "label-studio", "hrnet"])
+def test_files_of_no_known_format_are_told_which_are_read(tmp_path: Path, five: str, name: str) -> None:
+    (tmp_path / "points.yaml").write_text("faces:\n- [1, 2]\n")
+    with pytest.raises(
+        FacemsmError, match=r"points\.yaml.*: coco, csv, pts, dlib, .* a csv table with the columns image"
+    ):
+        load_dataset(name, tmp_path / "points.yaml", "all", scheme=five)
+
+
 def test_nothing_to_convert_is_an_error(tmp_path: Path, five: str) -> None:
     path = _coco_of(tmp_path, keypoints=[])
     result = CliRunner().invoke(app, ["convert", "coco", str(path), str(tmp_path / "out.json"), "--scheme", five])

@@ -27,6 +27,7 @@ from facemsm.evaluation.predictions import Predictions, load_predictions, save_p
 from facemsm.evaluation.report import BEFORE, FINAL, Evaluation, draw_plots, markdown, measure
 from facemsm.face import Face
 from facemsm.geometry import apply_affine, shifted, tight_box
+from facemsm.results.tables import write_pts
 from facemsm.schemes import LandmarkScheme, get_scheme
 from facemsm.stages import Settings
 from facemsm.typing import FloatArray, Image, PathLike
@@ -612,6 +613,33 @@ def test_published_predictions_give_the_published_figures(
     assert f"{errors['inter-ocular'][FINAL]['summary']['nme']:.2f}" == ocular
     cells = [line.replace(" ", "").split("|") for line in out.splitlines() if line.startswith("| inter-ocular | final")]
     assert (cells[0][3], cells[0][7]) == (ocular, failures)
+
+
+def test_labels_without_photos_are_scored(run: Run, tmp_path: Path) -> None:
+    """Also by thresholds of one's own; to run a model on them is an error that names the photo."""
+    truth = np.random.default_rng(0).uniform(20, 90, (4, 68, 2)).astype(np.float32)
+    names = [f"a{i}" for i in range(4)]
+    for name, points in zip(names, truth, strict=True):
+        write_pts(tmp_path / "labels" / f"{name}.pts", points)
+    width = np.linalg.norm(truth[:, 36] - truth[:, 45], axis=1)[:, None, None]
+    moved = (truth + np.array([0.01, 0.05, 0.075, 0.2])[:, None, None] * width * (1, 0)).astype(np.float32)
+    save_predictions(tmp_path / "p.npz", Predictions("m", names, moved, np.zeros((4, 68), np.bool_)))
+    args = ["pts", str(tmp_path / "labels"), "--scheme", "68"]
+    scored = [*args, "--predictions", str(tmp_path / "p.npz"), "--normaliser", "inter-ocular"]
+    code, out, err = run(*scored, "--threshold", "7", "--threshold", "7.8")
+    assert (code, err) == (0, "")
+    assert "FR@7 | FR@7.8 | AUC@7 | AUC@7.8" in " ".join(out.split())
+    report = json.loads(Path("facemsm-out/evaluation/pts-all.json").read_text())
+    assert report["run"]["thresholds (%)"] == [7, 7.8]
+    summary = report["errors"]["inter-ocular"][FINAL]["summary"]
+    assert (summary["fr@7"], summary["fr@7.8"]) == (50, 25)
+    assert summary["auc@7"] == pytest.approx((6 + 2) / 7 / 4, abs=1e-4)
+    assert "fr@8" not in summary
+    code, _, err = run(*scored, "--threshold", "0")
+    assert code == 2
+    code, _, err = run(*args)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "a0.pts: expected one photo" in err
 
 
 def test_errors_in_the_sets_own_convention_stand_beside_the_plain_ones() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +19,8 @@ from facemsm.assets import SAMPLE, SAMPLE_BOX
 from facemsm.data.augment import Augmentation
 from facemsm.data.sample import FaceSample
 from facemsm.errors import FacemsmError
+from facemsm.evaluation.plots import plot_ced
+from facemsm.evaluation.published_curves import read_curves
 from facemsm.geometry import CANONICAL_MARGIN, apply_affine, box_to_crop, compose, invert, normaliser, theta_to_matrix
 from facemsm.hourglass.network import HourglassConfig
 from facemsm.imaging.io import read_image
@@ -27,7 +30,7 @@ from facemsm.reproduce.outputs import CONDITIONS, SIZE, CachedOutputs, locate
 from facemsm.reproduce.paper import Figure, Paper, paper
 from facemsm.reproduce.render import beside, markdown, ours, table
 from facemsm.reproduce.runs import BoxExamples, Plan
-from facemsm.reproduce.tables import ALL_CONFIGURATIONS, claim
+from facemsm.reproduce.tables import ALL_CONFIGURATIONS, claim, published_files
 from facemsm.reproduce.workspace import MODEL, SHIPPED, MissingError, Workspace
 from facemsm.resnet50.network import ResNet50Config
 from facemsm.schemes import OCCLUDED, get_scheme
@@ -114,14 +117,67 @@ def test_the_whole_method_is_one_row_in_every_table() -> None:
     assert min(row.cells[0].value for row in tables["table9"].rows if row.cells[0]) == 5.50
 
 
-def test_published_predictions_give_the_papers_figures(data_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "file"),
+    [
+        ("RCPR", "RCPR-occ_300w"),
+        ("TCDCN", "TCDCN_CFOW68"),
+        ("HPM", "HPM_HelenLfpw_COFW68test"),
+        ("CFSS", "CFSS_CFOW68"),
+    ],
+)
+def test_published_predictions_give_the_papers_figures(method: str, file: str, data_root: Path, tmp_path: Path) -> None:
     from facemsm.reproduce.tables import cofw
 
+    if not (data_root / "cofw68/Results" / f"{file}.txt").is_file():
+        pytest.skip(f"no {file}.txt")
     *_, block = cofw(Workspace(tmp_path, [str(data_root)]), [], "table5", "68")
-    for file, method in (("HPM_HelenLfpw_COFW68test", "HPM"), ("CFSS_CFOW68", "CFSS")):
-        (measured,) = (row[1:4] for row in block["table"] if row[0] == file)
-        (printed,) = (row.cells[:3] for row in paper().tables["table5"].rows if row.method == method)
-        assert [f"{cell['ours']:.2f}" for cell in measured] == [cell.printed for cell in printed if cell]
+    (measured,) = (row[1:4] for row in block["table"] if row[0] == file)
+    (printed,) = (row.cells[:3] for row in paper().tables["table5"].rows if row.method == method)
+    assert [f"{cell['ours']:.2f}" for cell in measured] == [cell.printed for cell in printed if cell]
+
+
+def test_published_curves_are_found_and_drawn(tmp_path: Path) -> None:
+    """MenpoBenchmark's form: a row of errors, a column of shares for each method, a cell of names."""
+    savemat = pytest.importorskip("scipy.io").savemat
+    matplotlib = pytest.importorskip("matplotlib")
+    x = np.linspace(0, 0.1, 11)
+    y = np.column_stack((np.minimum(1, 12 * x), np.linspace(0, 0.5, 11)))
+    file = tmp_path / "data/MenpoBenchmark/Evaluation/300W/300W_test_all.mat"
+    file.parent.mkdir(parents=True)
+    savemat(file, {"x": x[:, None], "y": y, "methods": np.array([["Fan", "Zhou"]], dtype=object)})
+    exp = Workspace(tmp_path / "report", [str(tmp_path / "data")])
+    assert published_files(exp, "fig9") == [file]
+    assert published_files(exp, "fig11") == published_files(exp, "table9") == []
+    curves = read_curves(file)
+    assert list(curves) == ["Fan", "Zhou"]
+    np.testing.assert_allclose(curves["Zhou"][1], y[:, 1])
+    picture, ours_only = tmp_path / "ced.svg", {"facemsm": np.array([0.03, 0.09])}
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        plot_ced(ours_only, picture, normaliser="inter-ocular", threshold=8, published=curves)
+    assert "Zhou: FR@8 60.00 %" in picture.read_text()
+    savemat(file, {"x": x, "y": y[::-1], "methods": np.array([["Fan", "Zhou"]], dtype=object)})
+    with pytest.raises(FacemsmError, match=r"300W_test_all\.mat: expected ascending errors"):
+        read_curves(file)
+
+
+def test_a_plan_counts_and_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Also for the paper's networks, of which one step on a processor takes most of a minute."""
+    monkeypatch.setattr(runs, "operations_per_second", lambda: 1e10)
+    write_faces(tmp_path / "aflw2000", 10)
+    faces = ("--train", f"aflw2000={tmp_path}/aflw2000:train", "--data", tmp_path)
+    run(monkeypatch, "train", "fig9", *faces, "-o", tmp_path / "r", "--dry-run", "--preset", "paper", "--scheme", "68")
+    lines = capsys.readouterr().out.splitlines()
+    assert any(re.match("data missing   300w-private: .*https://ibug", line) for line in lines)
+    (hourglass,) = (line for line in lines if "train hourglass (68)" in line)
+    assert re.search(
+        r"\d+ faces, \d+ steps of 16, 5.0 GB of memory, about .* here, .* on the paper's GTX 1080", hourglass
+    )
+    hours = runs.cost("hourglass", Plan(SCHEME, "paper", ()).config("hourglass")).operations * 300 * (3148 // 16)
+    assert hours / runs.operations_per_second_on_gpu() == pytest.approx(6 * 3600)
+    lite, paper_s = (Plan(SCHEME, preset, ()) for preset in ("lite", "paper"))
+    assert [one.boxes("hourglass-box") for one in (lite, paper_s)] == ["provided", "gt"]
+    assert {one.boxes(name) for one in (lite, paper_s) for name in ("hourglass", "resnet50")} == {"gt"}
 
 
 # --- Rendering -------------------------------------------------------------------------------------------------------
@@ -328,8 +384,9 @@ def test_one_command_trains_all_and_tables_follow(
 
 
 def test_threads_and_workers_make_no_other_run() -> None:
+    """Nor do settings that there were not when it was trained."""
     old = {"config": {"schedule": {"threads": 1, "workers": 0, "steps": 2}, "sigma": 1.5}, "listing": "a"}
-    new = {"config": {"schedule": {"threads": 2, "workers": 1, "steps": 2}, "sigma": 1.5}, "listing": "a"}
+    new = {"config": {"schedule": {"threads": 2, "workers": 1, "steps": 2, "keep": 0}, "sigma": 1.5}, "listing": "a"}
     assert runs._differences(old, new) == []
     new["listing"] = "b"
     assert runs._differences(old, new) == ["other training faces"]

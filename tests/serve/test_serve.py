@@ -46,6 +46,7 @@ from facemsm.serve.app import STATIC, FewFaces, create_app, load_aligners
 from facemsm.serve.guard import HEADERS
 from facemsm.serve.limits import Limits
 from facemsm.shapes.reconstruction import Reconstruction, reliable_points
+from facemsm.stages import Settings
 from facemsm.typing import FloatArray, Image
 
 ORIGIN = "http://127.0.0.1:8000"
@@ -213,11 +214,17 @@ def test_a_form_goes_before_the_address(client: TestClient) -> None:
 def test_thresholds_need_the_method_that_has_them(client: TestClient, aligner: Aligner) -> None:
     refused(post(client, contour="0.5"), 422, "contour: is for method=paper only")
     refused(post(client, method="calibrated", features="0.5"), 422, "features: is for method=paper only")
-    by_default = load_aligners(["68"], Limits(), method="paper")[0]
+    by_default = load_aligners(["68"], Limits(), settings=Settings("paper"))[0]
     with client_of(by_default) as paper:
         assert paper.get("/api/model").json()["method"] == "paper"
         assert post(paper, PHOTO, contour="0.5").json()["method"] == "paper"
         assert post(paper, PHOTO, method="calibrated").json() == post(client, PHOTO).json()
+    every = Reconstruction(contour_threshold=1.0, feature_threshold=1.0)
+    strict = load_aligners(["68"], Limits(), settings=Settings("paper", reconstruction=every))[0]
+    with client_of(strict) as paper:  # a request that says nothing takes the server's thresholds
+        assert all(paper.get("/api/model").json()["thresholds"][name] == 1 for name in ("contour", "features"))
+        answer, own = post(paper, PHOTO).json(), post(paper, PHOTO, contour="0").json()
+        assert sum(answer["faces"][0]["rebuilt"]) > sum(own["faces"][0]["rebuilt"])
     uncalibrated = Aligner(replace(aligner.model, calibration=None))
     with client_of(uncalibrated) as plain:
         assert plain.get("/api/model").json()["methods"] == ["paper"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -118,12 +119,15 @@ def test_schemes_of_model_files_are_known_by_name_and_unknown_ones_refused() -> 
     stored = scheme_from_dict(scheme_to_dict(SCHEME_98), "model")
     assert not stored.from_68
     np.testing.assert_array_equal(as_68(as_98(shape), stored), as_68(as_98(shape)))
-    with pytest.raises(FacemsmError, match="'5'"):
+    with pytest.raises(FacemsmError, match="no built-in landmark scheme has 5 points"):
         as_68(np.zeros((5, 2)))
     with pytest.raises(FacemsmError, match=r"\(98, 2\)"):
         as_68(shape, SCHEME_98)
     own = LandmarkScheme("5", 5, (), (0,), (1,), (3, 4), from_68=((36,), (45,), (30,), (48,), (54,)))
-    assert recognition_matrix(shape[[36, 45, 30, 48, 54]], scheme=own).shape == (2, 3)
+    for scheme in (own, scheme_from_dict(scheme_to_dict(own), "model")):  # as in the model's file
+        assert recognition_matrix(shape[[36, 45, 30, 48, 54]], scheme=scheme).shape == (2, 3)
+    with pytest.raises(FacemsmError, match="'5' does not say where its points lie among the 68: add from_68"):
+        as_68(np.zeros((5, 2)), replace(own, from_68=()))
 
 
 @pytest.mark.parametrize("size", [112, 224])

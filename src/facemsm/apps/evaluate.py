@@ -13,7 +13,7 @@ from facemsm.apps.options import DataScheme, MethodOption, Root, Split, Threads,
 from facemsm.data.catalogue import CATALOGUE, only_split
 from facemsm.errors import FacemsmError
 from facemsm.evaluation.conditions import Perturbation
-from facemsm.evaluation.report import REPORTED_NORMALISERS, markdown, write_report
+from facemsm.evaluation.report import REPORTED_NORMALISERS, THRESHOLDS, markdown, write_report
 from facemsm.geometry import NORMALISERS, Normaliser
 
 app = typer.Typer(add_completion=False)
@@ -80,6 +80,15 @@ def evaluate(
             show_default=", ".join(REPORTED_NORMALISERS),
         ),
     ] = None,
+    threshold: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0.01,
+            max=100,
+            help="Failure rate and AUC at this error, in per cent of the normaliser; may be repeated.",
+            show_default=", ".join(f"{limit:g}" for limit in THRESHOLDS),
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take only so many faces, evenly chosen.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for report and plots.")] = Path(
         "facemsm-out/evaluation"
@@ -115,6 +124,7 @@ def evaluate(
         predictions=predictions,
         save=save,
         normalisers=kinds,
+        thresholds=threshold or (),
         progress=track,
     )
     print(markdown(report))

@@ -87,7 +87,11 @@ def reproduce(
     ] = None,
     no_photos: Annotated[bool, typer.Option("--no-photos", help="No pictures of faces of the data sets.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the steps, what they need and how long they take here.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="List the data sets and where they are had, the steps, and what memory and time they take.",
+        ),
     ] = False,
     progress: Progress = True,
 ) -> None:
@@ -114,9 +118,12 @@ def reproduce(
     if not dry_run:
         report.make(progress=progress, say=tell, warn=warn)
         return
-    total = 0.0
+    total = on_gpu = 0.0
     for step in report.steps():
         total += step.seconds or 0.0
-        time = "" if step.seconds is None else f", about {duration(step.seconds)}"
+        on_gpu += step.on_gpu or 0.0
+        time = "" if step.seconds is None else f", about {duration(step.seconds)} here"
+        time += "" if step.on_gpu is None else f", {duration(step.on_gpu)} on the paper's GTX 1080"
         tell(f"{step.state:14} {step.name}: {step.needs}{time}")
-    tell(f"in all about {duration(total)} on this machine, networks alone")
+    trained = f"; the training about {duration(on_gpu)} on the paper's GTX 1080" if on_gpu else ""
+    tell(f"in all about {duration(total)} on this machine, networks alone{trained}")

@@ -12,7 +12,16 @@ from typing import Annotated
 
 import typer
 
-from facemsm.apps.options import MethodOption
+from facemsm.apps.options import (
+    ContourThreshold,
+    Detector,
+    DetectorModel,
+    FeatureThreshold,
+    MethodOption,
+    Stages,
+    Threads,
+    read_settings,
+)
 from facemsm.errors import FacemsmError
 
 app = typer.Typer(add_completion=False)
@@ -32,8 +41,13 @@ def serve(
             show_default="all bundled ones, 68 first",
         ),
     ] = None,
+    stages: Stages = "1,2,3",
     method: MethodOption = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    threshold_contour: ContourThreshold = None,
+    threshold_features: FeatureThreshold = None,
+    detector: Detector = None,
+    detector_model: DetectorModel = None,
+    threads: Threads = 1,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,7 +82,14 @@ def serve(
     listener = _listener(host, port)
     limits = Limits()
     application = create_app(
-        load_aligners(weights or list_models(), limits, method=method.value if method else None, threads=threads),
+        load_aligners(
+            weights or list_models(),
+            limits,
+            settings=read_settings(method, stages, threshold_contour, threshold_features),
+            detector=detector,
+            detector_model=detector_model,
+            threads=threads,
+        ),
         host=host,
         allowed_hosts=allow_host or (),
         cors_origins=cors_origin or (),

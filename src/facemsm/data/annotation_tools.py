@@ -24,6 +24,7 @@ from facemsm.data.reading import (
     NO_POINTS,
     DatasetItem,
     LabelledPoint,
+    MissingPhoto,
     Skipped,
     files_below,
     find_photo,
@@ -133,10 +134,9 @@ def _face(
     return FaceSample(name, path, box, "gt", points, visibility, photo.attributes.get(group, {}))
 
 
-def _find(photo: _Photo) -> Path:
+def _find(photo: _Photo) -> Path | MissingPhoto:
     for name in photo.names[1:]:
-        found = try_read(find_photo, name, photo.where, *photo.folders)
-        if isinstance(found, Path):
+        if isinstance(found := find_photo(name, photo.where, *photo.folders), Path):
             return found
     return find_photo(photo.names[0], photo.where, *photo.folders)
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from facemsm.data.reading import (
     DatasetItem,
+    MissingPhoto,
     check_points,
     faces_below,
     ground_truth_box,
@@ -72,10 +73,11 @@ def _face(path: Path, name: str, count: int) -> FaceSample:
     pictured = stem if stem.suffix.lower() in IMAGE_SUFFIXES else path
     above = path.parent.parent
     photos = photos_beside(pictured, path.parent, above / "images", above / "picture")
-    if len(photos) != 1:
-        found = " and ".join(map(str, photos)) or "none"
-        raise FacemsmError(
-            f"{path}: expected one photo of the same name in images/, picture/ or beside it, found {found}"
-        )
+    found = " and ".join(map(str, photos)) or "none"
+    fault = f"{path}: expected one photo of the same name in images/, picture/ or beside it, found {found}"
+    if len(photos) > 1:
+        raise FacemsmError(fault)
     checked = check_points(points[list(POINTS_68)], count, path)
-    return FaceSample(name, photos[0], ground_truth_box(checked, path), "gt", checked)
+    return FaceSample(
+        name, photos[0] if photos else MissingPhoto(fault), ground_truth_box(checked, path), "gt", checked
+    )

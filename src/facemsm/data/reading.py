@@ -56,6 +56,10 @@ class NoPhoto:
         raise FacemsmError(self.why)
 
 
+class MissingPhoto(NoPhoto):
+    """Stands for a photo that should be there. To read a data set with its photos is an error then."""
+
+
 DatasetItem = FaceSample | Skipped | FacemsmError
 
 
@@ -112,14 +116,18 @@ def reject_duplicate(item: T, where: object, first: dict[tuple[str, bytes], obje
     return item
 
 
-def find_photo(name: str, where: object, *folders: Path) -> Path:
+def need_photos(items: Iterable[DatasetItem]) -> Iterator[DatasetItem]:
+    """The stream with an error in the place of every face whose photo is missing."""
+    for item in items:
+        missing = isinstance(item, FaceSample) and isinstance(item.image, MissingPhoto)
+        yield FacemsmError(item.image.why) if missing else item  # type: ignore[union-attr]
+
+
+def find_photo(name: str, where: object, *folders: Path) -> Path | MissingPhoto:
     """The photo called ``name`` in the first of ``folders`` that has it. ``where`` is what names it, for the error.
 
     A name that no folder has is also looked for as other systems spell it: with ``\\`` between folders, letters in
     other case (Windows), accents composed or apart (macOS).
-
-    Raises:
-        FacemsmError: none has it.
     """
     try:
         for folder in folders:
@@ -131,7 +139,7 @@ def find_photo(name: str, where: object, *folders: Path) -> Path:
                 return found
     except (OSError, ValueError):  # a name no file can have: too long, or with a NUL
         pass
-    raise FacemsmError(f"{where}: there is no photo {name[:200]!r} in {' or '.join(map(str, folders))}")
+    return MissingPhoto(f"{where}: there is no photo {name[:200]!r} in {' or '.join(map(str, folders))}")
 
 
 def _spelt_otherwise(folder: Path, name: str) -> Path | None:

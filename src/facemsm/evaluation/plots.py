@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from facemsm.errors import FacemsmError
 from facemsm.evaluation.metrics import ced, summarise
 from facemsm.evaluation.occlusion import Reliability, average_precision, precision_recall_curve, recall_at_precision
+from facemsm.evaluation.published_curves import Curve
 from facemsm.files import atomic_write
 from facemsm.geometry import Normaliser
 from facemsm.typing import PathLike
@@ -31,7 +32,14 @@ _DASHES = ("-", "--", "-.", ":")
 _GREY = "#767676"
 
 
-def plot_ced(curves: Mapping[str, ArrayLike], path: PathLike, *, normaliser: Normaliser, threshold: float = 10) -> None:
+def plot_ced(
+    curves: Mapping[str, ArrayLike],
+    path: PathLike,
+    *,
+    normaliser: Normaliser,
+    threshold: float = 10,
+    published: Mapping[str, Curve] | None = None,
+) -> None:
     """Cumulative error curves of one or more methods, up to the threshold.
 
     Args:
@@ -39,13 +47,15 @@ def plot_ced(curves: Mapping[str, ArrayLike], path: PathLike, *, normaliser: Nor
         path: the file to write; its ending says the format.
         normaliser: what the errors were divided by.
         threshold: per cent of the normaliser; failure rate and AUC in the legend are at this threshold.
+        published: name -> a curve of which the single errors are not known; it must be of the same normaliser.
 
     Raises:
         FacemsmError: no curve, a curve without a scored face, no matplotlib, or the file cannot be written.
     """
     with _figure(path) as figure:
         axes = figure.subplots()
-        for (name, errors), style in zip(_filled(curves).items(), _styles(), strict=False):
+        styles = _styles()
+        for (name, errors), style in zip(_filled(curves).items(), styles, strict=False):
             x, share = ced(errors)
             figures = summarise(errors, [threshold])
             fr, area = figures[f"fr@{threshold:g}"], figures[f"auc@{threshold:g}"]
@@ -55,6 +65,9 @@ def plot_ced(curves: Mapping[str, ArrayLike], path: PathLike, *, normaliser: Nor
             # hold the last share up to the edge: the curve is flat after its last step
             x, share = np.append(x * 100, max(threshold, x[-1] * 100)), np.append(share, share[-1])
             axes.step(x, share * 100, where="post", label=label, **style)
+        for (name, (x, share)), style in zip((published or {}).items(), styles, strict=False):
+            failed = 100 - 100 * np.interp(threshold / 100, x, share)
+            axes.plot(x * 100, share * 100, label=f"{name}: FR@{threshold:g} {failed:.2f} % (published curve)", **style)
         axes.set(xlim=(0, threshold), ylim=(0, 100))
         axes.set(xlabel=f"NME (% of {normaliser}), up to {threshold:g} %", ylabel="faces with this error or less (%)")
         _legend(axes, figure)

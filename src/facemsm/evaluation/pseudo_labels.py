@@ -89,7 +89,7 @@ def label_files(
     if not photos and not sources:
         raise FacemsmError("nothing to label: name photos, or a data set with --data NAME=ROOT:SPLIT")
     aligner = Aligner.from_pretrained(weights)
-    samples = [s for at in sources for s in load_dataset(at.name, at.root, at.split, "gt", aligner.scheme.name)]
+    samples = [s for at in sources for s in load_dataset(at.name, at.root, at.split, "gt", aligner.scheme)]
     nothing = np.full((aligner.scheme.count, 2), np.nan, np.float32)
     for photo in progress(photos, "photos"):
         try:

@@ -122,7 +122,7 @@ def _samples(aligner: Aligner, data: str | None, count: int) -> list[FaceSample]
 
     source = Source.parse(data)
     boxes: BoxSource = "provided" if find_dataset(source.name).provided_boxes else "gt"
-    there = load_dataset(source.name, source.root, source.split, boxes, aligner.scheme.name)
+    there = load_dataset(source.name, source.root, source.split, boxes, aligner.scheme)
     return evenly_chosen(there, count)
 
 

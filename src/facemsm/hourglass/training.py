@@ -19,7 +19,7 @@ from facemsm.schemes import LandmarkScheme
 from facemsm.training.config import Schedule, from_mapping, read_config
 from facemsm.training.faces import Faces
 from facemsm.training.landmarks import CanonicalExamples, LandmarkModule, canonical_errors, images_to_tensor
-from facemsm.training.run import load_weights
+from facemsm.training.weights import load_weights
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError
 from facemsm.imaging.io import as_image
-from facemsm.schemes import LandmarkScheme, get_scheme
+from facemsm.schemes import LandmarkScheme, scheme_of
 from facemsm.typing import BoolArray, FloatArray, Image
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def sketch(face: Drawable) -> str:
     points = (face.points - low) * (200 / max(1e-6, float(np.ptp(face.points, axis=0).max()))) + 10
     width, height = points.max(axis=0) + 10
     try:
-        edges = get_scheme(str(len(points))).edges
+        edges = scheme_of(len(points)).edges
     except FacemsmError:  # a scheme of one's own: its lines are not known here
         edges = ()
     ends = points[np.array(edges, np.int64).reshape(-1, 2)].tolist()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from facemsm.assets import SAMPLE, SAMPLE_BOX
+from facemsm.data.catalogue import find_dataset
 from facemsm.evaluation.markdown import markdown_table
 from facemsm.files import atomic_write
 from facemsm.imaging.io import read_image
@@ -24,6 +25,7 @@ from facemsm.reproduce.tables import DRAWN, GIVEN, PERTURBED, Sets
 from facemsm.reproduce.workspace import (
     CONFIGURATIONS,
     MODEL,
+    TRAINING,
     WITHOUT_STAGE1,
     MissingError,
     Workspace,
@@ -110,12 +112,14 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to do: what it needs, whether it is done, and its time if it is to be done."""
+    """One thing to do: what it needs, whether it is done, and its time in seconds if it is to be done: here, and of
+    training on the paper's GPU."""
 
     name: str
     needs: str
     state: str
     seconds: float | None = None
+    on_gpu: float | None = None
 
 
 # --- Making ----------------------------------------------------------------------------------------------------------
@@ -204,7 +208,11 @@ def _key(exp: Workspace, name: str, there: Sets) -> str:
     shapes = exp.shapes_checksum(experiment.scheme) if there else ""
     printed = paper.FILE.read_text(encoding="utf-8")
     rows = [] if exp.calibrated else ["paper"]
-    return digest([_FORMAT, name, outputs, networks, own, subsets, shapes, exp.photos, timed, printed, *rows])
+    files = [[file.name, file.stat().st_size] for file in tables.published_files(exp, name)]
+    published = [files] if files else []
+    return digest(
+        [_FORMAT, name, outputs, networks, own, subsets, shapes, exp.photos, timed, printed, *rows, *published]
+    )
 
 
 def _networks(exp: Workspace, experiment: Experiment, there: Sets) -> list[dict[str, Any]]:
@@ -306,18 +314,16 @@ def _verdicts(found: Sequence[dict[str, Any]]) -> str:
 
 
 def steps(exp: Workspace, names: Sequence[str], schemes: Sequence[str]) -> Iterator[Step]:
-    """All that these tables need, in order, with times measured on this machine.
+    """All that these tables need, in order, with times for this machine; nothing is trained or run for them.
 
     Args:
         exp: the experiment.
         names: of tables and figures.
         schemes: those to be trained.
     """
+    yield from _data_steps(exp, names, schemes)
     for scheme in schemes:
         yield from _training_steps(exp, scheme)
-    for one in dict.fromkeys(one for name in names for one in EXPERIMENTS[name].sets):
-        if why := _missing(exp, one):
-            yield Step(" ".join(one), why, "data missing")
     planned: set[tuple[str, ...]] = set()
     per_face: dict[tuple[str, str], float | None] = {}
     for name in names:
@@ -356,7 +362,7 @@ def _output_step(
     conditions: Sequence[str],
     per_face: dict[tuple[str, str], float | None],
 ) -> Step:
-    """Running a network on a set; ``per_face`` keeps times that were measured."""
+    """Running a network on a set; ``per_face`` keeps times that were found."""
     label = f"outputs of {network} ({scheme}), {' '.join(one)}, {', '.join(conditions)}"
     try:
         paths = [exp.output_path(scheme, network, *one, condition) for condition in conditions]
@@ -374,6 +380,26 @@ def _output_step(
     return Step(label, exp.used(*one), state, None if seconds is None else seconds * count)
 
 
+def _data_steps(exp: Workspace, names: Sequence[str], schemes: Sequence[str]) -> Iterator[Step]:
+    """The data sets, what they are and where they are had."""
+    sets = dict.fromkeys(one for name in names for one in EXPERIMENTS[name].sets)
+    wanted = [name for name, _ in sets]
+    for scheme in schemes:
+        if not exp.training:
+            first, *rest = TRAINING[scheme]
+            wanted += [text.partition(":")[0] for text in (first, *([] if exp.preset == "paper" else rest))]
+        if scheme == "68":  # for stage 3's dictionary
+            wanted.append("shapes" if exp.find("shapes") else "menpo")
+    for name in dict.fromkeys(wanted):
+        about = f"; {about}" if (about := find_dataset(name).about) else ""
+        why = next(filter(None, (_missing(exp, one) for one in sets if one[0] == name)), "")
+        place = exp.find(name)
+        if place is None:
+            yield Step(name, f"no folder of this name in --data{about}", "data missing")
+        else:
+            yield Step(name, f"{why or place}{about}", "data missing" if why else "data there")
+
+
 def _training_steps(exp: Workspace, scheme: str) -> Iterator[Step]:
     from facemsm.reproduce import runs
 
@@ -383,32 +409,30 @@ def _training_steps(exp: Workspace, scheme: str) -> Iterator[Step]:
     except MissingError as error:
         yield Step(f"train {scheme}", str(error), "data missing")
         return
-    per_step: dict[str, float] = {}
     for run in runs.RUNS:
         config = plan.config(run)
-        kind, state = run.removesuffix("-box"), runs.state(exp.runs(scheme) / run)
+        state = runs.state(exp.runs(scheme) / run)
         total = config.schedule.total_steps(faces.epoch_size)
         needs = f"{len(faces.training)} faces, {total} steps of {config.schedule.batch_size}"
-        seconds = None
+        seconds = on_gpu = None
         if state != "done":
-            if kind not in per_step:
-                per_step[kind] = runs.seconds_per_step(kind, config)
-            seconds = total * per_step[kind]
-        yield Step(
-            f"train {run} ({scheme})", needs, {"done": "done", "half": "half-finished"}.get(state, "to do"), seconds
-        )
+            cost = runs.cost(run.removesuffix("-box"), config)
+            needs += f", {cost.memory / 1e9:.1f} GB of memory"
+            seconds = total * cost.operations / runs.operations_per_second()
+            on_gpu = total * cost.operations / runs.operations_per_second_on_gpu()
+        done = {"done": "done", "half": "half-finished"}.get(state, "to do")
+        yield Step(f"train {run} ({scheme})", needs, done, seconds, on_gpu)
 
 
 def _seconds_per_face(exp: Workspace, scheme: str, network: str, trained: bool) -> float:
-    """Measured on the bundled sample photo, untrained where there are no weights yet."""
-    if trained:
-        stages = exp.stages(scheme, network)
-    else:
-        from facemsm.reproduce.runs import TrainedStages
+    """Measured on the bundled sample photo, counted where there are no weights yet."""
+    if not trained:
+        from facemsm.reproduce import runs
 
         plan = exp.plan(scheme)
-        names = CONFIGURATIONS.get(network, CONFIGURATIONS["ST-GAN + HG"])
-        stages = TrainedStages(plan.scheme, {name: asdict(plan.config(name)) for name in names}, None)
+        names = [name.removesuffix("-box") for name in CONFIGURATIONS.get(network, CONFIGURATIONS["ST-GAN + HG"])]
+        return sum(runs.seconds_per_face(name, plan.config(name)) for name in names)
+    stages = exp.stages(scheme, network)
     photo, boxes = read_image(SAMPLE), np.stack([SAMPLE_BOX] * 4)
     seconds = 0.0
     for _ in range(2):  # the first one warms up

@@ -18,6 +18,7 @@ from facemsm.data.contact_sheet import contact_sheet
 from facemsm.data.sample import FaceSample, evenly_chosen
 from facemsm.evaluation import metrics
 from facemsm.evaluation.plots import _figure, _legend, _styles
+from facemsm.evaluation.published_curves import Curve, read_curves
 from facemsm.geometry import (
     CANONICAL_MARGIN,
     apply_affine,
@@ -43,6 +44,7 @@ from facemsm.reproduce.tables import (
     _mean,
     claim,
     outputs_of,
+    published_files,
     published_predictions,
 )
 from facemsm.reproduce.workspace import MODEL, Workspace
@@ -54,6 +56,11 @@ SIZES, NEIGHBOURS = (100, 200, 300, 500, 1000), (10, 20, 50, 100, 200)
 """N and k of Fig. 7, whose own values the text does not give."""
 
 
+CED_CAPTIONS = {
+    "fig9": "CED; curves of the 300-W challenges' best entries are drawn if MenpoBenchmark's 300W_test_all.mat lies in "
+    "the data folder, that of DAN is not published",
+    "fig11": "CED; methods whose result files of the COFW-68 benchmark lie in the data folder are drawn",
+}
 NO_PHOTOS = "Left out: its pictures would show photos of the data set (--no-photos)."
 COLUMNS = 8
 
@@ -62,7 +69,7 @@ COLUMNS = 8
 
 
 def ced_of_model(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
-    """Fig. 9 and 11: cumulative errors of the model and, on COFW, of published predictions."""
+    """Fig. 9 and 11: cumulative errors of the model and, where the files are there, of others as published."""
     landmarks, curves = get_scheme(scheme), {}
     for dataset, split in there:
         located = exp.located(scheme, MODEL, dataset, split)
@@ -71,9 +78,13 @@ def ced_of_model(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Bl
     if name == "fig11":
         for file, (truth, points) in published_predictions(exp).items():
             curves[file] = metrics.nme(points, truth.truth, landmarks, "inter-ocular")
+    published: dict[str, Curve] = {}
+    if name == "fig9":
+        for path in published_files(exp, name):
+            published |= read_curves(path)
     file = f"plots/{name}.png"
-    _ced(exp, curves, file, "inter-ocular", 10)
-    return [picture(file, "CED; of the paper's other curves no figures are published")]
+    _ced(exp, curves, file, "inter-ocular", 10, published)
+    return [picture(file, CED_CAPTIONS[name])]
 
 
 def ced_of_configurations(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:

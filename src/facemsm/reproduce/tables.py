@@ -11,6 +11,7 @@ import numpy as np
 
 from facemsm.evaluation import metrics, plots
 from facemsm.evaluation.predictions import load_predictions
+from facemsm.evaluation.published_curves import Curve
 from facemsm.geometry import Normaliser
 from facemsm.reproduce.outputs import CONDITIONS, CachedOutputs
 from facemsm.reproduce.paper import Column, paper
@@ -102,8 +103,20 @@ def published_predictions(exp: Workspace) -> dict[str, tuple[CachedOutputs, Floa
         np.zeros((0, scheme.count), np.float32),
         np.zeros((0, 2, 3)),
     )
-    files = sorted((exp.root("cofw68") / "Results").glob("*.txt"))
+    files = published_files(exp, "fig11")
     return {file.stem: (truth, load_predictions(file, scheme.count).for_faces(truth.names).points) for file in files}
+
+
+def published_files(exp: Workspace, name: str) -> list[Path]:
+    """Files beside the data sets with what others published for a table or figure: predictions on COFW-68 for
+    ``table5`` and ``fig11``, curves on 300-W private for ``fig9``."""
+    if name in ("table5", "fig11"):
+        return sorted((exp.root("cofw68") / "Results").glob("*.txt")) if exp.find("cofw68") else []
+    if name != "fig9":
+        return []
+    places = (("300w-private", "300W_test_all.mat"), ("MenpoBenchmark", "Evaluation/300W/300W_test_all.mat"))
+    files = (folder / file for place, file in places if (folder := exp.find(place)))
+    return [file for file in files if file.is_file()][:1]
 
 
 def _whole(exp: Workspace, column: Column) -> bool:
@@ -373,10 +386,17 @@ def _settings() -> str:
     return f"k = {form.k}, λ = {form.ridge:g}, thresholds {form.contour_threshold:g} and {form.feature_threshold:g}"
 
 
-def _ced(exp: Workspace, curves: Mapping[str, Array], file: str, kind: Normaliser, threshold: float) -> None:
+def _ced(
+    exp: Workspace,
+    curves: Mapping[str, Array],
+    file: str,
+    kind: Normaliser,
+    threshold: float,
+    published: Mapping[str, Curve] | None = None,
+) -> None:
     path: Path = exp.report / file
     path.parent.mkdir(parents=True, exist_ok=True)
-    plots.plot_ced(curves, path, normaliser=kind, threshold=threshold)
+    plots.plot_ced(curves, path, normaliser=kind, threshold=threshold, published=published)
 
 
 # --- Table IX --------------------------------------------------------------------------------------------------------

@@ -105,12 +105,13 @@ class Workspace:
         Raises:
             MissingError: nowhere that ``data`` names.
         """
-        found = self._find(name)
+        found = self.find(name)
         if found is None:
             raise MissingError(f"{name}: no folder of this name in --data; download it, or say --data {name}=FOLDER")
         return found
 
-    def _find(self, name: str) -> Path | None:
+    def find(self, name: str) -> Path | None:
+        """The same, None for nowhere."""
         named = dict(text.split("=", 1) for text in self.data if "=" in text)
         places = [Path(named[name])] if name in named else [Path(text) / name for text in self.data if "=" not in text]
         return next((place for place in places if place.exists()), None)
@@ -181,7 +182,7 @@ class Workspace:
         sources = [s for s in sources if find_dataset(s.name).scheme in (scheme, None)]
         if not self.training:
             first, *rest = TRAINING[scheme]
-            more = [] if self.preset == "paper" else [text for text in rest if self._find(text.partition(":")[0])]
+            more = [] if self.preset == "paper" else [text for text in rest if self.find(text.partition(":")[0])]
             for name, _, split in (text.partition(":") for text in (first, *more)):
                 sources.append(Source(name, str(self.root(name)), split))
         if not sources:

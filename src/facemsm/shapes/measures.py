@@ -17,7 +17,7 @@ from facemsm.errors import FacemsmError, check_number
 from facemsm.geometry import Matrix, fit_similarity, upright_anchors
 from facemsm.imaging.io import as_image
 from facemsm.imaging.warping import warp
-from facemsm.schemes import SCHEME_68, LandmarkScheme, get_scheme, relation
+from facemsm.schemes import SCHEME_68, LandmarkScheme, get_scheme, relation, scheme_of
 from facemsm.typing import Array, Image
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def as_68(points: ArrayLike, scheme: LandmarkScheme | None = None) -> Array:
         (..., 68, 2) float64; NaN where none of the points is near, or one of those is NaN.
 
     Raises:
-        FacemsmError: not points, no such scheme, or it does not say where its points lie among the 68.
+        FacemsmError: not points, no built-in scheme has L of them, or it does not say where its points lie among the 68.
     """
     try:
         points = np.asarray(points, np.float64)
@@ -56,8 +56,9 @@ def as_68(points: ArrayLike, scheme: LandmarkScheme | None = None) -> Array:
         points = np.empty(())
     if points.ndim < 2:
         raise FacemsmError("points are no numbers of the shape (..., L, 2); give those of a face, such as face.points")
-    if scheme is None or not scheme.from_68:  # those in model files come without, but under their names
-        scheme = get_scheme(scheme.name if scheme else str(points.shape[-2]))
+    scheme = scheme or scheme_of(points.shape[-2])
+    if scheme.built_in and not scheme.from_68:  # one of a model file
+        scheme = get_scheme(scheme.name)
     if points.shape[-2:] != (scheme.count, 2):
         raise FacemsmError(f"points have the shape {points.shape}; scheme {scheme.name} has ({scheme.count}, 2)")
     weights = relation(scheme, SCHEME_68)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -52,17 +52,23 @@ class Reconstruction:
             raise FacemsmError(f"reconstruction: replace is {self.replace!r}, use 'unreliable' or 'all'")
 
     @classmethod
-    def with_thresholds(cls, thresholds: Mapping[str, float]) -> Reconstruction:
-        """The defaults with other thresholds: ``contour`` and ``features``.
+    def with_thresholds(cls, thresholds: Mapping[str, float], among: Reconstruction | None = None) -> Reconstruction:
+        """Settings with other thresholds: ``contour`` and ``features``.
+
+        Args:
+            thresholds: the others.
+            among: all other settings, and the threshold that is left out; the defaults if None.
 
         Raises:
             FacemsmError: another name, or out of range.
         """
+        before = among or cls()
         if not isinstance(thresholds, Mapping) or not set(thresholds) <= {"contour", "features"}:
             raise FacemsmError(f"thresholds are {short(thresholds)}: choose from contour and features")
-        return cls(
-            contour_threshold=thresholds.get("contour", cls.contour_threshold),
-            feature_threshold=thresholds.get("features", cls.feature_threshold),
+        return replace(
+            before,
+            contour_threshold=thresholds.get("contour", before.contour_threshold),
+            feature_threshold=thresholds.get("features", before.feature_threshold),
         )
 
 

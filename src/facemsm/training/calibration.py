@@ -37,6 +37,9 @@ FAIR = 2
 FITTED = 1200
 """Observations that the noise is fitted on, for speed."""
 
+LEAST = 20
+"""Held-out faces; with fewer, a fold would have too few to learn from."""
+
 KINDS = ("mask", "hand", "glasses", "patch", "hair")
 PRECISION = 0.8
 """Of the points that are flagged as occluded, so many are to be."""
@@ -60,20 +63,23 @@ def calibrate_model(
         report: takes the lines that say what was found.
 
     Raises:
-        FacemsmError: fewer than 20 faces are held out, or something cannot be read or written.
+        FacemsmError: fewer than ``LEAST`` faces are held out, or something cannot be read or written.
     """
     aligner = Aligner.from_pretrained(model, stages=(1, 2))
     scheme, size = aligner.scheme, aligner.model.codec.input_size
     faces = load_faces(
         sources,
         box_source="provided",
-        scheme=scheme.name,
+        scheme=scheme,
         holdout=holdout,
         exclude=exclude,
         complete=complete,
     )
-    if len(faces.validation) < 20:
-        raise FacemsmError(f"only {len(faces.validation)} faces are held out, at least 20 are needed: give more data")
+    if len(faces.validation) < LEAST:
+        raise FacemsmError(
+            f"only {len(faces.validation)} faces are held out, at least {LEAST} are needed: give more data, or train "
+            "and calibrate with a higher --holdout"
+        )
     dictionary = aligner.model.dictionary()
     shapes = np.stack([face.points for face in faces.training]).astype(np.float64)
     shapes = apply_affine(canonical_matrix(shapes, scheme, size), shapes)

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from facemsm.errors import FacemsmError
-from facemsm.schemes import LandmarkScheme, get_scheme, relation
-from facemsm.training.run import load_weights, read_notes
+from facemsm.schemes import LandmarkScheme, get_scheme, relation, scheme_from_dict
+from facemsm.training.weights import load_weights, read_notes
 
 
 def start_from(network: nn.Module, path: Path, scheme: LandmarkScheme) -> str:
@@ -28,8 +28,8 @@ def start_from(network: nn.Module, path: Path, scheme: LandmarkScheme) -> str:
 
     Args:
         network: changed in place.
-        path: written by :func:`facemsm.training.run.save_weights`. Where it is for another number of landmarks, it or
-            the ``config.json`` of the run beside it must say for which scheme.
+        path: written by :func:`facemsm.training.weights.save_weights`. Where it is for another number of landmarks, it
+            or the ``config.json`` of the run beside it must say for which scheme.
         scheme: of the network's landmarks.
 
     Returns:
@@ -40,11 +40,11 @@ def start_from(network: nn.Module, path: Path, scheme: LandmarkScheme) -> str:
     """
     fresh, left_out = network.state_dict(), ""
     try:
-        name = read_notes(path)["scheme"]
+        notes = read_notes(path)
         with safe_open(path, "pt") as file:
             old = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except Exception:
-        old = {}
+        notes, old = {}, {}
     if shallower := _shallower(old, fresh):
         left_out = f"; {len(old) - len(shallower)} of deeper levels left out"
         old = shallower
@@ -54,11 +54,18 @@ def start_from(network: nn.Module, path: Path, scheme: LandmarkScheme) -> str:
         else:
             load_weights(network, path)  # says what is wrong, where something is
         return f"start: {path}, {len(fresh)} tensors, all as they are{left_out}"
+    name = notes.get("scheme")
     if name == scheme.name and (wider := _widened(network, old)):
         network.load_state_dict(wider)
         return f"start: {path}, widened{left_out}"
-    source = get_scheme(name or _scheme_beside(path))
-    weights = torch.from_numpy(relation(source, scheme))
+    if own := notes.get("own scheme"):
+        source = scheme_from_dict(own, str(path))
+    else:
+        source = get_scheme(name or _scheme_beside(path))
+    try:
+        weights = torch.from_numpy(relation(source, scheme))
+    except FacemsmError as error:
+        raise FacemsmError(f"{error}, or train without --init") from error
     network.load_state_dict({key: _related(key, old[key], fresh[key], weights, path) for key in fresh})
     turned = sum(old[key].shape != fresh[key].shape for key in fresh)
     known = int(weights.any(1).sum())
