@@ -88,20 +88,6 @@ def fit_similarity(
     return np.stack(rows, axis=-2)
 
 
-def fit_affine(source: NDArray[np.floating], target: NDArray[np.floating]) -> Matrix:
-    """Least-squares affine map (2, 3) that takes source (K, 2) to target (K, 2); K >= 3 points not on one line.
-
-    Raises:
-        FacemsmError: fewer than three labelled points, or all on one line.
-    """
-    known = ~(np.isnan(source).any(-1) | np.isnan(target).any(-1))
-    design = np.column_stack((source[known], np.ones(known.sum())))
-    if len(design) < 3 or np.linalg.matrix_rank(design) < 3:
-        raise FacemsmError("an affine fit needs three points that do not lie on one line")
-    solution = np.linalg.lstsq(design, np.asarray(target[known], dtype=np.float64), rcond=None)[0]
-    return np.ascontiguousarray(solution.T)
-
-
 def _complex(points: NDArray[np.floating]) -> NDArray[np.complex128]:
     return np.asarray(points[..., 0] + 1j * points[..., 1], dtype=np.complex128)
 

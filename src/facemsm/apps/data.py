@@ -207,7 +207,7 @@ def _print_check(console: Console, found: Check, name: str) -> None:
     lines += [f"{count} x {reason}, skipped" for reason, count in found.skipped.items()]
     lines.append(f"{sum(found.outside.values())} points of {len(found.outside)} faces lie outside their photo")
     lines.append("points: " + (", ".join(f"{count} {kind}" for kind, count in found.visibility.items()) or "none"))
-    lines += [f"doubtful: {doubt}" for doubt in found.doubts]
+    lines += [f"warning: {warning}" for warning in found.warnings]
     count = len(found.problems)
     lines.append(f"{count or 'no'} fault{'s' if count > 1 else ''}")
     for line in lines + found.problems:

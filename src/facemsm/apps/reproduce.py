@@ -95,7 +95,7 @@ def reproduce(
 
     What has been computed is kept and not computed again; an interrupted command goes on when it is given again.
     """
-    exp = Workspace(
+    workspace = Workspace(
         output,
         data or (),
         weights or (),
@@ -110,7 +110,7 @@ def reproduce(
         calibrated=method is None,
         progress=track,
     )
-    report = Report.of(exp, what, scheme or ())
+    report = Report.of(workspace, what, scheme or ())
     if not dry_run:
         report.make(progress=progress, say=tell, warn=warn)
         return

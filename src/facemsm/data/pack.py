@@ -25,6 +25,7 @@ from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import AbsentError, FacemsmError
 from facemsm.files import atomic_write
 from facemsm.geometry import apply_affine, tight_box
+from facemsm.imaging.decoding import decode_image
 from facemsm.imaging.warping import warp
 from facemsm.schemes import LandmarkScheme
 from facemsm.typing import FloatArray, Image
@@ -66,13 +67,12 @@ class PackedCrop:
         try:
             with self.path.open("rb") as file:
                 file.seek(self.offset)
-                data = np.frombuffer(file.read(self.size), np.uint8)
+                data = file.read(self.size)
         except OSError as error:
             raise FacemsmError(f"{self.path}: cannot be read ({error.strerror})") from error
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) == self.size else None
-        if image is None:
+        if len(data) < self.size:
             raise FacemsmError(f"{self.path}: holds no whole crop at byte {self.offset}; copy it again")
-        return np.asarray(image, np.uint8)
+        return decode_image(data, f"{self.path}: the crop at byte {self.offset}")
 
 
 def write_pack(faces: Iterable[Packed], path: Path, *, side: int = SIDE, quality: int = QUALITY) -> int:

@@ -42,9 +42,9 @@ def plot_ced(curves: Mapping[str, ArrayLike], path: PathLike, *, normaliser: Nor
     Raises:
         FacemsmError: no curve, a curve without a scored face, no matplotlib, or the file cannot be written.
     """
-    with _figure(path) as figure:
+    with new_figure(path) as figure:
         axes = figure.subplots()
-        for (name, errors), style in zip(_filled(curves).items(), _styles(), strict=False):
+        for (name, errors), style in zip(_filled(curves).items(), line_styles(), strict=False):
             x, share = ced(errors)
             figures = summarise(errors, [threshold])
             fr, area = figures[f"fr@{threshold:g}"], figures[f"auc@{threshold:g}"]
@@ -56,7 +56,7 @@ def plot_ced(curves: Mapping[str, ArrayLike], path: PathLike, *, normaliser: Nor
             axes.step(x, share * 100, where="post", label=label, **style)
         axes.set(xlim=(0, threshold), ylim=(0, 100))
         axes.set(xlabel=f"NME (% of {normaliser}), up to {threshold:g} %", ylabel="faces with this error or less (%)")
-        _legend(axes, figure)
+        add_legend(axes, figure)
 
 
 def plot_precision_recall(
@@ -77,10 +77,10 @@ def plot_precision_recall(
     Raises:
         FacemsmError: no curve, arguments the measures refuse, no matplotlib, or the file cannot be written.
     """
-    with _figure(path) as figure:
+    with new_figure(path) as figure:
         axes = figure.subplots()
         at = f"recall@{precision * 100:g}P"
-        for (name, (scores, occluded)), style in zip(_filled(curves).items(), _styles(), strict=False):
+        for (name, (scores, occluded)), style in zip(_filled(curves).items(), line_styles(), strict=False):
             p, r, _ = precision_recall_curve(scores, occluded)
             recall, _ = recall_at_precision(scores, occluded, precision)
             label = f"{name}: AP {average_precision(scores, occluded):.3f}, {at} {recall * 100:.1f} %"
@@ -92,7 +92,7 @@ def plot_precision_recall(
         axes.axhline(precision * 100, color=_GREY, linewidth=0.8, linestyle=(0, (2, 3)))
         axes.set(xlim=(0, 100), ylim=(0, 100))
         axes.set(xlabel="recall of occluded points (%)", ylabel="precision of occlusion flags (%)")
-        _legend(axes, figure)
+        add_legend(axes, figure)
 
 
 def plot_reliability(bins: Reliability, path: PathLike, *, correct: str) -> None:
@@ -106,7 +106,7 @@ def plot_reliability(bins: Reliability, path: PathLike, *, correct: str) -> None
     Raises:
         FacemsmError: no matplotlib, or the file cannot be written.
     """
-    with _figure(path, height=5.4) as figure:
+    with new_figure(path, height=5.4) as figure:
         axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
         bars: dict[str, Any] = {"width": np.diff(bins.edges), "align": "edge", "edgecolor": "white", "linewidth": 0.8}
         left = bins.edges[:-1]
@@ -125,11 +125,11 @@ def plot_reliability(bins: Reliability, path: PathLike, *, correct: str) -> None
         below.set(xlim=(0, 1), xlabel="score", ylabel="predictions")
         ece = f"expected calibration error {bins.expected_calibration_error * 100:.2f} %"
         axes.set_title(f"{ece} ({len(bins.count)} bins, {bins.count.sum():,} predictions)", fontsize="medium")
-        _legend(axes, figure)
+        add_legend(axes, figure)
 
 
 @contextmanager
-def _figure(path: PathLike, height: float = 4.8) -> Iterator[Figure]:
+def new_figure(path: PathLike, height: float = 4.8) -> Iterator[Figure]:
     """A figure that is saved on leaving. Made without pyplot: no global state, no window."""
     if Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
         raise FacemsmError(f"{path}: end the name of a plot in .png, .svg or .pdf")
@@ -149,7 +149,8 @@ def _figure(path: PathLike, height: float = 4.8) -> Iterator[Figure]:
         raise FacemsmError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def _styles() -> Iterator[dict[str, Any]]:
+def line_styles() -> Iterator[dict[str, Any]]:
+    """Colours and dashes of one line after the other, without end."""
     for colour, dashes in zip(cycle(_COLOURS), cycle(_DASHES), strict=False):
         yield {"color": colour, "linestyle": dashes, "linewidth": 1.8}
 
@@ -160,7 +161,7 @@ def _filled(curves: Mapping[str, Any]) -> Mapping[str, Any]:
     return curves
 
 
-def _legend(axes: Axes, figure: Figure) -> None:
+def add_legend(axes: Axes, figure: Figure) -> None:
     """Above the plot, where it covers no curve."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", frameon=False, fontsize="small")

@@ -43,7 +43,7 @@ Find = Callable[[Image, FloatArray], FloatArray | None]
 
 
 @dataclass(frozen=True)
-class Method:
+class Finder:
     """A landmark finder in the comparison, and what must be said of it."""
 
     name: str
@@ -231,21 +231,21 @@ def _fresh(code: str) -> tuple[float, float, float, float]:
     return clock, within, used, peak / 1e3
 
 
-def _ours(name: str) -> Method:
+def _ours(name: str) -> Finder:
 
     aligner = Aligner.from_pretrained(name)
     made = aligner.model.provenance.get("quantisation", {"scheme": "float"})
     note = ", ".join(str(value) if key == "scheme" else f"{key}: {value}" for key, value in made.items())
     # powers of two are stored as floats, but need fewer bits
     megabytes = _megabytes(*map(aligner.model.path, (STGAN, HOURGLASS))) * made.get("bits", 32) / 32
-    return Method(f"facemsm {name}", lambda photo, box: aligner.align(photo, [box])[0].points, megabytes, note)
+    return Finder(f"facemsm {name}", lambda photo, box: aligner.align(photo, [box])[0].points, megabytes, note)
 
 
 def _megabytes(*files: Path) -> float:
     return sum(file.stat().st_size for file in files) / 1e6
 
 
-def _dlib() -> Method:
+def _dlib() -> Finder:
     spec = find_spec("face_recognition_models")
     if not find_spec("dlib") or not spec or not spec.submodule_search_locations:
         raise FacemsmError(f"dlib's shape predictor: {BENCH}")
@@ -261,10 +261,10 @@ def _dlib() -> Method:
         return np.array([(part.x, part.y) for part in shape.parts()], np.float32)
 
     note = "regression trees, 68 points; trained on boxes of its own detector"
-    return Method(f"dlib {version('dlib-bin')}", find, _megabytes(trees), note)
+    return Finder(f"dlib {version('dlib-bin')}", find, _megabytes(trees), note)
 
 
-def _mediapipe() -> Method:
+def _mediapipe() -> Finder:
     if not find_spec("mediapipe"):
         raise FacemsmError(
             "MediaPipe is not installed: pip install mediapipe==0.10.21, where its NumPy 1 does not disturb"
@@ -277,11 +277,11 @@ def _mediapipe() -> Method:
         mesh.process(warp(photo, box_to_crop(box[None], 256)[0], 256))
 
     note = "face mesh, 478 other points; finds the face in the crop itself, on several threads"
-    return Method(f"MediaPipe {version('mediapipe')}", find, None, note)
+    return Finder(f"MediaPipe {version('mediapipe')}", find, None, note)
 
 
-def _network(path: Path) -> Callable[[], Method]:
-    def load() -> Method:
+def _network(path: Path) -> Callable[[], Finder]:
+    def load() -> Finder:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -302,13 +302,13 @@ def _network(path: Path) -> Callable[[], Method]:
             values = image if kind is np.uint8 else image.astype(np.float32) / 255
             session.run(None, {taken.name: (values.transpose(2, 0, 1) if first else values)[None]})
 
-        return Method(path.name, find, _megabytes(path), "the network alone, a crop at a time; speed only")
+        return Finder(path.name, find, _megabytes(path), "the network alone, a crop at a time; speed only")
 
     return load
 
 
 def _compare(
-    methods: Sequence[Method],
+    methods: Sequence[Finder],
     samples: Sequence[FaceSample],
     photos: Sequence[Image],
     aligner: Aligner,

@@ -227,7 +227,7 @@ def seconds_per_step(name: str, config: Any) -> float:
 
 
 class TrainedStages:
-    """Stages 1 and 2 in PyTorch; see :class:`facemsm.reproduce.outputs.Stages`.
+    """Stages 1 and 2 in PyTorch; see :class:`facemsm.reproduce.outputs.StageRunner`.
 
     Args:
         scheme: of the landmarks.

@@ -53,7 +53,7 @@ class OpenCVDecoder:
         turn = round(self._capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
         self._turn = _TURNS.get(turn)
         self._start = picture_start(source) if isinstance(source, Path) else 0.0
-        self.doubt = ""
+        self.warning = ""
         self.rate = float(self._capture.get(cv2.CAP_PROP_FPS))
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.count = int(count) if isinstance(source, Path) and 0 < count < 1e9 else None
@@ -88,14 +88,14 @@ class OpenCVDecoder:
                 believed = self._reads_again(first)
                 break
             else:
-                held[-1] = frame[0], first  # one picture in memory, however long the film begins in black
+                held[-1] = frame[0], first  # one picture in memory, however long the video begins in black
         else:
             believed = len(held) < 2
         if believed:
             yield from held
             yield from frames
         else:
-            self.doubt = (
+            self.warning = (
                 f"OpenCV {cv2.__version__} gives no picture, or only black ones; it cannot decode interlaced video: "
                 "pip install 'facemsm[video]'"
             )
@@ -115,7 +115,7 @@ class OpenCVDecoder:
                 break
         # the count may be an estimate, or hold frames that an edit list hides
         if self.count and self.count - number > self.rate / 2:
-            self.doubt = (
+            self.warning = (
                 f"ends after {number} of the {self.count} frames that its header names: damaged at its end, or cut "
                 "without encoding it anew; to be sure, pip install 'facemsm[video]'"
             )
