@@ -20,7 +20,6 @@ from facemsm.batch.photos import OutputNames
 from facemsm.detectors import DEFAULT, FaceDetector, get_detector
 from facemsm.errors import FacemsmError, StorageError, printable
 from facemsm.face import Face
-from facemsm.geometry import check_boxes
 from facemsm.imaging.drawing import draw_faces
 from facemsm.imaging.io import read_image, write_image
 from facemsm.results.jsonl import PhotoResult, to_line
@@ -132,8 +131,7 @@ class PhotoAligner:
             image = read_image(path)
             if self._boxes and photo.boxes is None:
                 raise FacemsmError(f"{path}: has no box in {self._boxes}; add a row for it")
-            given = None if photo.boxes is None else check_boxes(photo.boxes, image.shape, where=str(path))
-            faces = self._aligner.align(image, given)
+            faces = self._aligner.align(image, photo.boxes)
             line = to_line(PhotoResult(name, image.shape[1], image.shape[0], self.scheme.name, faces))
             picture = self._draw(path, image, faces)
         except StorageError:  # no photo's fault
@@ -193,4 +191,5 @@ class _PerThread:
 def _reason(photo: Path, error: Exception) -> str:
     if not isinstance(error, FacemsmError):
         return printable(f"{photo}: failed unexpectedly ({' '.join(repr(error).split())[:500]}); please report this")
-    return str(error) if str(error).startswith(printable(str(photo))) else printable(f"{photo}: {error}")
+    reason = str(error).removeprefix("image 0: ")  # the aligner knows no path
+    return reason if reason.startswith(printable(str(photo))) else printable(f"{photo}: {reason}")
