@@ -126,8 +126,6 @@ class PhotoAligner:
         path = photo.path
         name = path.as_posix()
         try:
-            if not path.is_file() and not path.is_dir() and path.exists():
-                raise FacemsmError(f"{path}: is a pipe or a device, not a file")  # which may never end, nor begin
             image = read_image(path)
             if self._boxes and photo.boxes is None:
                 raise FacemsmError(f"{path}: has no box in {self._boxes}; add a row for it")
