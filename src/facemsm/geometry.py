@@ -22,7 +22,7 @@ from facemsm.typing import Array, FloatArray
 Matrix = NDArray[np.float64]
 
 CROP_ENLARGEMENT = 1.5
-"""Side of stage 1's crop over the box's side: room for boxes that are shifted, small or turned."""
+"""Side of stage 1's crop over the box's side: room for boxes that are shifted, small or rotated."""
 
 CANONICAL_MARGIN = 1.2
 """Side of the canonical image over the larger side of the upright face in it."""
@@ -278,13 +278,13 @@ def canonical_matrix(points: NDArray[np.floating], scheme: LandmarkScheme, size:
     target[..., :2, 0] = np.where(one_eye, 0.0, target[..., :2, 0])
     linear = fit_similarity(anchors, target)[..., :2]
     angle = np.arctan2(linear[..., 1, 0], linear[..., 0, 0])
-    turn = np.zeros((*angle.shape, 2, 3))
-    turn[..., 0, 0] = turn[..., 1, 1] = np.cos(angle)
-    turn[..., 1, 0], turn[..., 0, 1] = np.sin(angle), -np.sin(angle)
-    upright = apply_affine(turn, points)
+    rotation = np.zeros((*angle.shape, 2, 3))
+    rotation[..., 0, 0] = rotation[..., 1, 1] = np.cos(angle)
+    rotation[..., 1, 0], rotation[..., 0, 1] = np.sin(angle), -np.sin(angle)
+    upright = apply_affine(rotation, points)
     low, high = np.nanmin(upright, axis=-2), np.nanmax(upright, axis=-2)
     side = CANONICAL_MARGIN * np.maximum(np.max(high - low, axis=-1), 1e-6)
-    return compose(_zoom((low + high) / 2, side, size), turn)
+    return compose(_zoom((low + high) / 2, side, size), rotation)
 
 
 def _zoom(centre: NDArray[np.floating], side: NDArray[np.floating], size: int) -> Matrix:

@@ -63,7 +63,7 @@ class STGANTraining:
                 ema=0.998,
                 precision="auto",
             )
-            # Boxes off by a fifth, a quarter too small or large, heads turned by 40°: wider than it will be asked for.
+            # Boxes off by a fifth, a quarter too small or large, heads rotated by 40°: wider than it will be asked for.
             return cls(schedule, replace(Augmentation.full(), rotation=40.0, scale=0.3, shift=0.14), b=0.01, alone=0.8)
         raise FacemsmError(f"no preset {name!r}: use paper or lite")
 

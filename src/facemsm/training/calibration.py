@@ -84,7 +84,7 @@ def calibrate_model(
     report(f"{len(faces.validation)} faces held out, each shown {sum(TIMES)} times")
     good = np.flatnonzero(seen.kind < FAIR)
     noise = fit_noise(seen.take(np.array(evenly_chosen(good.tolist(), FITTED))), prior, scheme)
-    report(f"log of noise: {noise[0]:.2f} {noise[1]:+.2f} (1 - score) {-noise[2]:+.2f} turn")
+    report(f"log of noise: {noise[0]:.2f} {noise[1]:+.2f} (1 - score) {-noise[2]:+.2f} yaw")
     parts = [_fit(seen.take(seen.fold != fold), prior, scheme, noise) for fold in range(FOLDS)]
     stage3, threshold = _report(report, seen, parts, prior, dictionary, scheme)
     _report_left_out(report, seen, prior, scheme, noise)
@@ -116,9 +116,9 @@ def _observe(aligner: Aligner, faces: Sequence[FaceSample]) -> Observations:
     marked = {face.name for face in faces if face.visibility is not None} or {face.name for face in faces}
     rows = []
     for face, kind, perturb in shown():
-        image, box, turned = face.load(), face.box, similarity()
+        image, box, to_rotated = face.load(), face.box, similarity()
         if perturb:
-            image, box, turned = perturb.apply(image, box, face.name)
+            image, box, to_rotated = perturb.apply(image, box, face.name)
         found = aligner.run_stages([image], box[None])
         visibility = face.visibility if face.name in marked else None
         if visibility is None:
@@ -129,7 +129,7 @@ def _observe(aligner: Aligner, faces: Sequence[FaceSample]) -> Observations:
         if shift := aligner.model.conventions.get(face.convention):
             truth = shifted(truth, (-shift[0], -shift[1])).astype(np.float32)  # a score is for the consensus
         row = (found.points[0], found.scores[0], found.spread[0], detail(found.canonical)[0])
-        rows.append((*row, compose(invert(turned), found.to_photo[0]), truth, visibility, kind, fold, _part(face)))
+        rows.append((*row, compose(invert(to_rotated), found.to_photo[0]), truth, visibility, kind, fold, _part(face)))
     return Observations(*(np.array(column) for column in zip(*rows, strict=True)))
 
 

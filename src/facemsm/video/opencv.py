@@ -27,7 +27,7 @@ FFMPEG_CODECS = {".mp4": _H264, ".mkv": _H264, ".mov": _H264, ".avi": ("-c:v", "
 MAX_UNREADABLE_FRAMES = 300
 """OpenCV does not say why it gives no frame: after so many in a row the file has ended."""
 
-_TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
+_ROTATIONS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
 
 class OpenCVDecoder:
@@ -48,10 +48,10 @@ class OpenCVDecoder:
         self._capture = cv2.VideoCapture(name)
         if not self._capture.isOpened():
             raise ValueError("OpenCV cannot open it")
-        # versions differ in whether they turn frames by themselves
+        # versions differ in whether they rotate frames by themselves
         self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
-        turn = round(self._capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
-        self._turn = _TURNS.get(turn)
+        angle = round(self._capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
+        self._rotation = _ROTATIONS.get(angle)
         self._start = picture_start(source) if isinstance(source, Path) else 0.0
         self.warning = ""
         self.rate = float(self._capture.get(cv2.CAP_PROP_FPS))
@@ -59,7 +59,7 @@ class OpenCVDecoder:
         self.count = int(count) if isinstance(source, Path) and 0 < count < 1e9 else None
         width, height = (self._capture.get(key) for key in (cv2.CAP_PROP_SAR_NUM, cv2.CAP_PROP_SAR_DEN))
         self.aspect = Fraction(int(width), int(height)) if width >= 1 and height >= 1 else Fraction(1)
-        if turn in (90, 270):
+        if angle in (90, 270):
             self.aspect = 1 / self.aspect
 
     def frames(self) -> Iterator[tuple[float | None, Image] | None]:
@@ -122,7 +122,7 @@ class OpenCVDecoder:
 
     def _upright(self, bgr: Any) -> Image:
         image = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-        return np.asarray(image if self._turn is None else cv2.rotate(image, self._turn), np.uint8)
+        return np.asarray(image if self._rotation is None else cv2.rotate(image, self._rotation), np.uint8)
 
     def _reads_again(self, first: Image) -> bool:
         """Whether another reading of the file begins with the same picture."""
