@@ -60,10 +60,10 @@ def start_from(network: nn.Module, path: Path, scheme: LandmarkScheme) -> str:
     source = get_scheme(name or _scheme_beside(path))
     weights = torch.from_numpy(relation(source, scheme))
     network.load_state_dict({key: _related(key, old[key], fresh[key], weights, path) for key in fresh})
-    converted = sum(old[key].shape != fresh[key].shape for key in fresh)
+    mapped = sum(old[key].shape != fresh[key].shape for key in fresh)
     known = int(weights.any(1).sum())
     return (
-        f"start: {path}, {len(fresh) - converted} tensors as they are, {converted} from {source.count} to {scheme.count} "
+        f"start: {path}, {len(fresh) - mapped} tensors as they are, {mapped} from {source.count} to {scheme.count} "
         f"landmarks, of which {known} have relatives and {scheme.count - known} start anew{left_out}"
     )
 
