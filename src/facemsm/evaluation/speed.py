@@ -25,6 +25,7 @@ from facemsm.data.sample import BoxSource, FaceSample, evenly_chosen
 from facemsm.errors import FacemsmError
 from facemsm.evaluation.markdown import markdown_table, number
 from facemsm.evaluation.metrics import nme
+from facemsm.evaluation.plots import new_figure
 from facemsm.files import atomic_write
 from facemsm.geometry import box_to_crop
 from facemsm.imaging.io import read_image, write_image
@@ -232,7 +233,6 @@ def _fresh(code: str) -> tuple[float, float, float, float]:
 
 
 def _ours(name: str) -> Finder:
-
     aligner = Aligner.from_pretrained(name)
     made = aligner.model.provenance.get("quantisation", {"scheme": "float"})
     note = ", ".join(str(value) if key == "scheme" else f"{key}: {value}" for key, value in made.items())
@@ -404,16 +404,13 @@ def write_report(report: dict[str, Any], folder: Path) -> list[Path]:
 
 def _plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Error against time, one point per method."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    for row in rows:
-        at = (row["ms"], row["inter-ocular NME, %"])
-        axes.scatter(*at, color="#0072B2")
-        axes.annotate(row["method"], at, xytext=(6, 4), textcoords="offset points")
-    axes.set(xlabel="ms per face from a box, one thread", ylabel="inter-ocular NME, %")
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
-    axes.margins(0.25)
-    figure.savefig(path, dpi=150)
+    with new_figure(path) as figure:
+        axes = figure.subplots()
+        for row in rows:
+            at = (row["ms"], row["inter-ocular NME, %"])
+            axes.scatter(*at, color="#0072B2")
+            axes.annotate(row["method"], at, xytext=(6, 4), textcoords="offset points")
+        axes.set(xlabel="ms per face from a box, one thread", ylabel="inter-ocular NME, %")
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        axes.margins(0.25)
