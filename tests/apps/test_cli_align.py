@@ -494,7 +494,7 @@ def test_a_pipe_in_a_folder_is_reported(run: Run) -> None:
     os.mkfifo("in/b.jpg")
     photo("in/c.jpg")
     code, _, err = run("in")
-    assert (code, err) == (1, "in/b.jpg: cannot be read (it is a folder, a pipe or a device); give a file\n")
+    assert (code, err) == (1, "in/b.jpg: is a pipe or a device, not a file\n")
     assert images() == ["in/a.jpg", "in/c.jpg"]
 
 

@@ -209,7 +209,7 @@ def test_the_legend_stays_through_a_video(run: Run, monkeypatch: pytest.MonkeyPa
     faces = StubAligner().align(np.zeros((512, 512, 3), np.uint8), [[5, 5, 85, 85]])
     hidden = [replace(faces[0], occluded=np.ones(68, bool))]
     found = iter([faces, hidden, [], faces])
-    monkeypatch.setattr("facemsm.video.annotate.Tracker.__call__", lambda *_: [TrackedFace(1, f) for f in next(found)])
+    monkeypatch.setattr("facemsm.apps.video.Tracker.__call__", lambda *_: [TrackedFace(1, f) for f in next(found)])
     run("in.mp4", "-o", "o.mp4")
     plates = np.stack([image[-22:, :250] for image in drawn])
     assert (np.ptp(plates[:, :, 48:250].astype(int).mean(axis=2), axis=0) < 20).all()

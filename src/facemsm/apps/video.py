@@ -28,6 +28,7 @@ from facemsm.errors import FacemsmError
 from facemsm.files import new_folder
 from facemsm.video.annotate import annotate_video
 from facemsm.video.io import Frame, VideoReader, write_video_csv
+from facemsm.video.tracking import Tracker
 
 app = typer.Typer(add_completion=False)
 
@@ -102,16 +103,16 @@ def video(
         settings=read_settings(method, stages, threshold_contour, threshold_features),
         threads=threads,
     )
+    tracker = Tracker(aligner, detect_every=detect_every, smooth=smooth)
     with closing(VideoReader(source if source else camera or 0)) as reader, sigterm_as_interrupt():
         path = output or new_folder() / f"{source.stem if source else f'camera-{camera}'}.mp4"
         made = annotate_video(
             reader,
             path,
-            aligner,
+            tracker,
+            aligner.scheme,
             sound=source,
             seconds=seconds,
-            detect_every=detect_every,
-            smooth=smooth,
             warn=warn,
             show=_progress,
         )

@@ -20,6 +20,7 @@ from facemsm.batch.photos import OutputNames
 from facemsm.detectors import DEFAULT, FaceDetector, get_detector
 from facemsm.errors import FacemsmError, StorageError, printable
 from facemsm.face import Face
+from facemsm.geometry import check_boxes
 from facemsm.imaging.drawing import draw_faces
 from facemsm.imaging.io import read_image, write_image
 from facemsm.results.jsonl import PhotoResult, to_line
@@ -126,10 +127,13 @@ class PhotoAligner:
         path = photo.path
         name = path.as_posix()
         try:
+            if not path.is_file() and not path.is_dir() and path.exists():
+                raise FacemsmError(f"{path}: is a pipe or a device, not a file")  # which may never end, nor begin
             image = read_image(path)
             if self._boxes and photo.boxes is None:
                 raise FacemsmError(f"{path}: has no box in {self._boxes}; add a row for it")
-            faces = self._aligner.align(image, photo.boxes)
+            given = None if photo.boxes is None else check_boxes(photo.boxes, image.shape, where=str(path))
+            faces = self._aligner.align(image, given)
             line = to_line(PhotoResult(name, image.shape[1], image.shape[0], self.scheme.name, faces))
             picture = self._draw(path, image, faces)
         except StorageError:  # no photo's fault
@@ -189,5 +193,4 @@ class _PerThread:
 def _reason(photo: Path, error: Exception) -> str:
     if not isinstance(error, FacemsmError):
         return printable(f"{photo}: failed unexpectedly ({' '.join(repr(error).split())[:500]}); please report this")
-    reason = str(error).removeprefix("image 0: ")  # the aligner knows no path
-    return reason if reason.startswith(printable(str(photo))) else printable(f"{photo}: {reason}")
+    return str(error) if str(error).startswith(printable(str(photo))) else printable(f"{photo}: {error}")

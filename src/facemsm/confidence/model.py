@@ -28,18 +28,18 @@ CORRECT = 0.05
 FEATURES = (
     *("uncertainty", "uncertainty²", "uncertainty near", "uncertainty around", "uncertainty × near"),
     *("uncertainty of the face", "spread", "spread near", "variance", "moved", "mahalanobis"),
-    *("yaw", "yaw²", "profile", "fine detail", "coarse detail", "fine detail²", "coarse detail²"),
+    *("turned", "turned²", "profile", "fine detail", "coarse detail", "fine detail²", "coarse detail²"),
     *("uncertainty of the face²", "uncertainty of an eye"),
 )
 OF_ERRORS = (
-    *("yaw", "yaw²", "profile", "fine detail²", "coarse detail²"),
+    *("turned", "turned²", "profile", "fine detail²", "coarse detail²"),
     *("uncertainty of the face²", "uncertainty of an eye"),
 )
 """``FEATURES`` of the size of errors only. Occlusion is predicted without them: they are the same for all points of a
 face, and with few faces to fit on, properties of single faces would be taken for signs of occlusion."""
 
 _NEAR, _AROUND = 8.0, 20.0  # px between points of the mean shape, that count as neighbours
-_PROFILE = 0.7  # yaw from which an eye corner is hidden, mostly
+_PROFILE = 0.7  # head_turn from which an eye corner is hidden, mostly
 _EMPTY_SPREAD = 0.1  # px²
 _FLAT = 0.01  # grey levels, of an image without any detail
 _LARGEST_NOISE = 100.0  # its exponential, squared, is still a number
@@ -181,8 +181,8 @@ def _numbers(name: str, values: Any, count: int, largest: float) -> Array:
 
 
 def _renamed(feature: str) -> str:
-    """The name that a feature has now; earlier models say doubt, surprise and turned."""
-    return feature.replace("doubt", "uncertainty").replace("surprise", "mahalanobis").replace("turned", "yaw")
+    """The name that a feature has now; earlier models say doubt and surprise."""
+    return feature.replace("doubt", "uncertainty").replace("surprise", "mahalanobis")
 
 
 def _short(value: float) -> float:
@@ -219,14 +219,14 @@ def describe(
     width = np.log(np.maximum(spread[..., 0] + spread[..., 2], _EMPTY_SPREAD)) / 2
     near, around = _neighbours(prior, _NEAR), _neighbours(prior, _AROUND)
     uncertainty_near = _averaged(near, uncertainty)
-    yaw = yaw_proxy(found.points, scheme)[:, None]
+    turned = yaw_proxy(found.points, scheme)[:, None]
     features = (
         *(uncertainty, uncertainty**2, uncertainty_near, _averaged(around, uncertainty)),
         *(uncertainty * uncertainty_near, uncertainty.mean(1)[:, None]),
         *(width, _averaged(near, width), np.log(found.variance) / 2),
         np.log1p(np.linalg.norm(found.points - points, axis=-1)),
         np.log1p(found.mahalanobis),
-        *(yaw, yaw**2, 1 / (1 + np.exp((_PROFILE - yaw) / 0.05))),  # where errors are compared with the box
+        *(turned, turned**2, 1 / (1 + np.exp((_PROFILE - turned) / 0.05))),  # where errors are compared with the box
         *details.T[..., None],
         *details.T[..., None] ** 2,
         uncertainty.mean(1)[:, None] ** 2,

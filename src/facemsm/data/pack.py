@@ -25,7 +25,6 @@ from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import AbsentError, FacemsmError
 from facemsm.files import atomic_write
 from facemsm.geometry import apply_affine, tight_box
-from facemsm.imaging.decoding import decode_image
 from facemsm.imaging.warping import warp
 from facemsm.schemes import LandmarkScheme
 from facemsm.typing import FloatArray, Image
@@ -67,12 +66,13 @@ class PackedCrop:
         try:
             with self.path.open("rb") as file:
                 file.seek(self.offset)
-                data = file.read(self.size)
+                data = np.frombuffer(file.read(self.size), np.uint8)
         except OSError as error:
             raise FacemsmError(f"{self.path}: cannot be read ({error.strerror})") from error
-        if len(data) < self.size:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) == self.size else None
+        if image is None:
             raise FacemsmError(f"{self.path}: holds no whole crop at byte {self.offset}; copy it again")
-        return decode_image(data, f"{self.path}: the crop at byte {self.offset}")
+        return np.asarray(image, np.uint8)
 
 
 def write_pack(faces: Iterable[Packed], path: Path, *, side: int = SIDE, quality: int = QUALITY) -> int:

@@ -8,11 +8,6 @@ WIDEST = 80
 """Characters up to which columns line up; longer cells stick out."""
 
 
-def number(value: float | None, digits: int = 2, sign: str = "") -> str:
-    """A table's cell; ``sign`` is ``+`` to show that of positive numbers, too."""
-    return "-" if value is None else f"{value:{sign}.{digits}f}"
-
-
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], sides: str = "<>") -> str:
     """A Markdown table whose columns line up as text, too.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,6 @@ from facemsm.errors import FacemsmError
 from facemsm.evaluation.cofw68_results import read_cofw68_results
 from facemsm.files import atomic_write
 from facemsm.typing import BoolArray, FloatArray
-
-OPTIONAL = ("scores", "preliminary", "occlusion")
-"""Arrays that not every method gives."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +60,15 @@ class Predictions:
             chosen[~known] = np.nan
             return chosen
 
-        optional: dict[str, Any] = {name: getattr(self, name) for name in OPTIONAL}
-        return replace(
-            self,
+        return Predictions(
+            method=self.method,
             names=tuple(names),
             points=pick(self.points),
             occluded=self.occluded[order] & known[:, None],
-            **{name: None if values is None else pick(values) for name, values in optional.items()},
+            scores=None if self.scores is None else pick(self.scores),
+            preliminary=None if self.preliminary is None else pick(self.preliminary),
+            occlusion=None if self.occlusion is None else pick(self.occlusion),
+            origin=self.origin,
         )
 
 
@@ -87,8 +86,12 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
         "occluded": predictions.occluded,
         "origin": np.array(json.dumps(predictions.origin)),
     }
-    optional = {name: getattr(predictions, name) for name in OPTIONAL}
-    arrays |= {name: values for name, values in optional.items() if values is not None}
+    if predictions.scores is not None:
+        arrays["scores"] = predictions.scores
+    if predictions.preliminary is not None:
+        arrays["preliminary"] = predictions.preliminary
+    if predictions.occlusion is not None:
+        arrays["occlusion"] = predictions.occlusion
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub takes names for allow_pickle
 
@@ -144,7 +147,9 @@ def _load_npz(path: Path) -> Predictions:
             names,
             points,
             arrays["occluded"].astype(bool),
-            *(arrays[name].astype(np.float32) if name in arrays else None for name in OPTIONAL),
+            arrays["scores"].astype(np.float32) if "scores" in arrays else None,
+            arrays["preliminary"].astype(np.float32) if "preliminary" in arrays else None,
+            arrays["occlusion"].astype(np.float32) if "occlusion" in arrays else None,
             dict(json.loads(str(arrays["origin"]))),
         )
     except OSError as error:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from facemsm.data.sample import FaceSample
 from facemsm.errors import FacemsmError
 from facemsm.evaluation import metrics, occlusion, plots
-from facemsm.evaluation.markdown import markdown_table, number
+from facemsm.evaluation.markdown import markdown_table
 from facemsm.evaluation.predictions import Predictions
 from facemsm.files import atomic_write
 from facemsm.geometry import Normaliser, face_scale, normaliser, shifted
@@ -295,7 +295,7 @@ def _comparison_table(found: Sequence[Mapping[str, Any]]) -> str:
     head = ["normaliser", "points", "group", "count", "clean", "occluded", "ratio"]
     rows = [
         [row["normaliser"], row["points"], row["group"], str(row["count"])]
-        + [number(row[name]) for name in ("clean", "occluded", "ratio")]
+        + [_number(row[name]) for name in ("clean", "occluded", "ratio")]
         for row in found
     ]
     return markdown_table(head, rows, "<<<>")
@@ -320,9 +320,9 @@ def _error_table(report: Mapping[str, Any]) -> str:
     rows = []
     for kind, stage, entry in _entries(report):
         s = entry["summary"]
-        interval = f"{number(s['nme low'])} to {number(s['nme high'])}"
-        row = [kind, stage, number(s["nme"]), interval, number(s["median"])]
-        row += [number(s[f"fr@{t}"]) for t in THRESHOLDS] + [number(s[f"auc@{t}"], 4) for t in THRESHOLDS]
+        interval = f"{_number(s['nme low'])} to {_number(s['nme high'])}"
+        row = [kind, stage, _number(s["nme"]), interval, _number(s["median"])]
+        row += [_number(s[f"fr@{t}"]) for t in THRESHOLDS] + [_number(s[f"auc@{t}"], 4) for t in THRESHOLDS]
         rows.append(row + [str(s[name]) for name in ("faces", "missed", "unscored")])
     return markdown_table(head, rows, "<<>")
 
@@ -333,10 +333,10 @@ def _group_table(report: Mapping[str, Any]) -> str:
     rows = []
     for kind, stages in report["errors"].items():
         groups = {stage: entry["groups"] for stage, entry in stages.items()}
-        rows += [[kind, stage, *(number(values[name]) for name in names)] for stage, values in groups.items()]
+        rows += [[kind, stage, *(_number(values[name]) for name in names)] for stage, values in groups.items()]
         if BEFORE in groups:
             change = [_difference(groups[FINAL][name], groups[BEFORE][name]) for name in names]
-            rows.append([kind, "change by stage 3", *(number(value, sign="+") for value in change)])
+            rows.append([kind, "change by stage 3", *(_number(value, sign="+") for value in change)])
     return markdown_table(["normaliser", "points", *names], rows, "<<>")
 
 
@@ -364,6 +364,10 @@ def _occlusion_text(found: Mapping[str, Any]) -> str:
 
 def _entries(report: Mapping[str, Any]) -> Iterable[tuple[str, str, Mapping[str, Any]]]:
     return ((kind, stage, entry) for kind, stages in report["errors"].items() for stage, entry in stages.items())
+
+
+def _number(value: float | None, digits: int = 2, sign: str = "") -> str:
+    return "-" if value is None else f"{value:{sign}.{digits}f}"
 
 
 def _percent(value: float | None) -> str:

@@ -23,7 +23,7 @@ from facemsm.aligner import Aligner
 from facemsm.assets import SAMPLE
 from facemsm.data.sample import BoxSource, FaceSample, evenly_chosen
 from facemsm.errors import FacemsmError
-from facemsm.evaluation.markdown import markdown_table, number
+from facemsm.evaluation.markdown import markdown_table
 from facemsm.evaluation.metrics import nme
 from facemsm.evaluation.plots import new_figure
 from facemsm.files import atomic_write
@@ -355,11 +355,11 @@ def markdown(report: dict[str, Any]) -> str:
         f"Weights {weights['weights']} ({scheme}), {report['faces']} faces; {report['machine']}, load "
         f"{report['load'] or 0:.1f}; Python {report['python']}, ONNX Runtime {report['onnxruntime']}; commit "
         f"{report['commit']}. Milliseconds of one thread's processor time, unless the clock is named.",
-        markdown_table(["step, one face", "ms"], [[name, number(ms)] for name, ms in report["stages"].items()]),
+        markdown_table(["step, one face", "ms"], [[name, _number(ms)] for name, ms in report["stages"].items()]),
         markdown_table(
             ["faces at once, box to landmarks", "ms per face", "clock, ms per face", many, "speed-up"],
             [
-                [n, *map(number, row.values()), number(row["one, clock"] / row["many, clock"])]
+                [n, *map(_number, row.values()), _number(row["one, clock"] / row["many, clock"])]
                 for n, row in report["batches"].items()
             ],
         ),
@@ -368,7 +368,7 @@ def markdown(report: dict[str, Any]) -> str:
             [
                 [
                     row["method"],
-                    *(number(row[name]) for name in ("ms", "ratio", "inter-ocular NME, %", "MB")),
+                    *(_number(row[name]) for name in ("ms", "ratio", "inter-ocular NME, %", "MB")),
                     row["note"],
                 ]
                 for row in report["methods"]
@@ -377,9 +377,13 @@ def markdown(report: dict[str, Any]) -> str:
         ),
     ]
     if "start" in report:
-        start = [[name, number(value)] for name, value in report["start"].items()]
+        start = [[name, _number(value)] for name, value in report["start"].items()]
         parts.insert(3, markdown_table(["fresh process", ""], start))
     return "\n\n".join(parts) + "\n"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
 
 
 def write_report(report: dict[str, Any], folder: Path) -> list[Path]:

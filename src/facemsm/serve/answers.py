@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Collection
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -16,7 +16,6 @@ from facemsm.face import Face
 from facemsm.geometry import box_to_crop
 from facemsm.imaging.drawing import score_colours
 from facemsm.imaging.warping import warp
-from facemsm.results.jsonl import rounded
 from facemsm.schemes import LandmarkScheme
 from facemsm.serve.limits import Limits
 from facemsm.stages import Method
@@ -161,13 +160,13 @@ def face_answer(face: Face, image: Image, extras: set[Extra], size: int) -> Face
     return FaceAnswer(
         box=[float(str(value)) for value in face.box],  # shortest, yet sent back it gives the same face to the last bit
         detection_score=None if face.detection_score is None else round(face.detection_score, 3),
-        points=rounded(face.points),
-        scores=rounded(face.scores),
+        points=_rounded(face.points),
+        scores=_rounded(face.scores),
         occluded=face.occluded.astype(int).tolist(),
-        intensity=[] if face.intensity is None else rounded(face.intensity, 6),
+        intensity=[] if face.intensity is None else _rounded(face.intensity, 6),
         rebuilt=None if face.rebuilt is None else face.rebuilt.astype(int).tolist(),
-        preliminary=rounded(face.preliminary),
-        theta=rounded(face.theta, 6),
+        preliminary=_rounded(face.preliminary),
+        theta=_rounded(face.theta, 6),
         **pictures,
     )
 
@@ -188,6 +187,11 @@ def _labels(scheme: LandmarkScheme) -> list[str]:
         for point in points:
             labels[point] = group
     return labels
+
+
+def _rounded(values: NDArray[np.floating], digits: int = 3) -> list[Any]:
+    rounded: list[Any] = np.asarray(values, np.float64).round(digits).tolist()
+    return rounded
 
 
 def _png(image: NDArray[np.uint8]) -> str:

@@ -28,7 +28,7 @@ Noise = tuple[float, float, float]
 POSE = (10.0, 0.15)
 """Standard deviations of what stage 1 leaves: shift in px of a 128 px canonical image; turn in radians and growth."""
 
-_FRONTAL = 0.5  # yaw proxy of a face from the front
+_FRONTAL = 0.5  # head_turn of a face from the front
 _FREEDOM = 4.0  # degrees of freedom of the Student t
 _TINY = 1e-12  # px²
 _EMPTY = 1e3  # px², variance of a point whose heatmap is empty

@@ -63,7 +63,7 @@ class STGANTraining:
                 ema=0.998,
                 precision="auto",
             )
-            # Boxes off by a fifth, a quarter too small or large, heads rotated by 40°: wider than it will be asked for.
+            # Boxes off by a fifth, a quarter too small or large, heads turned by 40°: wider than it will be asked for.
             return cls(schedule, replace(Augmentation.full(), rotation=40.0, scale=0.3, shift=0.14), b=0.01, alone=0.8)
         raise FacemsmError(f"no preset {name!r}: use paper or lite")
 
@@ -86,7 +86,7 @@ class STGANModule(StageModule):
         )
         self.automatic_optimization = False
         self.config = config
-        # A box that fits its face needs no rotation and no shift, only the two margins evened out.
+        # A box that fits its face needs no turn and no shift, only the two margins evened out.
         self.network = Generator(start_scale=CANONICAL_MARGIN / CROP_ENLARGEMENT)
         self.discriminator = Discriminator()
         self.steps_alone = round(config.alone * self.total_steps) if config.b else self.total_steps
@@ -102,7 +102,7 @@ class STGANModule(StageModule):
         return [generator, discriminator], schedules
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:  # noqa: ARG002
-        """Lines 1 to 4 of Algorithm 1: a step of each network on the same generated faces, towards Eq. 6."""
+        """Lines 1 to 4 of Algorithm 1, read as one step of each network on the same generated faces."""
         config = self.config
         generator_step, discriminator_step = self.optimizers()  # type: ignore[attr-defined]
         image, truth = images_to_tensor(batch["image"]), batch["theta"]
@@ -117,14 +117,14 @@ class STGANModule(StageModule):
             real_logit, fake_logit = self.discriminator(real).float(), self.discriminator(fake.detach()).float()
             discriminator_step.zero_grad()
             self.manual_backward(discriminator_loss(real_logit, fake_logit))
-            discriminator_step.step()  # max over D of Eq. 6, lines 2 and 3
+            discriminator_step.step()
             self.log("train/log D(real)", -torch.nn.functional.softplus(-real_logit).mean())
             self.log("train/log D(fake)", -torch.nn.functional.softplus(-fake_logit).mean())
             self.toggle_optimizer(generator_step)
             loss = loss + config.b * adversarial_loss(self.discriminator(fake).float())
         generator_step.zero_grad()
         self.manual_backward(loss)
-        generator_step.step()  # min over G of Eq. 6, lines 1 and 4
+        generator_step.step()
         generator_schedule, discriminator_schedule = self.lr_schedulers()  # type: ignore[misc]
         generator_schedule.step()
         if adversarial:

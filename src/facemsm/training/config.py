@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_args, get_type_hints
 
 from facemsm.errors import FacemsmError, check_number, short
-from facemsm.typing import T
+
+T = TypeVar("T")
 
 Decay = Literal["halve", "cosine"]
 Precision = Literal["auto", "32-true", "bf16-mixed"]

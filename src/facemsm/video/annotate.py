@@ -9,15 +9,12 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from facemsm.imaging.drawing import draw_faces
 from facemsm.results.jsonl import ResultsFile
+from facemsm.schemes import LandmarkScheme
 from facemsm.video.io import Frame, VideoReader, VideoWriter, frame_line
 from facemsm.video.tracking import Tracker
-
-if TYPE_CHECKING:
-    from facemsm.aligner import Aligner
 
 ShowFrames = Callable[[Iterator[Frame], int | None], Iterable[Frame]]
 """Hands frames on, of about so many, and may show their progress."""
@@ -50,12 +47,11 @@ class Annotated:
 def annotate_video(
     reader: VideoReader,
     path: Path,
-    aligner: Aligner,
+    tracker: Tracker,
+    scheme: LandmarkScheme,
     *,
     sound: Path | None = None,
     seconds: float | None = None,
-    detect_every: int = 15,
-    smooth: bool = True,
     warn: Callable[[str], None] = lambda _: None,
     show: ShowFrames = lambda frames, _: frames,
 ) -> Annotated:
@@ -66,10 +62,10 @@ def annotate_video(
     Args:
         reader: the video.
         path: the drawn video, with one of ``SUFFIXES``; the record has the suffix ``.jsonl``.
-        aligner: finds faces and landmarks.
+        tracker: follows the faces.
+        scheme: of their landmarks.
         sound: a video whose sound is kept.
         seconds: stop after so much of the video.
-        detect_every, smooth: as for :class:`facemsm.Tracker`.
         warn: takes a line for frames that cannot be used.
         show: shows the progress.
 
@@ -77,7 +73,6 @@ def annotate_video(
         FacemsmError: a file cannot be written.
     """
     made = Annotated(path.with_suffix(".jsonl"))
-    tracker = Tracker(aligner, detect_every=detect_every, smooth=smooth)
 
     def broken(line: str, count: int = 1) -> None:
         warn(line)
@@ -90,7 +85,7 @@ def annotate_video(
         total = None if total is None else round(seconds * reader.rate)
     writer = VideoWriter(path, reader.rate, reader.width, reader.height, aspect=reader.aspect, sound=sound)
     try:
-        with closing(ResultsFile(made.record, aligner.scheme.name)) as results:
+        with closing(ResultsFile(made.record, scheme.name)) as results:
             started = time.monotonic()
             try:
                 for frame in show(frames, total):
@@ -99,9 +94,9 @@ def annotate_video(
                     except Exception as error:  # one frame must not cost the others
                         broken(f"{reader.name}: frame {frame.number} failed unexpectedly ({error!r}); skipped")
                         continue
-                    drawn = draw_faces(frame.image, [face for _, face in faces], aligner.scheme, legend=True)
+                    drawn = draw_faces(frame.image, [face for _, face in faces], scheme, legend=True)
                     writer.write(drawn, frame.time)
-                    results.append_line(frame_line(frame, reader.name, aligner.scheme.name, faces))
+                    results.append_line(frame_line(frame, reader.name, scheme.name, faces))
                     made.frames += 1
                     made.identities |= {tracked.id for tracked in faces}
             except KeyboardInterrupt as stop:
