@@ -142,24 +142,24 @@ def test_the_papers_method_is_algorithm_2(covered: bool) -> None:
         photo[130:190, 160:300] = 40  # a dark card over the mouth and chin
     aligner = Aligner.from_pretrained("68", method="paper")
     (face,) = aligner.align(photo, [BOX])
-    seen = aligner.run_stages([photo], np.array([BOX], np.float32))
+    outputs = aligner.run_stages([photo], np.array([BOX], np.float32))
 
     theta, to_photo = lines_1_and_2(photo, BOX)
     np.testing.assert_allclose(face.theta, theta, atol=5e-3)  # crops differ by a grey level here and there
-    np.testing.assert_allclose(seen.to_photo[0], to_photo, atol=0.4)
-    canonical = sample(photo, seen.to_photo[0])
-    assert np.abs(seen.canonical[0].astype(int) - canonical).mean() < 0.5  # OpenCV interpolates in 1/32 pixels
+    np.testing.assert_allclose(outputs.to_photo[0], to_photo, atol=0.4)
+    canonical = sample(photo, outputs.to_photo[0])
+    assert np.abs(outputs.canonical[0].astype(int) - canonical).mean() < 0.5  # OpenCV interpolates in 1/32 pixels
 
-    shape, weights = lines_3_and_4(seen.canonical[0])
-    np.testing.assert_allclose(seen.points[0], shape, atol=2e-3)
-    assert all(np.abs(found - ours).min() < 1e-4 for found, ours in zip(weights, seen.scores[0], strict=True))
+    shape, weights = lines_3_and_4(outputs.canonical[0])
+    np.testing.assert_allclose(outputs.points[0], shape, atol=2e-3)
+    assert all(np.abs(found - ours).min() < 1e-4 for found, ours in zip(weights, outputs.scores[0], strict=True))
 
-    relative, reliable, final = lines_5_to_13(seen.points[0].astype(float), seen.scores[0].astype(float))
+    relative, reliable, final = lines_5_to_13(outputs.points[0].astype(float), outputs.scores[0].astype(float))
     np.testing.assert_allclose(face.scores, relative, atol=1e-5)
     np.testing.assert_array_equal(face.occluded, ~reliable)
-    np.testing.assert_allclose(aligner.refine(seen).points[0], final, atol=2e-3)
+    np.testing.assert_allclose(aligner.refine(outputs).points[0], final, atol=2e-3)
     assert face.occluded.any() == covered
-    np.testing.assert_allclose(face.points, line_14(seen.to_photo[0], final), atol=2e-3)
+    np.testing.assert_allclose(face.points, line_14(outputs.to_photo[0], final), atol=2e-3)
 
     # and the whole of it, without a number of ours on the way
     shape, weights = lines_3_and_4(canonical)

@@ -1,7 +1,7 @@
 """The whole way of a face, photo to landmarks: Algorithm 2, or our form of it.
 
-Lines of Algorithm 2: 1 and 2 crop and rectify, 3 and 4 locate (all in :func:`facemsm.stages.run_stages`), 5 to 13
-refine, 14 back to the photo.
+:class:`Aligner` has its lines in order: 1 and 2 crop and rectify, 3 and 4 locate (both by
+:func:`facemsm.stages.run_stages`), 5 to 13 refine, 14 back to the photo.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from facemsm.confidence.model import Calibration, detail
+from facemsm.confidence.model import detail
 from facemsm.detectors import FaceDetector, get_detector
 from facemsm.errors import FacemsmError, check_number, short
 from facemsm.face import Face
@@ -197,29 +197,28 @@ class Aligner:
         faces = iter(self._shared([job for of_photo in jobs for job in of_photo], work))
         return [[next(faces) for _ in of_photo] for of_photo in jobs]
 
+    # --- Algorithm 2 -------------------------------------------------------------------------------------------------
+
     def _align(self, jobs: Sequence[_Job], settings: Settings) -> list[Face]:
         """Algorithm 2 for up to ``BATCH`` faces."""
-        seen = self.run_stages([job.photo for job in jobs], np.stack([job.box for job in jobs]), settings)  # 1 to 4
-        refined = self.refine(seen, settings)  # lines 5 to 13
-        # Line 14. θ runs from canonical to crop (Eq. 2), so it is θ and not its inverse that is applied.
-        points, preliminary = (apply_affine(seen.to_photo, p) for p in (refined.points, seen.points))
-        if settings.convention:
-            shift = self.model.conventions[settings.convention]
-            points, preliminary = shifted(points, shift), shifted(preliminary, shift)
-        points, preliminary = points.astype(np.float32), preliminary.astype(np.float32)
+        photos, boxes = [job.photo for job in jobs], np.stack([job.box for job in jobs])
+        outputs = self.run_stages(photos, boxes, settings)  # lines 1 to 4: crop, rectify, locate
+        refined = self.refine(outputs, settings)  # lines 5 to 13
+        points = self._to_photo(refined.points, outputs, settings)  # line 14
+        preliminary = self._to_photo(outputs.points, outputs, settings)
         return [
             Face(
                 points=points[i],
                 scores=refined.scores[i],
                 occluded=refined.occluded[i],
                 box=job.box,
-                theta=seen.theta[i].astype(np.float32),
+                theta=outputs.theta[i].astype(np.float32),
                 preliminary=preliminary[i],
                 detection_score=job.detection_score,
-                heatmaps=None if seen.heatmaps is None else seen.heatmaps[i],
-                canonical=seen.canonical[i] if "canonical" in self.keep else None,
+                heatmaps=None if outputs.heatmaps is None else outputs.heatmaps[i],
+                canonical=outputs.canonical[i] if "canonical" in self.keep else None,
                 occlusion=None if refined.occlusion is None else refined.occlusion[i],
-                intensity=seen.scores[i],
+                intensity=outputs.scores[i],
                 rebuilt=None if refined.rebuilt is None else refined.rebuilt[i],
             )
             for i, job in enumerate(jobs)
@@ -236,11 +235,11 @@ class Aligner:
         settings = settings or self.settings
         size = self.model.codec.input_size
         rectify = self._rectify if 1 in settings.stages else None
-        to_crop = box_to_crop(boxes, size)
-        seen = run_stages(photos, to_crop, rectify, self._locate, size)
+        to_crop = box_to_crop(boxes, size)  # line 1
+        outputs = run_stages(photos, to_crop, rectify, self._locate, size)
         if rectify and settings.method == "calibrated" and settings.retry:
-            seen = retry_rotated(seen, photos, to_crop, rectify, self._locate, size)
-        return seen
+            outputs = retry_rotated(outputs, photos, to_crop, rectify, self._locate, size)
+        return outputs
 
     def _rectify(self, crops: Image) -> FloatArray:
         """Line 2: θ of crops."""
@@ -252,36 +251,32 @@ class Aligner:
         scores = np.clip(intensity / self.model.codec.ideal_score, 0, 1).astype(np.float32)
         return Located(points, scores, spread, heatmaps[0] if heatmaps else None)
 
-    def refine(self, seen: StageOutputs, settings: Settings | None = None) -> Refined:
+    def refine(self, outputs: StageOutputs, settings: Settings | None = None) -> Refined:
         """Lines 5 to 13: points with low scores, from the others and from shapes; scores and flags."""
         settings = settings or self.settings
         stage3 = 3 in settings.stages
-        points, rebuilt = seen.points, None
+        points, rebuilt = outputs.points, None
         calibration = self.model.calibration if settings.method == "calibrated" else None
         if stage3 and (calibration is None or calibration.stage3 == "exemplars"):
-            points, rebuilt = reconstruct(points, seen.scores, self._dictionary, settings.reconstruction)
+            points, rebuilt = reconstruct(points, outputs.scores, self._dictionary, settings.reconstruction)
         if calibration is None:
-            occluded = np.zeros(seen.scores.shape, dtype=bool) if rebuilt is None else rebuilt
-            return Refined(points, relative_scores(seen.scores), occluded, None, rebuilt)
-        return self._calibrated(seen, points, rebuilt, calibration, stage3=stage3)
-
-    def _calibrated(
-        self,
-        seen: StageOutputs,
-        points: FloatArray,
-        rebuilt: BoolArray | None,
-        calibration: Calibration,
-        *,
-        stage3: bool,
-    ) -> Refined:
-        """All points from what their heatmaps say and how faces are shaped, and what that says of each."""
+            occluded = np.zeros(outputs.scores.shape, dtype=bool) if rebuilt is None else rebuilt
+            return Refined(points, relative_scores(outputs.scores), occluded, None, rebuilt)
         assert self._prior is not None
-        assert seen.spread is not None
-        details = detail(seen.canonical)
-        found = calibration.predict(seen.points, seen.scores, seen.spread, details, self._prior, self.scheme)
+        assert outputs.spread is not None
+        found = calibration.predict(
+            outputs.points, outputs.scores, outputs.spread, detail(outputs.canonical), self._prior, self.scheme
+        )
         if stage3 and calibration.stage3 == "posterior":
             points = found.points
         return Refined(points, found.scores, found.occlusion >= calibration.threshold, found.occlusion, rebuilt)
+
+    def _to_photo(self, points: FloatArray, outputs: StageOutputs, settings: Settings) -> FloatArray:
+        """Line 14. θ runs from canonical to crop (Eq. 2), so it is θ and not its inverse that is applied."""
+        found = apply_affine(outputs.to_photo, points)
+        if settings.convention:
+            found = shifted(found, self.model.conventions[settings.convention])
+        return found.astype(np.float32)
 
     # --- Around it ---------------------------------------------------------------------------------------------------
 

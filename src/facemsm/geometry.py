@@ -22,7 +22,7 @@ from facemsm.typing import Array, FloatArray
 Matrix = NDArray[np.float64]
 
 CROP_ENLARGEMENT = 1.5
-"""Side of stage 1's crop over the box's side: room for boxes that are shifted, small or turned."""
+"""Side of stage 1's crop over the box's side: room for boxes that are shifted, small or rotated."""
 
 CANONICAL_MARGIN = 1.2
 """Side of the canonical image over the larger side of the upright face in it."""
@@ -86,20 +86,6 @@ def fit_similarity(
     b = w_mean[..., 0] - a * z_mean[..., 0]
     rows = (np.stack((a.real, -a.imag, b.real), -1), np.stack((a.imag, a.real, b.imag), -1))
     return np.stack(rows, axis=-2)
-
-
-def fit_affine(source: NDArray[np.floating], target: NDArray[np.floating]) -> Matrix:
-    """Least-squares affine map (2, 3) that takes source (K, 2) to target (K, 2); K >= 3 points not on one line.
-
-    Raises:
-        FacemsmError: fewer than three labelled points, or all on one line.
-    """
-    known = ~(np.isnan(source).any(-1) | np.isnan(target).any(-1))
-    design = np.column_stack((source[known], np.ones(known.sum())))
-    if len(design) < 3 or np.linalg.matrix_rank(design) < 3:
-        raise FacemsmError("an affine fit needs three points that do not lie on one line")
-    solution = np.linalg.lstsq(design, np.asarray(target[known], dtype=np.float64), rcond=None)[0]
-    return np.ascontiguousarray(solution.T)
 
 
 def _complex(points: NDArray[np.floating]) -> NDArray[np.complex128]:
@@ -299,13 +285,13 @@ def canonical_matrix(points: NDArray[np.floating], scheme: LandmarkScheme, size:
     target[..., :2, 0] = np.where(one_eye, 0.0, target[..., :2, 0])
     linear = fit_similarity(anchors, target)[..., :2]
     angle = np.arctan2(linear[..., 1, 0], linear[..., 0, 0])
-    turn = np.zeros((*angle.shape, 2, 3))
-    turn[..., 0, 0] = turn[..., 1, 1] = np.cos(angle)
-    turn[..., 1, 0], turn[..., 0, 1] = np.sin(angle), -np.sin(angle)
-    upright = apply_affine(turn, points)
+    rotation = np.zeros((*angle.shape, 2, 3))
+    rotation[..., 0, 0] = rotation[..., 1, 1] = np.cos(angle)
+    rotation[..., 1, 0], rotation[..., 0, 1] = np.sin(angle), -np.sin(angle)
+    upright = apply_affine(rotation, points)
     low, high = np.nanmin(upright, axis=-2), np.nanmax(upright, axis=-2)
     side = CANONICAL_MARGIN * np.maximum(np.max(high - low, axis=-1), 1e-6)
-    return compose(_zoom((low + high) / 2, side, size), turn)
+    return compose(_zoom((low + high) / 2, side, size), rotation)
 
 
 def _zoom(centre: NDArray[np.floating], side: NDArray[np.floating], size: int) -> Matrix:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -26,13 +25,6 @@ from facemsm.imaging.io import write_image
 app = typer.Typer(
     name="data", add_completion=False, help="Look at annotated faces and convert them.", no_args_is_help=True
 )
-
-
-class Preset(str, Enum):
-    """What ``--augmentation`` takes."""
-
-    PAPER = "paper"
-    FULL = "full"
 
 
 Name = Annotated[str, typer.Argument(help=f"Data set: {', '.join(CATALOGUE)}.")]
@@ -171,8 +163,9 @@ def preview(
     boxes: DataBoxes = Boxes.GT,
     scheme: DataScheme = None,
     augmentation: Annotated[
-        Preset, typer.Option(help="paper: flip, rotation, scale and colour; full: occluders and camera faults too.")
-    ] = Preset.FULL,
+        Literal["paper", "full"],
+        typer.Option(help="paper: flip, rotation, scale and colour; full: occluders and camera faults too."),
+    ] = "full",
     count: Annotated[int, typer.Option(min=1, help="How many faces.")] = 40,
     columns: Annotated[int, typer.Option(min=1, help="Faces in a row.")] = 8,
     size: Annotated[int, typer.Option(min=32, max=512, help="Side of the crop in pixels; drawn twice as large.")] = 128,
@@ -188,7 +181,7 @@ def preview(
     samples = load_dataset(name, root, split or next(iter(find_dataset(name).splits)), boxes.value, scheme)
     if not samples:
         raise FacemsmError(f"{root}: holds no face to draw")
-    setting = Augmentation.full() if augmentation is Preset.FULL else Augmentation.paper()
+    setting = Augmentation.full() if augmentation == "full" else Augmentation.paper()
     landmarks = dataset_scheme(name, scheme)
     write_image(output, draw(samples, landmarks, setting, columns=columns, size=size, seed=seed, count=count))
     print(f"{output}: {min(count, len(samples))} faces")
@@ -207,7 +200,7 @@ def _print_check(console: Console, found: Check, name: str) -> None:
     lines += [f"{count} x {reason}, skipped" for reason, count in found.skipped.items()]
     lines.append(f"{sum(found.outside.values())} points of {len(found.outside)} faces lie outside their photo")
     lines.append("points: " + (", ".join(f"{count} {kind}" for kind, count in found.visibility.items()) or "none"))
-    lines += [f"doubtful: {doubt}" for doubt in found.doubts]
+    lines += [f"warning: {warning}" for warning in found.warnings]
     count = len(found.problems)
     lines.append(f"{count or 'no'} fault{'s' if count > 1 else ''}")
     for line in lines + found.problems:

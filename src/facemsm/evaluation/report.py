@@ -254,7 +254,7 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, np.integer) else value
 
 
-def compare(painted: Evaluation, clean: Evaluation, kinds: Sequence[Normaliser]) -> list[dict[str, Any]]:
+def compare_painted(painted: Evaluation, clean: Evaluation, kinds: Sequence[Normaliser]) -> list[dict[str, Any]]:
     """Errors of the same points with and without something in front of them, %, and their ratio.
 
     One entry for each normaliser, stage and group of points: all, those that are seen and those that are hidden.

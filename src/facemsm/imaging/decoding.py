@@ -77,7 +77,9 @@ class TooManyPixelsError(FacemsmError):
 
 def kind_of(data: bytes) -> str | None:
     """The kind, one of ``KINDS``, by the first bytes; None if it is another."""
-    return next((kind for kind, pattern in _SIGNATURES.items() if re.match(pattern, data[:64], re.DOTALL)), None)
+    return next(
+        (kind for kind, pattern in _SIGNATURES.items() if re.match(pattern, data[:SIGNATURE_BYTES], re.DOTALL)), None
+    )
 
 
 def decode_image(
@@ -147,11 +149,11 @@ def decode_image(
     return np.ascontiguousarray(image)
 
 
-Check = Callable[[int, int], None]
+CheckSize = Callable[[int, int], None]
 """Raises an error if width and height are too much."""
 
 
-def _decode_jpeg(data: bytes, check: Check) -> Image:
+def _decode_jpeg(data: bytes, check: CheckSize) -> Image:
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     check(width, height)
     scans, exif = _jpeg_segments(data)
@@ -185,7 +187,7 @@ _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 """Without those that have no length: stuffing, TEM, restarts and start of image."""
 
 
-def _decode_png(data: bytes, check: Check) -> Image:
+def _decode_png(data: bytes, check: CheckSize) -> Image:
     """Of the chunks, whose checksums must be right, OpenCV gets those that the pixels need."""
     kept, exif, at, name = [data[:8]], b"", 8, b""
     while name != b"IEND":
@@ -211,7 +213,7 @@ def _decode_by_opencv(data: bytes) -> Image:
     return np.asarray(image, np.uint8)
 
 
-def _decode_by_pillow(data: bytes, kind: str, check: Check) -> Image:
+def _decode_by_pillow(data: bytes, kind: str, check: CheckSize) -> Image:
     module, name = _PLUGINS[kind]
     plugin = import_module(module)
     if not getattr(plugin, "SUPPORTED", True):

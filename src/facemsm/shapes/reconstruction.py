@@ -119,7 +119,7 @@ def reliable_points(scores: NDArray[np.floating], scheme: LandmarkScheme, settin
 def reconstruct(
     points: FloatArray, scores: NDArray[np.floating], dictionary: ShapeDictionary, settings: Reconstruction
 ) -> tuple[FloatArray, BoolArray]:
-    """Rebuild the unreliable points of faces (Algorithm 2, lines 5 to 13).
+    """Rebuild the unreliable points of faces (Algorithm 2, lines 5 to 13; Eq. 10, Eq. 11).
 
     Faces do not influence each other: many at once give the same numbers, to the last bit, as one by one.
 

@@ -28,7 +28,7 @@ BT709 = 1  # FFmpeg's number of the colour space that players expect
 class PyAVDecoder:
     """The frames of a file; see :class:`facemsm.video.io.Decoder`."""
 
-    doubt = ""
+    warning = ""
 
     def __init__(self, path: Path) -> None:
         """Open a file.
