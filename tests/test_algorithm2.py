@@ -104,6 +104,8 @@ def lines_5_to_13(shape: Array, weights: Array) -> tuple[Array, Array, Array]:
     """Relative weights, V, and the final shape S_F.
 
     ``wi * max`` of line 6 is read as a quotient, and line 13 replaces unreliable points only, as Section III-C says.
+    Exemplars are mapped to the reliable points by a similarity before the search, and deviations from the mean of the
+    nearest are fitted.
     """
     count = len(shape)
     relative, reliable = np.zeros(count), np.zeros(count, bool)
@@ -111,17 +113,25 @@ def lines_5_to_13(shape: Array, weights: Array) -> tuple[Array, Array, Array]:
         relative[i] = weights[i] / weights.max()
         reliable[i] = relative[i] > threshold(i)
     exemplars = load_file(FOLDER / "dictionary.safetensors")["shapes"].astype(float)  # (N, L, 2)
-    middle = (S - 1) / 2
-    target = (shape - middle)[reliable].ravel()  # V*S
-    distance = [np.sum(((exemplar - shape)[reliable]) ** 2) for exemplar in exemplars]
-    nearest = exemplars[np.argsort(distance)[:K]] - middle
-    basis = np.array([exemplar[reliable].ravel() for exemplar in nearest]).T
+    aligned = np.array([align(exemplar, shape, reliable) for exemplar in exemplars])
+    distance = [np.sum(((exemplar - shape)[reliable]) ** 2) for exemplar in aligned]
+    nearest = aligned[np.argsort(distance)[:K]]
+    mean = nearest.mean(0)
+    basis = np.array([(exemplar - mean)[reliable].ravel() for exemplar in nearest]).T
+    target = (shape - mean)[reliable].ravel()  # V*S
     alpha = np.linalg.solve(basis.T @ basis + RIDGE * np.eye(K), basis.T @ target)  # Eq. 10, 11
     final = shape.copy()
     for i in range(count):
         if not reliable[i]:
-            final[i] = nearest[:, i].T @ alpha + middle
+            final[i] = mean[i] + (nearest - mean)[:, i].T @ alpha
     return relative, reliable, final
+
+
+def align(exemplar: Array, shape: Array, reliable: Array) -> Array:
+    """The exemplar, mapped to the reliable points by (x, y) -> (a x - b y + c, b x + a y + d)."""
+    rows = [row for x, y in exemplar[reliable] for row in ((x, -y, 1, 0), (y, x, 0, 1))]
+    a, b, c, d = np.linalg.lstsq(np.array(rows), shape[reliable].ravel(), rcond=None)[0]
+    return exemplar @ np.array([[a, -b], [b, a]]).T + (c, d)
 
 
 def line_14(to_photo: Array, shape: Array) -> Array:

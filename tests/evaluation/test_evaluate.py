@@ -359,10 +359,12 @@ def test_visible_and_occluded_points_apart() -> None:
     # by rising score: both third points are occluded, then one of the second points (tied) is
     assert found["scores"]["average precision"] == pytest.approx(2 / 3 + 1 / 3 * 3 / 4, abs=1e-6)
     assert found["scores"]["recall@80P"] == pytest.approx(2 / 3, abs=1e-6)
-    assert found["scores"]["threshold"] == pytest.approx(0.9)
+    assert found["scores"]["recall@90P"] == found["scores"]["recall@80P"]
+    assert found["scores"]["threshold@80P"] == found["scores"]["threshold@90P"] == pytest.approx(0.9)
     text = markdown(report)
     assert "change by stage 3 |       - |    -8.33 |  -10.00 |    -6.67" in text
-    assert "recall 66.7 % at 80 % precision (flagging from 0.900 on)" in text
+    for precision in (80, 90):
+        assert f"recall 66.7 % at {precision} % precision (flagging from 0.900 on)" in text
 
 
 def test_a_data_set_that_calls_every_point_visible_does_not_tell() -> None:

@@ -26,6 +26,7 @@ from facemsm.hourglass.network import HourglassConfig
 from facemsm.imaging.io import read_image
 from facemsm.reproduce import runs
 from facemsm.reproduce.experiments import EXPERIMENTS
+from facemsm.reproduce.known_truth import READINGS, readings
 from facemsm.reproduce.outputs import CONDITIONS, DRAWN_OCCLUDERS, GIVEN, PERTURBED_BOXES, SIZE, CachedOutputs, locate
 from facemsm.reproduce.paper import Figure, Paper, paper
 from facemsm.reproduce.render import beside, markdown, ours, table
@@ -36,7 +37,7 @@ from facemsm.resnet50.network import ResNet50Config
 from facemsm.schemes import OCCLUDED, get_scheme
 from facemsm.stages import StageOutputs
 from facemsm.typing import FloatArray, Image
-from official_files import write_300w
+from official_files import write_300w, write_cofw68
 from synthetic_faces import write_faces
 
 SCHEME = get_scheme("68")
@@ -419,6 +420,32 @@ def test_the_papers_method_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         shown.append((tmp_path / "report" / "index.md").read_text(encoding="utf-8"))
     assert ["as shipped, stage 3 by posterior" in text for text in shown] == [True, False, True]
     assert all("stage 3 in the paper's form" in text for text in shown)
+
+
+def test_stage_3_with_known_truth_needs_labels_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ("stage3", "--data", tmp_path, "-o", tmp_path / "report")
+    assert "--data cofw68=FOLDER" in fails(monkeypatch, capsys, *where)
+    write_cofw68(tmp_path / "cofw68", 6)
+    run(monkeypatch, *where, "--dry-run")
+    assert "stage3: the outputs above" in capsys.readouterr().out
+    run(monkeypatch, *where)
+    index = (tmp_path / "report" / "index.md").read_text(encoding="utf-8")
+    assert "cofw68 test: 6 of 507 faces" in index
+    assert "| Gaussian, hidden points ignored" in index
+
+
+def test_alignment_takes_away_what_stage_1_leaves(data_root: Path, tmp_path: Path) -> None:
+    """The figures of docs/method.md, from COFW-68's labels."""
+    shown, _ = readings(Workspace(tmp_path, [str(data_root)]), [("cofw68", "test")], "stage3", "68")
+    head, *rows = shown["table"]
+    found = {row[0]: dict(zip(head[1:], (cell["ours"] for cell in row[1:]), strict=True)) for row in rows}
+    printed, aligned, *_ = READINGS
+    perfect, off = "moved, perfect stage 1", "moved, stage 1 off"
+    assert found[printed][off] > 1.3 * found[printed][perfect]
+    assert found[aligned][off] == pytest.approx(found[aligned][perfect], rel=0.02)
+    assert all(found[aligned][column] < found["no stage 3"][column] for column in head[1:])
 
 
 def test_what_is_missing_is_said_in_one_line(

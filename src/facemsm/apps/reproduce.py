@@ -20,8 +20,8 @@ def reproduce(
     what: Annotated[
         list[str],
         typer.Argument(
-            help="table3 to table9, stages, fig5, fig7 to fig15, speed; 'train' for the networks of the ablation; "
-            "'all' for everything.",
+            help="table3 to table9, stages, stage3, fig5, fig7 to fig15, speed; 'train' for the networks of the "
+            "ablation; 'all' for everything.",
             show_default=False,
         ),
     ],

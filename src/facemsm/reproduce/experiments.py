@@ -18,7 +18,7 @@ from facemsm.evaluation.markdown import markdown_table
 from facemsm.files import atomic_write
 from facemsm.imaging.io import read_image
 from facemsm.provenance import commit, machine
-from facemsm.reproduce import figures, paper, render, tables
+from facemsm.reproduce import figures, known_truth, paper, render, tables
 from facemsm.reproduce.outputs import CONDITIONS, DRAWN_OCCLUDERS, GIVEN, PERTURBED_BOXES
 from facemsm.reproduce.render import Block
 from facemsm.reproduce.tables import Sets
@@ -47,7 +47,7 @@ class Experiment:
         scheme: of the landmarks.
         sets: (data set, split), those that are there are used.
         networks: whose outputs it needs.
-        conditions: under which.
+        conditions: under which; under none it takes labels only, of faces with photos or without.
         alone: can be made, in part, without any of its sets.
         pictures: consists of pictures of faces.
     """
@@ -87,6 +87,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         conditions=_EVERY,
     ),
     "table9": _table("table9", tables.thresholds, "68", _SETS_68),
+    "stage3": Experiment(
+        "Stage 3 with known truth: readings of Section III-C", known_truth.readings, "68", _COFW, conditions=()
+    ),
     "fig5": Experiment("Fig. 5: heatmaps", figures.heatmaps, "68", _SETS_68, conditions=(GIVEN, DRAWN_OCCLUDERS)),
     "fig7": Experiment("Fig. 7: size N of the dictionary, number k of exemplars", figures.neighbours, "68", _SETS_68),
     "fig8": Experiment("Fig. 8: examples on 300-W", figures.examples, "68", (("300w", "full"),), pictures=True),
@@ -150,7 +153,8 @@ def make(workspace: Workspace, name: str) -> bool:
     if weights:
         named = ", ".join(f"{key} {value[:12]}" for key, value in weights.items())
         blocks.append(render.text(f"Networks (checksums): {named}."))
-    used = "; ".join(workspace.used(*one) for one in dict.fromkeys((*experiment.sets[:1], *_columns(name), *there)))
+    shown = dict.fromkeys((*experiment.sets[:1], *_columns(name), *there))
+    used = "; ".join(workspace.used(*one, photos=bool(experiment.conditions)) for one in shown)
     heading = experiment.title
     if experiment.pictures and workspace.own_photos:
         heading, used = f"{heading.partition(' on ')[0]} on photos of {workspace.own_photos.name}", ""
@@ -175,10 +179,10 @@ def sets_there(workspace: Workspace, experiment: Experiment) -> Sets:
     Raises:
         MissingError: none, or the networks are missing.
     """
-    there = [one for one in experiment.sets if workspace.has(*one)]
+    there = [one for one in experiment.sets if (workspace.has if experiment.conditions else workspace.labelled)(*one)]
     own = experiment.pictures and workspace.own_photos
     if experiment.sets and not there and not experiment.alone and not own:
-        workspace.samples(*experiment.sets[0])  # says what is missing
+        (workspace.samples if experiment.conditions else workspace.every)(*experiment.sets[0])  # says what is missing
     if experiment.alone and not there:
         workspace.every(*experiment.sets[0])
     else:
@@ -388,8 +392,8 @@ def _output_step(
 
 def _data_steps(workspace: Workspace, names: Sequence[str], schemes: Sequence[str]) -> Iterator[Step]:
     """The data sets, what they are and where they are had."""
-    sets = dict.fromkeys(one for name in names for one in EXPERIMENTS[name].sets)
-    wanted = [name for name, _ in sets]
+    wanted = [one[0] for name in names for one in EXPERIMENTS[name].sets]
+    sets = dict.fromkeys(one for name in names if EXPERIMENTS[name].conditions for one in EXPERIMENTS[name].sets)
     for scheme in schemes:
         if not workspace.training:
             first, *rest = TRAINING[scheme]

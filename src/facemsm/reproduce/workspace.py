@@ -24,6 +24,7 @@ from facemsm.reproduce.outputs import PERTURBATION, CachedOutputs, StageRunner, 
 from facemsm.runtime.model import list_models, load_model
 from facemsm.schemes import LandmarkScheme, get_scheme
 from facemsm.shapes.dictionary import ShapeDictionary, build_dictionary
+from facemsm.shapes.posterior import ShapePrior
 from facemsm.stages import StageOutputs
 from facemsm.typing import FloatArray, Image, Progress, untracked
 
@@ -156,10 +157,21 @@ class Workspace:
         except MissingError:
             return False
 
-    def used(self, name: str, split: str) -> str:
-        """Faces used of faces published: ``300w common: 224 of 554 faces``."""
+    def labelled(self, name: str, split: str) -> bool:
+        """Whether there are such faces, with photos or without."""
+        try:
+            return bool(self.every(name, split))
+        except MissingError:
+            return False
+
+    def used(self, name: str, split: str, *, photos: bool = True) -> str:
+        """Faces used of faces published: ``300w common: 224 of 554 faces``.
+
+        Those that have no photo count only if ``photos`` is False.
+        """
         published = find_dataset(name).splits[split]
-        samples = self.samples(name, split) if self.has(name, split) else []
+        there = self.has(name, split) if photos else self.labelled(name, split)
+        samples = (self.samples if photos else self.every)(name, split) if there else []
         boxes = " (tight boxes)" if samples and samples[0].box_source == "gt" else ""
         return f"{name} {split}: {len(samples)} {f'of {published} ' if published else ''}faces{boxes}"
 
@@ -338,6 +350,11 @@ class Workspace:
             built = build_dictionary(shapes, get_scheme(scheme), count=count)
             built.save(path)
         return ShapeDictionary.load(path)
+
+    def prior(self, scheme: str) -> ShapePrior | None:
+        """The shape prior of given weights, if these are calibrated."""
+        model = self._model(scheme)
+        return None if model is None else load_model(model).prior()
 
     def shapes(self, scheme: str) -> FloatArray:
         """(M, L, 2) complete training shapes: for 68 points 300-W and Menpo, if there, else the training faces'.
