@@ -267,6 +267,20 @@ def test_a_box_reaching_past_the_photo_is_aligned(aligner: Aligner, photo: Image
         ({"method": "magic"}, "method is 'magic'"),
         ({"threads": 0}, "threads"),
         ({"name": "67"}, "no model '67'"),
+        ({"name": None}, "no model None: bundled are 68, 98"),
+        ({"name": b"68"}, "no model b'68'"),
+        ({"stages": "1,2"}, "stages are '1,2'"),
+        ({"stages": 2}, "stages are 2"),
+        ({"stages": [[2]]}, "stages are"),
+        ({"keep": "heatmaps"}, "keep is 'heatmaps'"),
+        ({"keep": None}, "keep is None"),
+        ({"threads": "2"}, "threads is '2', expected a whole number"),
+        ({"threads": None}, "threads is None"),
+        ({"method": "paper", "thresholds": {"contour": "x"}}, "contour_threshold is 'x', expected a number"),
+        ({"method": "paper", "thresholds": 0.5}, "thresholds are 0.5"),
+        ({"detector": "nobody"}, "unknown face detector 'nobody'"),
+        ({"detector": 5}, "detector is 5"),
+        ({"settings": {"method": "paper"}}, "settings are"),
     ],
 )
 def test_unknown_options_are_named(options: dict[str, object], said: str) -> None:
@@ -280,6 +294,22 @@ def test_unknown_options_are_named(options: dict[str, object], said: str) -> Non
 def test_bad_boxes_are_refused(aligner: Aligner, photo: Image, boxes: object) -> None:
     with pytest.raises(FacemsmError, match="box"):
         aligner.align(photo, boxes)  # type: ignore[arg-type]
+
+
+def test_the_largest_and_smallest_boxes_give_finite_points(aligner: Aligner, photo: Image) -> None:
+    extremes = [[0, 0, 1e6, 1e6], [-1e6, -1e6, 1e6, 1e6], [100, 100, 100 + 1e-9, 100 + 1e-9], [100, 0, 100.5, 1e6]]
+    for face in aligner.align(photo, extremes):
+        assert np.isfinite(face.points).all()
+
+
+def test_a_detector_by_its_name(photo: Image, face: Face) -> None:
+    (found,) = Aligner.from_pretrained("68", detector="centerface").align(photo)
+    np.testing.assert_array_equal(found.points, face.points)
+
+
+def test_photos_and_boxes_of_generators(aligner: Aligner, photo: Image) -> None:
+    ((made,),) = aligner.align_batch((image for image in [photo]), (boxes for boxes in [[BOX]]))
+    np.testing.assert_array_equal(made.points, aligner.align(photo, [BOX])[0].points)
 
 
 def test_as_many_box_lists_as_photos(aligner: Aligner, photo: Image) -> None:

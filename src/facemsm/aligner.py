@@ -7,7 +7,7 @@ refine, 14 back to the photo.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import cached_property, partial
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from facemsm.confidence.model import Calibration, detail
 from facemsm.detectors import FaceDetector, get_detector
-from facemsm.errors import FacemsmError
+from facemsm.errors import FacemsmError, check_number, short
 from facemsm.face import Face
 from facemsm.geometry import apply_affine, box_to_crop, check_boxes, shifted
 from facemsm.imaging.io import as_image
@@ -69,7 +69,8 @@ class Aligner:
     Args:
         model: a checked model.
         settings: how faces are aligned; each call may have its own.
-        detector: finds the faces where no boxes are given; the bundled one by default.
+        detector: finds the faces where no boxes are given, or the name of one (:func:`facemsm.get_detector`); the
+            bundled one by default.
         keep: ``"heatmaps"`` and ``"canonical"`` are kept in every ``Face``, at 1.1 MB per face.
         threads: CPU threads, which share the faces of one call.
 
@@ -92,14 +93,17 @@ class Aligner:
         model: Model,
         *,
         settings: Settings | None = None,
-        detector: FaceDetector | None = None,
+        detector: FaceDetector | str | None = None,
         keep: Collection[str] = (),
         threads: int = 1,
     ) -> None:
-        if not set(keep) <= {"heatmaps", "canonical"} or isinstance(keep, str):
+        if not isinstance(keep, Collection) or not all(name in ("heatmaps", "canonical") for name in keep):
             raise FacemsmError(f"keep is {keep!r}: give a list of heatmaps and canonical")
-        if threads < 1:
-            raise FacemsmError(f"threads is {threads}: at least 1 is needed")
+        check_number("threads", threads, 1, whole=True)
+        if isinstance(detector, str):
+            detector = get_detector(detector)
+        if detector is not None and not callable(getattr(detector, "detect", None)):
+            raise FacemsmError(f"detector is {short(detector)}: give the name of one, or an object that detects faces")
         self.model, self.keep, self.threads = model, frozenset(keep), threads
         self.settings = self._resolved(settings or Settings())
         self._given_detector = detector
@@ -119,7 +123,7 @@ class Aligner:
         stages: Collection[int] = (1, 2, 3),
         thresholds: Mapping[str, float] | None = None,
         settings: Settings | None = None,
-        detector: FaceDetector | None = None,
+        detector: FaceDetector | str | None = None,
         keep: Collection[str] = (),
         threads: int = 1,
     ) -> Aligner:
@@ -163,8 +167,8 @@ class Aligner:
 
     def align_batch(
         self,
-        images: Sequence[ImageSource],
-        boxes: Sequence[ArrayLike | None] | None = None,
+        images: Iterable[ImageSource],
+        boxes: Iterable[ArrayLike | None] | None = None,
         *,
         settings: Settings | None = None,
     ) -> list[list[Face]]:
@@ -178,8 +182,8 @@ class Aligner:
         Raises:
             FacemsmError: as :meth:`align`, or ``boxes`` has not as many entries as there are photos.
         """
-        if boxes is None:
-            boxes = [None] * len(images)
+        images = list(images)
+        boxes = [None] * len(images) if boxes is None else list(boxes)
         if len(boxes) != len(images):
             raise FacemsmError(f"boxes for {len(boxes)} photos, but there are {len(images)} photos")
         work = partial(self._align, settings=self._resolved(settings) if settings else self.settings)
@@ -313,7 +317,9 @@ class Aligner:
 
     def _resolved(self, settings: Settings) -> Settings:
         """Settings that name the method."""
-        known = self.model.conventions
+        if not isinstance(settings, Settings):
+            raise FacemsmError(f"settings are {short(settings)}: give facemsm.Settings(...)")
+        known = list(self.model.conventions)
         if settings.convention and settings.convention not in known:
             raise FacemsmError(f"no convention {settings.convention!r}: the model knows {', '.join(known) or 'none'}")
         if settings.method == "calibrated" and not self.model.calibration:

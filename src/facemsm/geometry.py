@@ -158,6 +158,10 @@ def perturb_box(box: NDArray[np.floating], shift: ArrayLike = (0, 0), scale: flo
     return np.concatenate((centre - scale * extent / 2, centre + scale * extent / 2)).astype(np.float32)
 
 
+MAX_COORDINATE = 1e6
+"""Of a box, in pixels: no photo is as large, and float32 still holds it to a tenth of a pixel."""
+
+
 def check_boxes(boxes: ArrayLike, image_shape: tuple[int, ...], where: str = "image") -> FloatArray:
     """Boxes from outside as (N, 4) float32; an empty list gives (0, 4). A box may reach past the photo.
 
@@ -167,7 +171,8 @@ def check_boxes(boxes: ArrayLike, image_shape: tuple[int, ...], where: str = "im
         where: begins the message of an error, usually the photo's path.
 
     Raises:
-        FacemsmError: not N rows of four numbers, or a box that is not finite, has no area, or lies outside the photo.
+        FacemsmError: not N rows of four numbers, or a box that is not finite, beyond ``MAX_COORDINATE``, without area,
+            or outside the photo.
     """
     try:
         array = np.asarray(boxes, np.float64)
@@ -181,6 +186,7 @@ def check_boxes(boxes: ArrayLike, image_shape: tuple[int, ...], where: str = "im
     low, high = array[:, :2], array[:, 2:]
     for wrong, reason in (
         (~np.isfinite(array).all(axis=1), "is not finite; give four numbers"),
+        ((np.abs(array) > MAX_COORDINATE).any(axis=1), "is beyond any photo; give pixels"),
         ((high <= low).any(axis=1), "has no area; the order is x_min, y_min, x_max, y_max"),
         (
             ((high <= -0.5) | (low >= (width - 0.5, height - 0.5))).any(axis=1),

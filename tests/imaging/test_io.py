@@ -265,6 +265,8 @@ def test_write_image_leaves_nothing_behind_on_failure(tmp_path: Path) -> None:
         write_image(tmp_path / "file" / "a.png", scene())
     with pytest.raises(FacemsmError, match="suffix"):
         write_image(tmp_path / "a.docx", scene())
+    with pytest.raises(FacemsmError, match="a.png: pixels are float64"):
+        write_image(tmp_path / "a.png", scene() / 255)
     (tmp_path / "taken.png").mkdir()
     with pytest.raises(FacemsmError, match="cannot be written"):
         write_image(tmp_path / "taken.png", scene())
@@ -276,6 +278,11 @@ def test_check_image() -> None:
     np.testing.assert_array_equal(check_image(image), image)
     np.testing.assert_array_equal(check_image(np.dstack([image, image[..., :1]])), image)
     np.testing.assert_array_equal(check_image(image[..., 1]), np.dstack([image[..., 1]] * 3))
+    np.testing.assert_array_equal(check_image(image[..., :1]), np.dstack([image[..., 0]] * 3))
+    for subclass in (np.asmatrix(image[..., 1]), np.ma.masked_array(image[..., 1])):  # type: ignore[no-untyped-call]
+        found = check_image(subclass)
+        assert type(found) is np.ndarray
+        np.testing.assert_array_equal(found, np.dstack([image[..., 1]] * 3))
     assert check_image(image[::2, ::-1]).flags.c_contiguous
     for wrong, why in (
         (image / 255, "float64.*uint8"),
@@ -303,6 +310,8 @@ def test_check_boxes_accepts() -> None:
     [
         ([[0, 0, 9, 9], [1, 2, float("nan"), 4]], r"box 2 of 2, \[1, 2, nan, 4\], is not finite"),
         ([[1, 2, float("inf"), 4]], "is not finite"),
+        ([[0, 0, 1e300, 1e300]], "is beyond any photo"),
+        ([[-1.1e6, 0, 9, 9]], "is beyond any photo"),
         ([[30, 2, 1, 35]], "has no area"),
         ([[1, 35, 30, 2]], "has no area"),
         ([[5, 5, 5, 9]], "has no area"),

@@ -140,6 +140,14 @@ def test_lines_that_are_no_results(tmp_path: Path, line: str) -> None:
         list(read_results(tmp_path / "a.jsonl"))
 
 
+def test_paths_of_results_may_be_text(tmp_path: Path) -> None:
+    record(tmp_path / "a.jsonl", [photo("a.jpg")])
+    assert [result.image for result in read_results(str(tmp_path / "a.jsonl"))] == ["a.jpg"]
+    for name in ("none.jsonl", "\0"):
+        with pytest.raises(FacemsmError, match="cannot be read"):
+            list(read_results(name))
+
+
 def test_csv_has_one_row_a_face(tmp_path: Path) -> None:
     points = np.array([[1.5, 2.25], [30.1234, 40], [-5, 6]], np.float32)
     one, two = face(points, 1, 0.9876), face(points + 100, 2)

@@ -99,9 +99,10 @@ def write_image(path: PathLike, image: Image) -> None:
     """Write RGB to a file of the kind its suffix names (JPEG at quality 95); the file appears whole or not at all.
 
     Raises:
-        FacemsmError: unknown suffix, or the file cannot be written.
+        FacemsmError: unknown suffix, not an image (see :func:`check_image`), or the file cannot be written.
     """
     path = Path(path)
+    image = check_image(image, str(path))
     try:
         encoded, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     except cv2.error:
@@ -113,7 +114,7 @@ def write_image(path: PathLike, image: Image) -> None:
 
 
 def check_image(image: Any, where: str = "image") -> Image:
-    """An array from outside as (H, W, 3) uint8; grey (H, W) becomes RGB and a fourth channel (alpha) is dropped.
+    """An array from outside as (H, W, 3) uint8; grey (H, W) or (H, W, 1) becomes RGB and a fourth channel (alpha) is dropped.
 
     Raises:
         FacemsmError: not uint8, another shape, or no pixel; ``where`` begins the message.
@@ -129,8 +130,9 @@ def check_image(image: Any, where: str = "image") -> Image:
         )
     if image.dtype != np.uint8:
         raise FacemsmError(f"{where}: pixels are {image.dtype}; convert them to uint8, 0 to 255")
-    if image.ndim == 2:
-        image = np.repeat(image[..., None], 3, axis=2)
+    image = np.asarray(image)  # no subclass: with np.matrix NumPy writes beyond its memory
+    if image.ndim == 2 or image.shape[2:] == (1,):
+        image = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
     if image.ndim != 3 or image.shape[2] not in (3, 4):
         raise FacemsmError(f"{where}: the shape is {image.shape}; expected (height, width, 3), RGB")
     if image.size == 0:

@@ -183,13 +183,13 @@ class ResultsFile:
             file.truncate(0)
 
 
-def read_results(path: Path) -> Iterator[PhotoResult]:
+def read_results(path: PathLike) -> Iterator[PhotoResult]:
     """The photos of a ``landmarks.jsonl``, one at a time.
 
     Raises:
         FacemsmError: the file cannot be read, or a line is not a result; the message names file and line.
     """
-    for record, where in _records(path):
+    for record, where in _records(Path(path)):
         yield _from_json(record, where)
 
 
@@ -240,8 +240,10 @@ def _records(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
                 except _BROKEN as error:
                     raise _no_result(f"{path}:{number}", error) from error
                 yield record, f"{path}:{number}"
-    except OSError as error:
-        raise FacemsmError(f"{path}: cannot be read ({error.strerror})") from error
+    except (OSError, ValueError) as error:  # a null character in a name is a ValueError
+        if isinstance(error, FacemsmError):
+            raise
+        raise FacemsmError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from error
 
 
 def _from_json(record: Mapping[str, Any], where: str) -> PhotoResult:

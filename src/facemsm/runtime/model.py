@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,13 +115,16 @@ def load_model(name: PathLike) -> Model:
     Raises:
         FacemsmError: there is no such model, or one of its files is missing, truncated or altered.
     """
-    folder = WEIGHTS / str(name) if str(name) in list_models() else Path(name)
+    bundled = list_models()
+    if str(name) not in bundled and not isinstance(name, (str, os.PathLike)):
+        raise FacemsmError(f"no model {short(name)}: bundled are {', '.join(bundled)}; or name a folder")
+    folder = WEIGHTS / str(name) if str(name) in bundled else Path(name)
     manifest = folder / MANIFEST
     try:
         check_file(manifest, LARGEST_MANIFEST)
         content = manifest.read_bytes()
     except AbsentError as error:
-        choices = ", ".join(list_models()) or "none"
+        choices = ", ".join(bundled) or "none"
         raise FacemsmError(
             f"no model {str(name)!r}: bundled are {choices}; or name a folder with {MANIFEST}"
         ) from error

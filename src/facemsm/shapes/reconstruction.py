@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from facemsm.errors import FacemsmError
+from facemsm.errors import FacemsmError, check_number, short
 from facemsm.schemes import LandmarkScheme
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.typing import BoolArray, FloatArray
@@ -44,13 +44,10 @@ class Reconstruction:
     centred: bool = False
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise FacemsmError(f"reconstruction: k is {self.k}, at least 1 exemplar is needed")
-        if not 0 <= self.ridge < np.inf:
-            raise FacemsmError(f"reconstruction: ridge is {self.ridge}, it must be 0 or greater")
+        check_number("reconstruction: k", self.k, 1, whole=True)
+        check_number("reconstruction: ridge", self.ridge, 0)
         for name in ("contour_threshold", "feature_threshold", "minimum_reliable"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise FacemsmError(f"reconstruction: {name} is {getattr(self, name)}, it must be between 0 and 1")
+            check_number(f"reconstruction: {name}", getattr(self, name), 0, 1)
         if self.replace not in ("unreliable", "all"):
             raise FacemsmError(f"reconstruction: replace is {self.replace!r}, use 'unreliable' or 'all'")
 
@@ -61,8 +58,8 @@ class Reconstruction:
         Raises:
             FacemsmError: another name, or out of range.
         """
-        if not set(thresholds) <= {"contour", "features"}:
-            raise FacemsmError(f"thresholds are {sorted(thresholds)}: choose from contour and features")
+        if not isinstance(thresholds, Mapping) or not set(thresholds) <= {"contour", "features"}:
+            raise FacemsmError(f"thresholds are {short(thresholds)}: choose from contour and features")
         return cls(
             contour_threshold=thresholds.get("contour", cls.contour_threshold),
             feature_threshold=thresholds.get("features", cls.feature_threshold),
