@@ -562,6 +562,21 @@ def test_resume_knows_photos_by_any_spelling(run: Run, monkeypatch: pytest.Monke
     assert "1 finished before" in run("in", *output)[1]
 
 
+def test_resume_tells_of_photos_that_were_replaced(run: Run) -> None:
+    photo("a.jpg")
+    photo("b.jpg")
+    run("a.jpg", "b.jpg", "-o", "o")
+    before = Path("o/landmarks.jsonl").read_bytes()
+    with Path("b.jpg").open("ab") as file:
+        file.write(b"longer")
+    code, out, err = run("a.jpg", "b.jpg", "-o", "o", "--resume")
+    assert (code, err) == (1, "b.jpg: is not the file any more whose results are there; choose another --output\n")
+    assert "1 failed, reasons above, 1 finished before" in out
+    assert Path("o/landmarks.jsonl").read_bytes() == before
+    Path("b.jpg").unlink()
+    assert run("a.jpg", "b.jpg", "-o", "o", "--resume")[0] == 0
+
+
 def test_resume_keeps_to_the_settings(run: Run) -> None:
     photo("a.jpg")
     photo("b.jpg")

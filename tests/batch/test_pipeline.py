@@ -300,7 +300,7 @@ def test_shards_never_change() -> None:
 
 @given(names=st.sets(st.text("abé ", min_size=1, max_size=3)), others=st.sets(st.text("abé ", min_size=1, max_size=3)))
 def test_photo_set(names: set[str], others: set[str]) -> None:
-    kept = PhotoSet(names)
+    kept = PhotoSet((name, None) for name in names)
     assert len(kept) == len(names)
     assert [name in kept for name in others | names] == [name in names for name in others | names]
 
@@ -308,12 +308,13 @@ def test_photo_set(names: set[str], others: set[str]) -> None:
 def test_photo_set_knows_every_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "in/deep").mkdir(parents=True)
     (tmp_path / "link").symlink_to("in/deep")
-    kept = PhotoSet(["in/a.jpg", str(tmp_path / "in/deep/b.jpg"), "link/../c.jpg"], tmp_path)
+    names = ["in/a.jpg", str(tmp_path / "in/deep/b.jpg"), "link/../c.jpg"]
+    kept = PhotoSet(((name, 1) for name in names), tmp_path)
     monkeypatch.chdir(tmp_path / "in/deep")
     for name in ("../a.jpg", "b.jpg", "./b.jpg", "../deep/b.jpg", "../../link/b.jpg", "../c.jpg"):
         assert name in kept, name
     assert "a.jpg" not in kept
-    assert kept._sums.nbytes == 8 * 3
+    assert kept._sums.nbytes + kept._bytes.nbytes == 16 * 3
 
 
 @pytest.mark.parametrize("threads", [1, 3])
