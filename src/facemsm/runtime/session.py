@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from facemsm.errors import FacemsmError, check_number, short
 from facemsm.files import check_file
 from facemsm.heatmaps import HeatmapCodec
-from facemsm.runtime.external_data import has_external_data
+from facemsm.runtime.network_file import check_network
 from facemsm.typing import FloatArray, Image
 
 CHUNK = 2
@@ -51,7 +51,7 @@ class Session:
         threads: CPU threads of one :meth:`run`.
 
     Raises:
-        FacemsmError: the file is not a network that ONNX Runtime can run, or keeps weights in another one.
+        FacemsmError: the file is not a network that ONNX Runtime can run, keeps weights in another one, or has a loop.
     """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
@@ -67,8 +67,7 @@ class Session:
         check_file(self.path, LARGEST_FILE)
         try:
             content = self.path.read_bytes()
-            if has_external_data(content):
-                raise ValueError("it keeps weights in another file, which is not read; save it with them inside")
+            check_network(content)
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise FacemsmError(
