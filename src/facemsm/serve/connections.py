@@ -74,7 +74,9 @@ class Connection(H11Protocol):
     def _close_if_idle(self) -> None:
         if self.is_idle:
             self.transport.close()
-            self._waiting = self.loop.call_later(self.stuck, self._abort_if_stuck, self.transport.get_write_buffer_size())
+            self._waiting = self.loop.call_later(
+                self.stuck, self._abort_if_stuck, self.transport.get_write_buffer_size()
+            )
 
     def _abort_if_stuck(self, unread: int) -> None:
         """End a connection that is closing and whose client has not read any more of the last answer."""

@@ -141,9 +141,7 @@ class HeadPose(NamedTuple):
     roll: float
 
 
-def head_pose(
-    points: ArrayLike, image_shape: tuple[int, ...], scheme: LandmarkScheme | None = None
-) -> HeadPose:
+def head_pose(points: ArrayLike, image_shape: tuple[int, ...], scheme: LandmarkScheme | None = None) -> HeadPose:
     """Head pose, by fitting ``HEAD`` to nine of the points or as many as there are.
 
     The camera is taken to have no distortion, its centre in the photo's, and a focal length of the photo's width (a
