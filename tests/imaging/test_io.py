@@ -265,7 +265,7 @@ def test_write_image_leaves_nothing_behind_on_failure(tmp_path: Path) -> None:
         write_image(tmp_path / "file" / "a.png", scene())
     with pytest.raises(FacemsmError, match="suffix"):
         write_image(tmp_path / "a.docx", scene())
-    with pytest.raises(FacemsmError, match="a.png: pixels are float64"):
+    with pytest.raises(FacemsmError, match=r"a\.png: pixels are float64"):
         write_image(tmp_path / "a.png", scene() / 255)
     (tmp_path / "taken.png").mkdir()
     with pytest.raises(FacemsmError, match="cannot be written"):

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from facemsm import FacemsmError
 from facemsm.detectors import get_detector
 from facemsm.heatmaps import HeatmapCodec
-from facemsm.runtime.network_file import check_network
 from facemsm.runtime.model import WEIGHTS, load_model
+from facemsm.runtime.network_file import check_network
 from facemsm.runtime.session import LANDMARKS, Network, Session
 
 BUNDLED = WEIGHTS / "68"

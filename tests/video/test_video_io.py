@@ -413,10 +413,9 @@ def test_the_video_can_be_played_before_it_is_loaded(tmp_path: Path, writing: st
 
 
 @pytest.mark.usefixtures("writing")
+@pytest.mark.usefixtures("reading")
 def test_frames_beyond_the_limit_are_refused_before_one_is_decoded(
-    tmp_path: Path,
-    reading: str,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: ARG001
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_video(tmp_path / "a.avi", 3)
     monkeypatch.setattr(opencv, "MAX_PIXELS", 96 * 80)
