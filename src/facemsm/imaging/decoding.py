@@ -36,8 +36,8 @@ _NO_CHECKS = ("WebP", "AVIF", "HEIC", "JPEG XL")
 """Kinds whose decoders make a picture of any bytes."""
 
 _HOLE = 4096
-"""Zeros in a row that are a hole in such a photo: a block that was never copied. Encoders were seen to write 16, or 1542
-in even WebP photos of 16 megapixels; editors pad EXIF data by 2060."""
+"""Zeros in a row that are a hole in such a photo: a block that was never copied. Encoders were seen to write 16, or
+1542 in even WebP photos of 16 megapixels; editors pad EXIF data by 2060."""
 
 _PLUGINS = {
     "WebP": ("PIL.WebPImagePlugin", "WebPImageFile"),
