@@ -39,7 +39,7 @@ class Method(str, Enum):
 
 
 def finite(value: float | None) -> float | None:
-    """The value of an option, which ``nan`` and ``inf`` are not: comparisons with a least and largest let them pass."""
+    """The value of an option that is neither ``nan`` nor ``inf``, which a least value alone lets pass."""
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is no finite number")
     return value
