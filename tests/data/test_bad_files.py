@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 import subprocess
@@ -485,3 +486,12 @@ def test_json_written_by_others_with_numbers_as_ids_or_text(tmp_path: Path) -> N
     path = tmp_path / "faces.json"
     official.write_coco(tmp_path, json.loads(json.dumps(content)))
     assert len(load_dataset("coco", path, "all", scheme=str(official.scheme_file(tmp_path)))) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize("name", ["a.pts", "a.csv"])
+def test_pipes_are_refused_rather_than_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    root = tmp_path if name == "a.pts" else tmp_path / name
+    with pytest.raises(FacemsmError, match="it is a pipe"):
+        load_dataset(name[2:], root, "all", "gt", "68")
