@@ -161,8 +161,10 @@ def read_text(path: Path) -> str:
 
     Raises:
         AbsentError: there is no such file.
-        FacemsmError: it cannot be read or is not text.
+        FacemsmError: it cannot be read, is a pipe, or not text.
     """
+    if path.is_fifo():  # which may never begin
+        raise FacemsmError(f"{path}: cannot be read (it is a pipe)")
     try:
         return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:

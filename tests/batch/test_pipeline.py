@@ -143,7 +143,6 @@ def test_memory_does_not_grow_with_the_photos(tmp_path: Path) -> None:
 
 
 def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
-    pytest.importorskip("fcntl")
     first = ResultsFile(tmp_path / "landmarks.jsonl", "68")
     for resume in (False, True):
         with pytest.raises(FacemsmError, match="another process is writing to it"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 import subprocess
@@ -498,3 +499,12 @@ def test_names_that_no_file_can_have(name: str) -> None:
     for read in readers:
         with pytest.raises(FacemsmError, match="is no file name"):
             read(Path(name))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize("name", ["a.pts", "a.csv"])
+def test_pipes_are_refused_rather_than_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    root = tmp_path if name == "a.pts" else tmp_path / name
+    with pytest.raises(FacemsmError, match="it is a pipe"):
+        load_dataset(name[2:], root, "all", "gt", "68")

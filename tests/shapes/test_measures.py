@@ -92,9 +92,10 @@ def test_points_may_be_lists_and_what_is_none_is_refused() -> None:
     for wrong in ("face", None, [1, 2], object()):
         with pytest.raises(FacemsmError, match="points are no numbers"):
             mouth_openness(wrong)  # type: ignore[arg-type]
-    for several in (head_pose, recognition_matrix):
-        with pytest.raises(FacemsmError, match="several faces"):
-            several(shape[None], SHAPE)  # type: ignore[operator]
+    with pytest.raises(FacemsmError, match="several faces"):
+        head_pose(shape[None], SHAPE)
+    with pytest.raises(FacemsmError, match="several faces"):
+        recognition_matrix(shape[None])
     with pytest.raises(FacemsmError, match="no crop fits"):
         recognition_matrix(np.full((68, 2), np.nan))
     photo = np.zeros((*SHAPE[:2], 1), np.uint8)

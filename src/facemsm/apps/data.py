@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from facemsm.apps.console import track, warn
-from facemsm.apps.options import SOURCE, Boxes, DataBoxes, DataScheme, Root, Split, Weights
+from facemsm.apps.options import SOURCE, Boxes, DataBoxes, DataScheme, Root, Split, Weights, finite
 from facemsm.data.catalogue import CATALOGUE, dataset_scheme, find_dataset, load_dataset, only_split
 from facemsm.data.check import Check, check_dataset
 from facemsm.data.coco import write_coco
@@ -123,13 +123,17 @@ def label(
     weights: Weights = "68",
     views: Annotated[int, typer.Option(min=2, help="Views of each face that are averaged.")] = 6,
     spread: Annotated[
-        float, typer.Option(help="Leave a face out if its views differ by more than this share of its size.")
+        float,
+        typer.Option(callback=finite, help="Leave a face out if its views differ by more than this share of its size."),
     ] = 0.02,
-    score: Annotated[float, typer.Option(help="Leave a face out if its mean score is lower.")] = 0.5,
+    score: Annotated[float, typer.Option(callback=finite, help="Leave a face out if its mean score is lower.")] = 0.5,
     change: Annotated[
-        float, typer.Option(help="Leave a face out if its points move by more than this share of its size.")
+        float,
+        typer.Option(callback=finite, help="Leave a face out if its points move by more than this share of its size."),
     ] = 0.08,
-    smallest: Annotated[float, typer.Option(help="Leave out boxes of the detector with shorter sides, px.")] = 40.0,
+    smallest: Annotated[
+        float, typer.Option(callback=finite, help="Leave out boxes of the detector with shorter sides, px.")
+    ] = 40.0,
 ) -> None:
     """Label faces by a model, to learn from or to correct by hand: faces without labels, or with poor ones.
 

@@ -22,6 +22,7 @@ from facemsm.apps.options import (
     Stages,
     Threads,
     Weights,
+    finite,
     read_settings,
 )
 from facemsm.errors import FacemsmError
@@ -51,7 +52,9 @@ def video(
         int | None,
         typer.Option(min=0, help="Instead of a file, the camera of this number, until Ctrl-C.", metavar="NUMBER"),
     ] = None,
-    seconds: Annotated[float | None, typer.Option(min=0, help="Stop after so much of the video.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0, callback=finite, help="Stop after so much of the video.")
+    ] = None,
     format: Annotated[
         Format,
         typer.Option(

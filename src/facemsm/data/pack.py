@@ -34,6 +34,9 @@ SIDE, MARGIN, QUALITY = 208, 2.1, 70
 """Of a crop: largest side in pixels, side over the face box's larger side (room for all that training's jitter asks
 for), and JPEG quality."""
 
+MAX_PIXELS, MAX_LABEL = 1 << 24, 1 << 20
+"""Most of a crop, and most bytes of a label: far above what is written, below what a forged file can claim."""
+
 SETS = ("300w", "aflw2000", "wflw", "cofw", "ytf", "coco", "csv", "pts")
 """Data sets that may be in a pack."""
 
@@ -67,7 +70,9 @@ class PackedCrop:
         with reading(self.path), self.path.open("rb") as file:
             file.seek(self.offset)
             data = file.read(self.size)
-        return decode_image(data, f"{self.path}: crop at byte {self.offset}")
+        if len(data) != self.size:
+            raise FacemsmError(f"{self.path}: holds no whole crop at byte {self.offset}; copy it again")
+        return decode_image(data, f"{self.path}: crop at byte {self.offset}", max_pixels=MAX_PIXELS, kinds=("JPEG",))
 
 
 def write_pack(faces: Iterable[Packed], path: Path, *, side: int = SIDE, quality: int = QUALITY) -> int:
@@ -140,19 +145,23 @@ def read_pack(root: Path, split: str, box_source: BoxSource, scheme: LandmarkSch
         if file.read() != bytes(1024):  # an archive ends in two empty blocks; without them tarfile reads what is there
             raise FacemsmError(f"{root}: not a whole file of 'facemsm data pack'; copy it again")
     try:
-        with tarfile.open(root) as archive:
+        with tarfile.open(root, "r:") as archive:  # not packed, which could hold anything
             members = [member for member in archive if member.isfile()]
             crops = {m.name.removesuffix(".jpg"): m for m in members if m.name.endswith(".jpg")}
             for member in members:
                 if member.name.endswith(".json"):
                     content = archive.extractfile(member)
-                    assert content is not None
+                    if content is None or member.size > MAX_LABEL:
+                        raise ValueError(f"{member.name} is no label")
                     label = json.loads(content.read())
                     sets.add(label["set"])
                     if split in (label["set"], "all"):
                         crop = crops[member.name.removesuffix(".json")]
                         yield try_read(_face, label, root, crop, box_source, scheme.count)
-    except (tarfile.TarError, OSError, ValueError, KeyError, TypeError) as error:
+    except (
+        *(tarfile.TarError, OSError, ValueError, KeyError, TypeError),
+        *(AttributeError, OverflowError, RecursionError),
+    ) as error:
         raise FacemsmError(
             f"{root}: not a whole file of 'facemsm data pack' ({type(error).__name__}: {error})"
         ) from error

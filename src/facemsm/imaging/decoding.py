@@ -36,8 +36,8 @@ _NO_CHECKS = ("WebP", "AVIF", "HEIC", "JPEG XL")
 """Kinds whose decoders make a picture of any bytes."""
 
 _HOLE = 4096
-"""Zeros in a row that are a hole in such a photo: a block that was never copied. Encoders were seen to write 16, but for
-even WebP photos, 1542 in 16 megapixels; editors pad EXIF data by 2060."""
+"""Zeros in a row that are a hole in such a photo: a block that was never copied. Encoders were seen to write 16, or
+1542 in even WebP photos of 16 megapixels; editors pad EXIF data by 2060."""
 
 _PLUGINS = {
     "WebP": ("PIL.WebPImagePlugin", "WebPImageFile"),
@@ -92,8 +92,8 @@ def decode_image(
     Of damage is seen: missing bytes, in every kind; wrong checksums (PNG; compressed TIFF); JPEG data that do not fit
     the size, are no code or are left over, as after holes and overwritten parts. What is not seen: damage that leaves
     valid data, which is a changed byte in a JPEG more often than not; anything in BMP and uncompressed TIFF, which
-    have no checks; in the middle of WebP, HEIC, AVIF and JPEG XL most but blocks of zeros; in the middle of a JPEG within
-    a TIFF. Where the program that uses this sets Pillow's ``LOAD_TRUNCATED_IMAGES``, Pillow tells of less.
+    have no checks; in the middle of WebP, HEIC, AVIF and JPEG XL most but blocks of zeros; in the middle of a JPEG in a
+    TIFF. Where the program that uses this sets Pillow's ``LOAD_TRUNCATED_IMAGES``, Pillow tells of less.
 
     Args:
         data: the whole file.

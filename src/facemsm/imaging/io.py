@@ -107,7 +107,7 @@ def write_image(path: PathLike, image: Image) -> None:
 
 
 def check_image(image: Any, where: str = "image") -> Image:
-    """An array from outside as (H, W, 3) uint8; grey (H, W) or (H, W, 1) becomes RGB and a fourth channel (alpha) is dropped.
+    """An array from outside as (H, W, 3) uint8; grey (H, W) or (H, W, 1) becomes RGB, a fourth channel is dropped.
 
     Raises:
         FacemsmError: not uint8, another shape, or no pixel; ``where`` begins the message.

@@ -36,7 +36,9 @@ from facemsm.files import identity, name_hash, reading
 from facemsm.results.run import Run
 from facemsm.typing import FloatArray, PathLike
 
-if sys.platform != "win32":
+if sys.platform == "win32":
+    import msvcrt
+else:
     import fcntl
 
 
@@ -168,16 +170,19 @@ class ResultsFile:
 
     def _open(self) -> None:
         self._file = self.path.open("ab", buffering=0)
-        if sys.platform != "win32":
-            try:  # a scheduler may start a job again that still runs; the lock ends with the process
+        try:  # a scheduler may start a job again that still runs; the lock ends with the process
+            if sys.platform == "win32":
+                self._file.seek(1 << 62)  # far behind the end: nobody may read what is locked
+                msvcrt.locking(self._file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                self.close()
-                raise FacemsmError(
-                    f"{self.path}: another process is writing to it; wait for it or choose another --output"
-                ) from error
-            except OSError:  # a file system without locks
-                pass
+        except (BlockingIOError, PermissionError) as error:
+            self.close()
+            raise FacemsmError(
+                f"{self.path}: another process is writing to it; wait for it or choose another --output"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
 
     def _earlier(self, scheme: str) -> Iterator[tuple[str, int | None]]:
         for record, where in _records(self.path):

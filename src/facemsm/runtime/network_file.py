@@ -45,9 +45,11 @@ def check_network(content: bytes) -> None:
         for number, value in _fields(data):
             if kind == "tensor" and (number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value)):
                 raise ValueError("it keeps weights in another file, which is not read; save it with them inside")
-            if kind == "node" and number == _OPERATOR and value in _LOOPS:
+            if isinstance(value, int):
+                continue
+            if kind == "node" and number == _OPERATOR and bytes(value) in _LOOPS:
                 raise ValueError("it has a loop, which may never end; export it without")
-            if number in _MESSAGES[kind] and isinstance(value, memoryview):
+            if number in _MESSAGES[kind]:
                 messages.append((_MESSAGES[kind][number], value))
 
 

@@ -48,7 +48,7 @@ def as_68(points: ArrayLike, scheme: LandmarkScheme | None = None) -> Array:
         (..., 68, 2) float64; NaN where none of the points is near, or one of those is NaN.
 
     Raises:
-        FacemsmError: not points, no built-in scheme has L of them, or it does not say where its points lie among the 68.
+        FacemsmError: not points, no built-in scheme has L of them, or it says nothing of where they lie among the 68.
     """
     try:
         points = np.asarray(points, np.float64)

@@ -30,6 +30,16 @@ MAX_UNREADABLE_FRAMES = 300
 _ROTATIONS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
 
+MAX_PIXELS = 1 << 27
+"""Of a frame, 134 megapixels: above every camera, below what a forged header can claim."""
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise ValueError for frames of more than ``MAX_PIXELS``, before one of them is decoded."""
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"its frames have {width} x {height} pixels, above the limit of {MAX_PIXELS >> 20} Mi")
+
+
 class OpenCVDecoder:
     """The frames of a file or a camera; see :class:`facemsm.video.io.Decoder`."""
 
@@ -48,6 +58,7 @@ class OpenCVDecoder:
         self._capture = cv2.VideoCapture(name)
         if not self._capture.isOpened():
             raise ValueError("OpenCV cannot open it")
+        check_size(*(int(self._capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)))
         # versions differ in whether they rotate frames by themselves
         self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
         angle = round(self._capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
