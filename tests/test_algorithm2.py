@@ -131,7 +131,8 @@ def align(exemplar: Array, shape: Array, reliable: Array) -> Array:
     """The exemplar, mapped to the reliable points by (x, y) -> (a x - b y + c, b x + a y + d)."""
     rows = [row for x, y in exemplar[reliable] for row in ((x, -y, 1, 0), (y, x, 0, 1))]
     a, b, c, d = np.linalg.lstsq(np.array(rows), shape[reliable].ravel(), rcond=None)[0]
-    return exemplar @ np.array([[a, -b], [b, a]]).T + (c, d)
+    aligned: Array = exemplar @ np.array([[a, -b], [b, a]]).T + (c, d)
+    return aligned
 
 
 def line_14(to_photo: Array, shape: Array) -> Array:
