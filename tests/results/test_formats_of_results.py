@@ -21,7 +21,7 @@ from facemsm.imaging.io import write_image
 from facemsm.results.jsonl import PhotoResult, to_line
 from facemsm.results.label_studio import label_studio_tasks
 from facemsm.results.tables import write_csv
-from facemsm.schemes import SCHEME_68, get_scheme
+from facemsm.schemes import SCHEME_29, SCHEME_68, get_scheme
 from facemsm.shapes.measures import MEASURES
 from facemsm.video.io import Frame, frame_line, write_video_csv
 from facemsm.video.tracking import TrackedFace
@@ -72,12 +72,12 @@ def check(line: str) -> dict[str, Any]:
 def test_lines_are_of_the_schema(measures: bool) -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     for photo in photos():
-        record = check(to_line(photo, measures=measures))
+        record = check(to_line(photo, measures=SCHEME_68 if measures else None))
         assert ["measures" in found for found in record["faces"]] == [measures] * len(photo.faces)
-    few = check(to_line(PhotoResult("a.jpg", 9, 9, "29", [face(count=29)]), measures=True))
+    few = check(to_line(PhotoResult("a.jpg", 9, 9, "29", [face(count=29)]), measures=SCHEME_29))
     assert few["faces"][0]["measures"]["left_eye_openness"] is None
     frame = Frame(7, 0.25, np.zeros((*SIZE, 3), np.uint8))
-    record = check(frame_line(frame, "v.mp4", "68", [TrackedFace(3, face())], measures=measures))
+    record = check(frame_line(frame, "v.mp4", SCHEME_68, [TrackedFace(3, face())], measures=measures))
     assert (record["image"], record["frame"], record["faces"][0]["id"]) == ("v.mp4#7", 7, 3)
 
 
@@ -99,9 +99,11 @@ def test_every_field_is_described_in_the_documentation() -> None:
 
 
 def test_measures_in_tables(tmp_path: Path) -> None:
-    write_csv(tmp_path / "a.csv", photos(), 68, measures=True)
+    write_csv(tmp_path / "a.csv", photos(), 68, measures=SCHEME_68)
     lines = [
-        frame_line(Frame(0, 0.0, np.zeros((9, 9, 3), np.uint8)), "v", "68", [TrackedFace(1, face())], measures=True)
+        frame_line(
+            Frame(0, 0.0, np.zeros((9, 9, 3), np.uint8)), "v", SCHEME_68, [TrackedFace(1, face())], measures=True
+        )
     ]
     (tmp_path / "v.jsonl").write_text("".join(lines), encoding="utf-8")
     write_video_csv(tmp_path / "v.csv", tmp_path / "v.jsonl", 68, measures=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -39,6 +40,13 @@ class Method(str, Enum):
     PAPER = "paper"
 
 
+def finite(value: float | None) -> float | None:
+    """The value of an option that is neither ``nan`` nor ``inf``, which a least value alone lets pass."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number")
+    return value
+
+
 Weights = Annotated[str, typer.Option(help="Trained weights: a bundled model (68 or 98) or a model folder.")]
 Stages = Annotated[
     str, typer.Option(help="Which stages run: 1 makes the face upright, 2 finds the landmarks, 3 rebuilds hidden ones.")
@@ -73,11 +81,15 @@ MinScore = Annotated[
     typer.Option(
         min=0,
         max=1,
+        callback=finite,
         help="Leave out faces with a lower score, the share of a face's points that is expected to be right.",
     ),
 ]
 MinSize = Annotated[
-    float, typer.Option(min=0, help="Leave out faces that the detector finds with a shorter side of the box, px.")
+    float,
+    typer.Option(
+        min=0, callback=finite, help="Leave out faces that the detector finds with a shorter side of the box, px."
+    ),
 ]
 Measures = Annotated[bool, typer.Option("--measures", help="Also write head pose, eye and mouth openness.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
@@ -110,7 +122,9 @@ Complete = Annotated[
         help="For scheme 98: faces with 98 points (wflw) that teach where the others lie on faces with 68.",
     ),
 ]
-Holdout = Annotated[float, typer.Option(min=0.0, max=0.9, help="Fraction of the photos to validate on.")]
+Holdout = Annotated[
+    float, typer.Option(min=0.0, max=0.9, callback=finite, help="Fraction of the photos to validate on.")
+]
 Faces = Annotated[int, typer.Option(min=1, help="How many of the faces of --data, evenly chosen.")]
 
 

@@ -12,7 +12,18 @@ from typing import Annotated
 
 import typer
 
-from facemsm.apps.options import MethodOption, MinScore, MinSize, Threads
+from facemsm.apps.options import (
+    ContourThreshold,
+    Detector,
+    DetectorModel,
+    FeatureThreshold,
+    MethodOption,
+    MinScore,
+    MinSize,
+    Stages,
+    Threads,
+    read_settings,
+)
 from facemsm.errors import FacemsmError
 
 app = typer.Typer(add_completion=False)
@@ -32,7 +43,12 @@ def serve(
             show_default="all bundled ones, 68 first",
         ),
     ] = None,
+    stages: Stages = "1,2,3",
     method: MethodOption = None,
+    threshold_contour: ContourThreshold = None,
+    threshold_features: FeatureThreshold = None,
+    detector: Detector = None,
+    detector_model: DetectorModel = None,
     min_score: MinScore = 0,
     min_size: MinSize = 0,
     threads: Threads = 1,
@@ -65,7 +81,7 @@ def serve(
         from facemsm.serve.connections import create_server
         from facemsm.serve.limits import Limits
     except ModuleNotFoundError as error:
-        raise FacemsmError(f"serve needs the module {error.name!r}: pip install 'facemsm[serve]'") from error
+        raise FacemsmError(f'serve needs the module {error.name!r}: pip install "facemsm[serve]"') from error
 
     listener = _listener(host, port)
     limits = Limits()
@@ -73,9 +89,11 @@ def serve(
         load_aligners(
             weights or list_models(),
             limits,
-            method=method.value if method else None,
-            threads=threads,
+            settings=read_settings(method, stages, threshold_contour, threshold_features),
+            detector=detector,
+            detector_model=detector_model,
             min_size=min_size,
+            threads=threads,
         ),
         host=host,
         allowed_hosts=allow_host or (),

@@ -149,16 +149,15 @@ class PhotoAligner:
         path = photo.path
         name = path.as_posix()
         try:
-            if not path.is_file() and not path.is_dir() and path.exists():
-                raise FacemsmError(f"{path}: is a pipe or a device, not a file")  # which may never end, nor begin
             image = read_image(path)
             if self._boxes and photo.boxes is None:
                 raise FacemsmError(f"{path}: has no box in {self._boxes}; add a row for it")
             given = None if photo.boxes is None else check_boxes(photo.boxes, image.shape, where=str(path))
             found = self._aligner.align(image, given)
             faces = [face for face in found if face.score >= self._min_score]
-            result = PhotoResult(name, image.shape[1], image.shape[0], self.scheme.name, faces)
-            line = to_line(result, measures=self._measures)
+            size, scheme = path.stat().st_size, self.scheme.name
+            result = PhotoResult(name, image.shape[1], image.shape[0], scheme, faces, size)
+            line = to_line(result, measures=self.scheme if self._measures else None)
             picture = self._draw(path, image, faces)
         except StorageError:  # no photo's fault
             raise

@@ -35,7 +35,7 @@ from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.stgan.networks import Generator
 from facemsm.training.config import from_mapping, read_config
 from facemsm.training.landmarks import images_to_tensor
-from facemsm.training.run import load_weights, read_notes
+from facemsm.training.weights import load_weights, read_notes
 from facemsm.typing import FloatArray, Image
 
 OPSET = 18

@@ -32,20 +32,20 @@ _GAP = re.compile(r"[\s,:]*")  # between the values of a text that is known to b
 
 def to_coco(
     photos: Iterable[PhotoResult] | Iterable[Face],
+    scheme: LandmarkScheme | None = None,
     *,
     image: PathLike | None = None,
-    scheme: LandmarkScheme | None = None,
 ) -> dict[str, Any]:
     """A COCO keypoint document, ready for ``json.dump``; annotation tools and :mod:`facemsm.data.coco` read it.
 
     Args:
         photos: of one scheme; :func:`facemsm.results.jsonl.read_results` reads those of earlier runs. Or the faces of
             one photo.
+        scheme: theirs; may be left out if it is a built-in one.
         image: the path of that photo.
-        scheme: of the points; by default the built-in one that the photos name.
 
     Raises:
-        FacemsmError: there is no photo, or it cannot be read, or the schemes differ or are not built in.
+        FacemsmError: there is no photo, or it cannot be read, or the schemes differ or are not known.
     """
     photos = _photos(list(photos), image)
     schemes = {photo.scheme for photo in photos} - {scheme.name if scheme else None}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from facemsm.face import Face
     from facemsm.results.jsonl import PhotoResult
+    from facemsm.schemes import LandmarkScheme
 
 
 def to_dataframe(faces: Sequence[Face]) -> pandas.DataFrame:
@@ -44,11 +45,14 @@ def to_dataframe(faces: Sequence[Face]) -> pandas.DataFrame:
     return pandas.concat(tables, keys=range(len(tables)), names=["face"]).reset_index()
 
 
-def write_csv(path: Path, results: Iterable[PhotoResult], count: int, *, measures: bool = False) -> None:
+def write_csv(
+    path: Path, results: Iterable[PhotoResult], count: int, *, measures: LandmarkScheme | None = None
+) -> None:
     """Write ``results`` as CSV, one row per face with ``count`` points; the file appears whole or not at all.
 
-    Columns: image, face (from 1), x_min, y_min, x_max, y_max, detection_score, score, those of ``MEASURES`` if they are
-    asked for, x_0 ..., y_0 ..., score_0 ..., occluded_0 ... (0 or 1). Photos without a face have no row.
+    Columns: image, face (from 1), x_min, y_min, x_max, y_max, detection_score, score, those of ``MEASURES`` if the
+    points' scheme is given for them, x_0 ..., y_0 ..., score_0 ..., occluded_0 ... (0 or 1). Photos without a face have
+    no row.
 
     A row is one line, whatever a photo's name holds: control characters are escapes. No name is a formula of a
     spreadsheet: one that begins with ``=``, ``+``, ``-`` or ``@`` gets ``./`` before it, which names the same photo.
@@ -64,7 +68,7 @@ def write_csv(path: Path, results: Iterable[PhotoResult], count: int, *, measure
         for result in results:
             image = f"./{result.image}" if result.image.startswith(("=", "+", "-", "@")) else result.image
             for i, face in enumerate(result.faces, 1):
-                measured = face_measures(face.points).values() if measures else ()
+                measured = face_measures(face.points, measures).values() if measures else ()
                 before = (*rounded(face.box), face.detection_score, face.score, *measured)
                 values = (face.points.T.ravel(), face.scores, face.occluded.astype(int))
                 writer.writerow([printable(image), i, *map(cell, before), *(v for a in values for v in rounded(a))])

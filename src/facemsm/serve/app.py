@@ -24,7 +24,7 @@ from facemsm.serve.answers import AlignAnswer, Extra, ModelAnswer, Problem, face
 from facemsm.serve.guard import HEALTH, Guard, RootPath, SecurityHeaders, check_hosts, check_origins
 from facemsm.serve.limits import Limits
 from facemsm.serve.requests import BODY, Box, Options, first_problem, read_request
-from facemsm.stages import Method, Settings
+from facemsm.stages import Settings
 from facemsm.typing import FloatArray, Image, PathLike
 
 STATIC = Path(__file__).with_name("static")
@@ -64,19 +64,28 @@ def load_aligners(
     weights: Sequence[PathLike],
     limits: Limits,
     *,
-    method: Method | None = None,
-    threads: int = 1,
+    settings: Settings | None = None,
+    detector: str | None = None,
+    detector_model: PathLike | None = None,
     min_size: float = 0.0,
+    threads: int = 1,
 ) -> list[Aligner]:
-    """The aligners that the server works with, and one detector for all of them, see :func:`get_detector`.
+    """The aligners that the server works with, and one detector for all of them.
+
+    Args:
+        weights: bundled models' names or folders.
+        limits: of requests.
+        settings, threads: as for :meth:`facemsm.Aligner.from_pretrained`.
+        detector, detector_model, min_size: as for :func:`facemsm.get_detector`.
 
     Raises:
-        FacemsmError: as :meth:`facemsm.Aligner.from_pretrained`.
+        FacemsmError: as those.
     """
-    detector = FewFaces(get_detector(min_size=min_size), limits.faces)
+    finder = FewFaces(get_detector(detector, model=detector_model, min_size=min_size), limits.faces)
     keep = ("heatmaps", "canonical")
     return [
-        Aligner.from_pretrained(name, method=method, detector=detector, keep=keep, threads=threads) for name in weights
+        Aligner.from_pretrained(name, settings=settings, detector=finder, keep=keep, threads=threads)
+        for name in weights
     ]
 
 

@@ -30,6 +30,7 @@ from facemsm.errors import FacemsmError
 from facemsm.files import atomic_write
 from facemsm.results.jsonl import as_line
 from facemsm.results.tables import cell
+from facemsm.schemes import LandmarkScheme
 from facemsm.shapes.measures import MEASURES
 from facemsm.typing import Image
 from facemsm.video.opencv import FfmpegEncoder, OpenCVDecoder, OpenCVEncoder
@@ -58,7 +59,7 @@ class Decoder(Protocol):
     aspect: Fraction
     missing: int
     """Frames that the file should have after its last one."""
-    doubt: str
+    warning: str
     """What may be wrong with the file, in words; empty if nothing is."""
 
     def frames(self) -> Iterator[tuple[float | None, Image] | None]:
@@ -104,7 +105,7 @@ class VideoReader:
                 break
         else:
             self.close()
-            raise FacemsmError(f"{self.name}: {bad} ({self._decoder.doubt or 'no frame could be decoded'})")
+            raise FacemsmError(f"{self.name}: {bad} ({self._decoder.warning or 'no frame could be decoded'})")
         rate = self._decoder.rate
         self.rate = rate if math.isfinite(rate) and 1 <= rate <= 1000 else USUAL_RATE
         self.aspect = self._decoder.aspect
@@ -130,8 +131,8 @@ class VideoReader:
         stop = number + 1 + self._decoder.missing
         if missing := run + self._decoder.missing:
             broken(f"{self.name}: {_span(stop - missing, stop)}, the last, cannot be read", missing)
-        if self._decoder.doubt:
-            broken(f"{self.name}: {self._decoder.doubt}", 0)
+        if self._decoder.warning:
+            broken(f"{self.name}: {self._decoder.warning}", 0)
 
     def close(self) -> None:
         """Let the file or camera go."""
@@ -259,8 +260,10 @@ def _encoder() -> Callable[[Path, float, int, int, Fraction, Path | None], Encod
     return FfmpegEncoder if FfmpegEncoder.exists() else OpenCVEncoder
 
 
-def frame_line(frame: Frame, source: str, scheme: str, faces: Sequence[TrackedFace], *, measures: bool = False) -> str:
-    """The line of one frame in ``NAME.jsonl``, with its line break; with measures as :meth:`Face.to_dict`."""
+def frame_line(
+    frame: Frame, source: str, scheme: LandmarkScheme, faces: Sequence[TrackedFace], *, measures: bool = False
+) -> str:
+    """The line of one frame in ``NAME.jsonl``, with its line break; with measures as :meth:`facemsm.Face.to_dict`."""
     height, width = frame.image.shape[:2]
     return as_line(
         {
@@ -269,8 +272,8 @@ def frame_line(frame: Frame, source: str, scheme: str, faces: Sequence[TrackedFa
             "image": f"{source}#{frame.number}",
             "width": width,
             "height": height,
-            "scheme": scheme,
-            "faces": [{**tracked.face.to_dict(measures=measures), "id": tracked.id} for tracked in faces],
+            "scheme": scheme.name,
+            "faces": [{**face.to_dict(measures=measures, scheme=scheme), "id": identity} for identity, face in faces],
         }
     )
 
