@@ -538,7 +538,7 @@ def fields(client: TestClient) -> dict[str, st.SearchStrategy[Any]]:
     description = client.get("/openapi.json").json()
     content = description["paths"]["/api/align"]["post"]["requestBody"]["content"]
     properties = content["multipart/form-data"]["schema"]["properties"]
-    assert set(properties) == {"photo", "boxes", "model", "method", "contour", "features", "include"}
+    assert set(properties) == {"photo", "boxes", "model", "method", "contour", "features", "min_score", "include"}
     return {name: values_of(schema) for name, schema in properties.items() if name != "photo"}
 
 

@@ -62,10 +62,13 @@ def to_coco(
 
 def _photos(given: list[Any], image: PathLike | None) -> list[PhotoResult]:
     """The photos that are given, or that of faces."""
+    from facemsm.face import Face
     from facemsm.imaging.io import read_image
     from facemsm.results.jsonl import PhotoResult
 
-    faces = [entry for entry in given if not isinstance(entry, PhotoResult)]
+    if not all(isinstance(entry, (Face, PhotoResult)) for entry in given):
+        raise FacemsmError("a COCO document is made of facemsm.PhotoResult, or of the faces of a photo")
+    faces = [entry for entry in given if isinstance(entry, Face)]
     if image is None and faces:
         raise FacemsmError('a COCO document of faces names their photo: to_coco(faces, image="photo.jpg")')
     if image is None:
