@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -258,7 +259,7 @@ def test_predictions_are_taken_by_name() -> None:
 
 def test_prediction_files_that_cannot_be_used(tmp_path: Path) -> None:
     path = tmp_path / "p.npz"
-    with pytest.raises(FacemsmError, match=r"p\.npz: cannot be read"):
+    with pytest.raises(FacemsmError, match=r"p\.npz: no such file"):
         load_predictions(path, 3)
     with pytest.raises(FacemsmError, match=r"give it that ending"):
         save_predictions(tmp_path / "p.txt", predictions())
@@ -284,6 +285,28 @@ def test_prediction_files_that_cannot_be_used(tmp_path: Path) -> None:
         np.savez(path, **arrays)
         with pytest.raises(FacemsmError, match="not a file of predictions, or damaged"):
             load_predictions(path, 3)
+    for array in (
+        npy("'<f4'", "(1000000000000, 68, 2)"),
+        npy("'<f4'", "(10000000, 68, 2)"),
+        npy("'<f4'", "(-1, 68, 2)"),
+        npy("'<f4'", "(" * 9000),
+        npy("'<f4'", "(9,,)"),
+        npy("__import__('os')", "(1,)"),
+        npy("'|O'", "(1,)", b"cos\nabort\n(tR."),
+        npy("'<f4'", f"({'9' * 5000},)"),
+        bytes(1 << 27),  # three of them are too much
+    ):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in ("points", "names", "method"):
+                archive.writestr(f"{name}.npy", array)
+        with pytest.raises(FacemsmError, match=r"p\.npz: not a readable \.npz file \(.+\)"):
+            load_predictions(path, 3)
+
+
+def npy(kind: str, shape: str, content: bytes = b"") -> bytes:
+    """An array as its header says it is."""
+    header = f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + content
 
 
 # --- Figures ---------------------------------------------------------------------------------------------------------
@@ -336,10 +359,12 @@ def test_visible_and_occluded_points_apart() -> None:
     # by rising score: both third points are occluded, then one of the second points (tied) is
     assert found["scores"]["average precision"] == pytest.approx(2 / 3 + 1 / 3 * 3 / 4, abs=1e-6)
     assert found["scores"]["recall@80P"] == pytest.approx(2 / 3, abs=1e-6)
-    assert found["scores"]["threshold"] == pytest.approx(0.9)
+    assert found["scores"]["recall@90P"] == found["scores"]["recall@80P"]
+    assert found["scores"]["threshold@80P"] == found["scores"]["threshold@90P"] == pytest.approx(0.9)
     text = markdown(report)
     assert "change by stage 3 |       - |    -8.33 |  -10.00 |    -6.67" in text
-    assert "recall 66.7 % at 80 % precision (flagging from 0.900 on)" in text
+    for precision in (80, 90):
+        assert f"recall 66.7 % at {precision} % precision (flagging from 0.900 on)" in text
 
 
 def test_a_data_set_that_calls_every_point_visible_does_not_tell() -> None:
@@ -531,7 +556,7 @@ def test_boxes_of_a_detector(run: Run, faces: list[str], monkeypatch: pytest.Mon
         (["FACES", "--save-predictions", "p.txt", "--weights", "none"], "p.txt: predictions are saved as .npz"),
         (["FACES", "--predictions", "p.npz", "--boxes", "gt"], "--boxes makes no sense with --predictions"),
         (["FACES", "--predictions", "p.npz", "--save-predictions", "q.npz"], "--save-predictions makes no sense"),
-        (["FACES", "--predictions", "none.npz"], "none.npz: cannot be read"),
+        (["FACES", "--predictions", "none.npz"], "none.npz: no such file"),
         (["FACES", "--predictions", "other.npz"], "other.npz: holds predictions for wflw, not coco"),
         (["coco", "faces.json", "--scheme", "68"], "faces.json"),
     ],

@@ -19,6 +19,7 @@ from facemsm.hourglass.losses import (
     by_face,
     centres,
     distance,
+    gaussians,
     mean_squared,
     weighted_squared,
 )
@@ -29,6 +30,14 @@ thetas = st.lists(st.floats(-2, 2), min_size=12, max_size=12).map(lambda v: torc
 
 def gradient(loss: Tensor, at: Tensor) -> Tensor:
     return torch.autograd.grad(loss, at)[0]
+
+
+def test_targets_are_those_that_the_codec_draws() -> None:
+    codec = HeatmapCodec(sigma=1.7)
+    points = np.random.default_rng(0).uniform(-5, 133, (2, 6, 2)).astype(np.float32)
+    points[0, 1] = np.nan
+    drawn = gaussians(torch.from_numpy(codec.to_cells(points)).float(), codec.size, codec.sigma)
+    np.testing.assert_allclose(drawn, codec.encode(points), atol=1e-6)
 
 
 @given(thetas)

@@ -26,7 +26,8 @@ from facemsm.hourglass.network import HourglassConfig
 from facemsm.imaging.io import read_image
 from facemsm.reproduce import runs
 from facemsm.reproduce.experiments import EXPERIMENTS
-from facemsm.reproduce.outputs import CONDITIONS, SIZE, CachedOutputs, locate
+from facemsm.reproduce.known_truth import READINGS, readings
+from facemsm.reproduce.outputs import CONDITIONS, DRAWN_OCCLUDERS, GIVEN, PERTURBED_BOXES, SIZE, CachedOutputs, locate
 from facemsm.reproduce.paper import Figure, Paper, paper
 from facemsm.reproduce.render import beside, markdown, ours, table
 from facemsm.reproduce.runs import BoxExamples, Plan
@@ -36,10 +37,9 @@ from facemsm.resnet50.network import ResNet50Config
 from facemsm.schemes import OCCLUDED, get_scheme
 from facemsm.stages import StageOutputs
 from facemsm.typing import FloatArray, Image
-from official_files import write_300w
+from official_files import write_300w, write_cofw68
 from synthetic_faces import write_faces
 
-GIVEN, PERTURBED, DRAWN = CONDITIONS
 SCHEME = get_scheme("68")
 
 
@@ -238,28 +238,28 @@ def samples(drawn: Path) -> list[FaceSample]:
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_kept_outputs_are_the_points_that_were_found(samples: list[FaceSample], condition: str, tmp_path: Path) -> None:
     stages = ByBox()
-    located = locate(stages, samples, condition)
-    scenes = [CONDITIONS[condition](sample, SCHEME) for sample in samples]
-    found = stages.run_stages([scene.image for scene in scenes], np.stack([scene.box for scene in scenes]))
+    cached = locate(stages, samples, condition)
+    shown = [CONDITIONS[condition](sample, SCHEME) for sample in samples]
+    found = stages.run_stages([face.image for face in shown], np.stack([face.box for face in shown]))
     expected = apply_affine(found.to_photo, found.points)
-    np.testing.assert_allclose(located.points(), expected, atol=1e-2)
-    np.testing.assert_array_equal(located.truth, [scene.points for scene in scenes])
-    located.save(tmp_path / "x.npz")
+    np.testing.assert_allclose(cached.points(), expected, atol=1e-2)
+    np.testing.assert_array_equal(cached.truth, [face.points for face in shown])
+    cached.save(tmp_path / "x.npz")
     again = CachedOutputs.load(tmp_path / "x.npz")
-    np.testing.assert_array_equal(again.points(), located.points())
-    assert again.names == located.names
+    np.testing.assert_array_equal(again.points(), cached.points())
+    assert again.names == cached.names
     assert again.take([samples[3].name, "nobody"]).names == (samples[3].name,)
 
 
 def test_conditions_move_photo_box_and_points_together(samples: list[FaceSample]) -> None:
     for sample in samples:
-        given, drawn_on = (CONDITIONS[condition](sample, SCHEME) for condition in (GIVEN, DRAWN))
-        eye = [normaliser(scene.points[None], SCHEME, "inter-ocular")[0] for scene in (given, drawn_on)]
+        given, drawn_on = (CONDITIONS[condition](sample, SCHEME) for condition in (GIVEN, DRAWN_OCCLUDERS))
+        eye = [normaliser(face.points[None], SCHEME, "inter-ocular")[0] for face in (given, drawn_on)]
         grown = eye[1] / eye[0]
         np.testing.assert_allclose(np.diff(drawn_on.box[::2]), np.diff(given.box[::2]) * grown, rtol=1e-4)
-        turned = CONDITIONS[PERTURBED](sample, SCHEME)
-        np.testing.assert_allclose(normaliser(turned.points[None], SCHEME, "inter-ocular")[0], eye[0], rtol=1e-4)
-    covered = [CONDITIONS[DRAWN](sample, SCHEME).visibility == OCCLUDED for sample in samples]
+        perturbed = CONDITIONS[PERTURBED_BOXES](sample, SCHEME)
+        np.testing.assert_allclose(normaliser(perturbed.points[None], SCHEME, "inter-ocular")[0], eye[0], rtol=1e-4)
+    covered = [CONDITIONS[DRAWN_OCCLUDERS](sample, SCHEME).visibility == OCCLUDED for sample in samples]
     assert np.mean([one.any() for one in covered]) > 0.5
     assert np.mean(covered) < 0.6
 
@@ -340,7 +340,7 @@ def test_one_command_trains_all_and_tables_follow(
     assert "no face is called 'nobody'" in fails(monkeypatch, capsys, *train, "--exclude", "nobody")
 
     items = ("table8", "stages", "table9", "fig7", "fig14", "fig15", "fig5")
-    monkeypatch.setattr("facemsm.reproduce.workspace.COUNT", 12)
+    monkeypatch.setattr("facemsm.reproduce.workspace.EXEMPLARS", 12)
     run(monkeypatch, *items, *where, "--no-photos")
     assert capsys.readouterr().out.count("made") == len(items)
     index = (report / "index.md").read_text(encoding="utf-8")
@@ -401,14 +401,14 @@ def test_a_setting_may_be_for_one_kind_of_run() -> None:
 
 
 def test_scores_are_eq_9s_whatever_the_weights_ship_with(tmp_path: Path) -> None:
-    exp, whole, photo = Workspace(tmp_path), Aligner.from_pretrained("68"), read_image(SAMPLE)
+    workspace, whole, photo = Workspace(tmp_path), Aligner.from_pretrained("68"), read_image(SAMPLE)
     seen = whole.run_stages([photo], SAMPLE_BOX[None])
-    found = exp.stages("68", MODEL).run_stages([photo], SAMPLE_BOX[None])
+    found = workspace.stages("68", MODEL).run_stages([photo], SAMPLE_BOX[None])
     np.testing.assert_array_equal(found.scores, seen.scores)
-    shipped = exp.stages("68", SHIPPED).run_stages([photo], SAMPLE_BOX[None])
+    shipped = workspace.stages("68", SHIPPED).run_stages([photo], SAMPLE_BOX[None])
     points = apply_affine(shipped.to_photo, shipped.points)[0]
     np.testing.assert_allclose(points, whole.align(photo, SAMPLE_BOX[None])[0].points, atol=1e-4)
-    assert exp.own_form("68") == "posterior"
+    assert workspace.own_form("68") == "posterior"
 
 
 def test_the_papers_method_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,6 +420,32 @@ def test_the_papers_method_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         shown.append((tmp_path / "report" / "index.md").read_text(encoding="utf-8"))
     assert ["as shipped, stage 3 by posterior" in text for text in shown] == [True, False, True]
     assert all("stage 3 in the paper's form" in text for text in shown)
+
+
+def test_stage_3_with_known_truth_needs_labels_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ("stage3", "--data", tmp_path, "-o", tmp_path / "report")
+    assert "--data cofw68=FOLDER" in fails(monkeypatch, capsys, *where)
+    write_cofw68(tmp_path / "cofw68", 6)
+    run(monkeypatch, *where, "--dry-run")
+    assert "stage3: the outputs above" in capsys.readouterr().out
+    run(monkeypatch, *where)
+    index = (tmp_path / "report" / "index.md").read_text(encoding="utf-8")
+    assert "cofw68 test: 6 of 507 faces" in index
+    assert "| Gaussian, hidden points ignored" in index
+
+
+def test_alignment_takes_away_what_stage_1_leaves(data_root: Path, tmp_path: Path) -> None:
+    """The figures of docs/method.md, from COFW-68's labels."""
+    shown, _ = readings(Workspace(tmp_path, [str(data_root)]), [("cofw68", "test")], "stage3", "68")
+    head, *rows = shown["table"]
+    found = {row[0]: dict(zip(head[1:], (cell["ours"] for cell in row[1:]), strict=True)) for row in rows}
+    printed, aligned, *_ = READINGS
+    perfect, off = "moved, perfect stage 1", "moved, stage 1 off"
+    assert found[printed][off] > 1.3 * found[printed][perfect]
+    assert found[aligned][off] == pytest.approx(found[aligned][perfect], rel=0.02)
+    assert all(found[aligned][column] < found["no stage 3"][column] for column in head[1:])
 
 
 def test_what_is_missing_is_said_in_one_line(

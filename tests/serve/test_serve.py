@@ -81,7 +81,7 @@ def client(aligner: Aligner) -> Iterator[TestClient]:
 
 
 class Blocked(Aligner):
-    """Takes until it is let go."""
+    """Takes until it is let go, at the latest when a ``with`` of it ends: however a test ends, nothing waits."""
 
     def __init__(self, aligner: Aligner) -> None:
         self.__dict__.update(aligner.__dict__)
@@ -91,8 +91,14 @@ class Blocked(Aligner):
     def align(self, image: Any, boxes: Any = None, *, settings: Any = None) -> Any:  # noqa: ARG002
         self.calls.append(len(self.calls))
         self.begun.set()
-        assert self.go.wait(30)
+        self.go.wait()
         return []
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self.go.set()
 
 
 def post(client: TestClient, photo: bytes = SMALL[".jpg"], **fields: Any) -> Any:
@@ -421,8 +427,9 @@ def test_a_fault_is_not_told_to_the_client(aligner: Aligner, monkeypatch: pytest
 
 def test_a_full_queue_says_so_and_the_rest_is_served(aligner: Aligner) -> None:
     blocked = Blocked(aligner)
-    with client_of(blocked, requests=3) as client, ThreadPoolExecutor(4) as pool:
-        (response, *others), waiting = wait([pool.submit(post, client) for _ in range(4)], 20, FIRST_COMPLETED)
+    with client_of(blocked, requests=3, seconds=600) as client, ThreadPoolExecutor(4) as pool, blocked:
+        jobs = [pool.submit(post, client) for _ in range(4)]
+        (response, *others), waiting = wait(jobs, return_when=FIRST_COMPLETED)
         assert others == []
         refused(response.result(), 503, "busy")
         assert int(response.result().headers["Retry-After"]) >= 1
@@ -435,12 +442,13 @@ def test_a_full_queue_says_so_and_the_rest_is_served(aligner: Aligner) -> None:
 
 def test_the_time_limit_frees_the_queue(aligner: Aligner) -> None:
     blocked = Blocked(aligner)
-    with client_of(blocked, requests=1, seconds=0.3) as client:
-        for _ in range(2):
+    with client_of(blocked, requests=1, seconds=0.3) as client, blocked:
+        while not blocked.begun.is_set():  # on a busy machine the time may be over before
             refused(post(client), 503, "longer than 0.3 s")
+        refused(post(client), 503, "longer than 0.3 s")
         assert blocked.calls == [0]  # the second never began
         blocked.go.set()
-        assert post(client).status_code == 200
+        assert any(post(client).status_code == 200 for _ in range(100))
 
 
 def test_a_slow_upload_ends(aligner: Aligner) -> None:

@@ -86,6 +86,25 @@ def test_points_without_a_face_have_no_pose() -> None:
         head_pose(np.full((68, 2), np.nan), SHAPE)
 
 
+def test_points_may_be_lists_and_what_is_none_is_refused() -> None:
+    shape = apply_affine(PLACE, mean_shape())
+    np.testing.assert_array_equal(eye_aspect_ratio(shape.tolist()), eye_aspect_ratio(shape))
+    for wrong in ("face", None, [1, 2], object()):
+        with pytest.raises(FacemsmError, match="points are no numbers"):
+            mouth_openness(wrong)  # type: ignore[arg-type]
+    with pytest.raises(FacemsmError, match="several faces"):
+        head_pose(shape[None], SHAPE)
+    with pytest.raises(FacemsmError, match="several faces"):
+        recognition_matrix(shape[None])
+    with pytest.raises(FacemsmError, match="no crop fits"):
+        recognition_matrix(np.full((68, 2), np.nan))
+    photo = np.zeros((*SHAPE[:2], 1), np.uint8)
+    assert recognition_crop(photo[..., 0], shape).shape == (112, 112, 3)
+    for size in (0, -5, "112", 10**9):
+        with pytest.raises(FacemsmError, match="size is"):
+            recognition_crop(photo, shape, size)  # type: ignore[arg-type]
+
+
 def test_68_among_98_and_29() -> None:
     shape = mean_shape().astype(float)
     np.testing.assert_allclose(as_68(as_98(shape)), shape, atol=1e-6)

@@ -1088,7 +1088,7 @@ def test_a_photo_that_vanishes_is_named(workers: int, when: str, tmp_path: Path)
         lost.unlink()
     with pytest.raises(FacemsmError) as caught:
         train(module, tmp_path / "run")
-    assert str(caught.value) == f"{lost}: cannot be read (No such file or directory)"
+    assert str(caught.value) == f"{lost}: no such file"
     assert module.batches_done == (2 if when == "before it is validated" else 0)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,19 +15,13 @@ from facemsm.reproduce.workspace import Workspace
 app = typer.Typer(add_completion=False)
 
 
-class Shown(str, Enum):
-    """What ``--method`` takes."""
-
-    PAPER = "paper"
-
-
 @app.command()
 def reproduce(
     what: Annotated[
         list[str],
         typer.Argument(
-            help="table3 to table9, stages, fig5, fig7 to fig15, speed; 'train' for the networks of the ablation; "
-            "'all' for everything.",
+            help="table3 to table9, stages, stage3, fig5, fig7 to fig15, speed; 'train' for the networks of the "
+            "ablation; 'all' for everything.",
             show_default=False,
         ),
     ],
@@ -49,7 +42,7 @@ def reproduce(
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the report.")] = Path("facemsm-out/report"),
     method: Annotated[
-        Shown | None,
+        Literal["paper"] | None,
         typer.Option(
             case_sensitive=False,
             help="paper: leave out the rows of the calibrated form, which the weights ship with.",
@@ -99,7 +92,7 @@ def reproduce(
 
     What has been computed is kept and not computed again; an interrupted command goes on when it is given again.
     """
-    exp = Workspace(
+    workspace = Workspace(
         output,
         data or (),
         weights or (),
@@ -114,7 +107,7 @@ def reproduce(
         calibrated=method is None,
         progress=track,
     )
-    report = Report.of(exp, what, scheme or ())
+    report = Report.of(workspace, what, scheme or ())
     if not dry_run:
         report.make(progress=progress, say=tell, warn=warn)
         return

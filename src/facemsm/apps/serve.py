@@ -77,7 +77,7 @@ def serve(
         from facemsm.serve.connections import create_server
         from facemsm.serve.limits import Limits
     except ModuleNotFoundError as error:
-        raise FacemsmError(f"serve needs the module {error.name!r}: pip install 'facemsm[serve]'") from error
+        raise FacemsmError(f'serve needs the module {error.name!r}: pip install "facemsm[serve]"') from error
 
     listener = _listener(host, port)
     limits = Limits()

@@ -26,6 +26,7 @@ from facemsm.data.reading import (
     LabelledPoint,
     MissingPhoto,
     Skipped,
+    files_below,
     find_photo,
     gather_points,
     ground_truth_box,
@@ -38,7 +39,7 @@ from facemsm.data.reading import (
     xml_attribute,
 )
 from facemsm.data.sample import BoxSource, FaceSample
-from facemsm.errors import AbsentError, FacemsmError
+from facemsm.errors import FacemsmError
 from facemsm.files import read_text
 from facemsm.results.coco import parse_json
 from facemsm.schemes import OCCLUDED, UNLABELLED, VISIBLE, LandmarkScheme
@@ -65,9 +66,7 @@ def read_labelme(root: Path, split: str, box_source: BoxSource, scheme: Landmark
     Raises:
         AbsentError: there is no ``.json`` file.
     """
-    paths = sorted(root.rglob("*.[jJ][sS][oO][nN]")) if root.is_dir() else [root]
-    if not paths:
-        raise AbsentError(f"{root}: no .json files in this folder")
+    paths = files_below(root, ".json") if root.is_dir() else [root]
     doubles = [path for path in paths if is_apple_double(path)]
     yield from (Skipped(path.name, APPLE_DOUBLE) for path in doubles)
     yield from _faces([try_read(_labelme_photo, path) for path in paths if path not in doubles], scheme)

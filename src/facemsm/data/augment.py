@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facemsm.data.occluders import OCCLUDERS, occlude
+from facemsm.data.occluders import OCCLUDERS, hide, occlude
 from facemsm.errors import FacemsmError
 from facemsm.geometry import Matrix, apply_affine, compose, similarity
 from facemsm.imaging.warping import warp
-from facemsm.schemes import OCCLUDED, UNLABELLED, VISIBLE, LandmarkScheme
+from facemsm.schemes import LandmarkScheme
 from facemsm.typing import FloatArray, Image, IntArray
 
 Range = tuple[float, float]
@@ -190,7 +190,8 @@ def augment_crop(crop: Crop, augmentation: Augmentation, rng: np.random.Generato
     if rng.random() < augmentation.cut and np.isfinite(crop.points).all(axis=1).any():
         image, outside = _cut(image, crop.points, rng)
         covered |= outside
-    return replace(crop, image=image, visibility=_hide(crop, covered))
+    visibility = hide(crop.points, crop.visibility, covered) if covered.any() else crop.visibility
+    return replace(crop, image=image, visibility=visibility)
 
 
 def _cut(image: Image, points: FloatArray, rng: np.random.Generator) -> tuple[Image, NDArray[np.bool_]]:
@@ -206,15 +207,6 @@ def _cut(image: Image, points: FloatArray, rng: np.random.Generator) -> tuple[Im
     edge = high - rng.uniform(-0.1, 0.4) * (high - low)
     x, y = np.arange(image.shape[1]) * outwards[0], np.arange(image.shape[0]) * outwards[1]
     return image * (y[:, None, None] + x[:, None] <= edge), along > edge
-
-
-def _hide(crop: Crop, covered: NDArray[np.bool_]) -> NDArray[np.int8] | None:
-    if not covered.any():
-        return crop.visibility
-    visibility = crop.visibility
-    if visibility is None:
-        visibility = np.where(np.isfinite(crop.points).all(axis=1), VISIBLE, UNLABELLED).astype(np.int8)
-    return np.where(covered & (visibility == VISIBLE), OCCLUDED, visibility).astype(np.int8)
 
 
 # Light and camera ---------------------------------------------------------------------------------------------------

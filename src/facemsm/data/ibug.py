@@ -39,6 +39,7 @@ from facemsm.data.reading import (
     MissingPhoto,
     Skipped,
     check_box,
+    files_below,
     ground_truth_box,
     is_apple_double,
     number,
@@ -128,16 +129,9 @@ def read_pts_tree(root: Path, split: str, box_source: BoxSource, scheme: Landmar
     Raises:
         AbsentError: there are none.
     """
-    folders = sorted({path.parent for path in root.rglob(PTS_PATTERN)})
-    if not folders:
-        raise AbsentError(f"{root}: no .pts files in this folder")
-    for folder in folders:
+    for folder in sorted({path.parent for path in files_below(root, ".pts")}):
         prefix = "" if folder == root else folder.relative_to(root).as_posix() + "/"
         yield from read_pts_folder(folder, prefix, {}, "gt", _any_points, scheme.count)
-
-
-PTS_PATTERN = "*.[pP][tT][sS]"
-"""Finds ``.pts`` files, however their suffix is written."""
 
 
 def read_pts_folder(

@@ -64,7 +64,7 @@ def get_detector(name: str | None = None, *, model: PathLike | None = None) -> F
         factory = getattr(import_module(f"facemsm.detectors.{name}"), _CLASSES[name])
     except ModuleNotFoundError as error:
         raise FacemsmError(
-            f"face detector {name!r} needs the module {error.name!r}: pip install 'facemsm[detectors]'"
+            f'face detector {name!r} needs the module {error.name!r}: pip install "facemsm[detectors]"'
         ) from error
     detector: FaceDetector = factory() if model is None else factory(model)
     return detector

@@ -15,7 +15,7 @@ from facemsm.errors import FacemsmError
 from facemsm.evaluation.conditions import EVALUATED, Perturbation, painted
 from facemsm.evaluation.evaluate import run_aligner
 from facemsm.evaluation.predictions import Predictions, check_ending, load_predictions, save_predictions
-from facemsm.evaluation.report import THRESHOLDS, Evaluation, compare, measure
+from facemsm.evaluation.report import THRESHOLDS, Evaluation, compare_painted, measure
 from facemsm.geometry import CROP_ENLARGEMENT, Normaliser
 from facemsm.provenance import commit, machine
 from facemsm.schemes import LandmarkScheme
@@ -60,7 +60,7 @@ def evaluate_dataset(
 
     Returns:
         Predictions beside the truth; the figures of :func:`measure`, with ``run``, which says how they were made, and
-        for ``occlude`` with ``occluded and clean``, the rows of :func:`compare`.
+        for ``occlude`` with ``occluded and clean``, the rows of :func:`compare_painted`.
 
     Raises:
         FacemsmError: data, weights or predictions cannot be used, or do not fit together.
@@ -105,7 +105,7 @@ def evaluate_dataset(
     if clean:
         unpainted = Evaluation.of(samples, clean, landmarks, convention)
         report["run"]["painted over"] = list(EVALUATED)
-        report["occluded and clean"] = compare(evaluation, unpainted, normalisers)
+        report["occluded and clean"] = compare_painted(evaluation, unpainted, normalisers)
     return evaluation, report
 
 

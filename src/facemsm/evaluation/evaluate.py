@@ -113,8 +113,8 @@ def _align(
             return None
         box = match
     if perturbation is not None:
-        image, box, to_turned = perturbation.apply(image, box, sample.name)
-        to_photo = invert(to_turned)
+        image, box, to_rotated = perturbation.apply(image, box, sample.name)
+        to_photo = invert(to_rotated)
     face = aligner.align(image, box[None])[0]
     return replace(
         face,

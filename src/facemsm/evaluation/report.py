@@ -39,8 +39,8 @@ THRESHOLDS: tuple[float, ...] = (8, 10)
 CORRECT_PERCENT = 5
 """A point counts as correct for the calibration of scores below this error, in per cent of the normaliser."""
 
-PRECISION = 0.8
-"""At which the recall of occlusion scores is read, as in the COFW literature."""
+PRECISIONS = (0.8, 0.9)
+"""At which the recall of occlusion scores is read; the first as in the COFW literature."""
 
 FINAL, BEFORE, OWN = "final", "before stage 3", "in the set's convention"
 
@@ -163,7 +163,7 @@ def measure(
           ``per landmark``, (L,); the latter two of the faces found, in per cent.
         - ``occlusion``: None where the data set marks none; else ``points``, ``occluded`` (of faces found), precision
           and recall of the ``flags`` and, where the method gives scores, ``average precision``,
-          ``recall@80P`` and its ``threshold`` on the score for occlusion. Fractions.
+          ``recall@80P``, ``recall@90P`` and, for each, the ``threshold@…`` on the score for occlusion. Fractions.
         - ``calibration``: None without scores; else ``correct`` (what counts as such), ``ece``, and the bins.
 
     Raises:
@@ -218,12 +218,10 @@ def _occlusion(evaluation: Evaluation) -> dict[str, Any] | None:
         "flags": {"precision": precision, "recall": recall},
     }
     if pair := evaluation.occlusion_scores():
-        recall_at, threshold = occlusion.recall_at_precision(*pair, PRECISION)
-        report["scores"] = {
-            "average precision": occlusion.average_precision(*pair),
-            f"recall@{PRECISION * 100:g}P": recall_at,
-            "threshold": threshold,
-        }
+        report["scores"] = {"average precision": occlusion.average_precision(*pair)}
+        for precision in PRECISIONS:
+            recall, threshold = occlusion.recall_at_precision(*pair, precision)
+            report["scores"] |= {f"recall@{_at(precision)}": recall, f"threshold@{_at(precision)}": threshold}
     return report
 
 
@@ -254,7 +252,7 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, np.integer) else value
 
 
-def compare(painted: Evaluation, clean: Evaluation, kinds: Sequence[Normaliser]) -> list[dict[str, Any]]:
+def compare_painted(painted: Evaluation, clean: Evaluation, kinds: Sequence[Normaliser]) -> list[dict[str, Any]]:
     """Errors of the same points with and without something in front of them, %, and their ratio.
 
     One entry for each normaliser, stage and group of points: all, those that are seen and those that are hidden.
@@ -360,13 +358,12 @@ def _occlusion_text(found: Mapping[str, Any]) -> str:
     ]
     if "scores" in found:
         scores = found["scores"]
-        at = f"recall@{PRECISION * 100:g}P"
-        threshold = scores["threshold"]
-        reached = "never reached" if threshold is None else f"flagging from {threshold:.3f} on"
-        lines.append(
-            f"- Scores: average precision {_percent(scores['average precision'])}, "
-            f"recall {_percent(scores[at])} at {PRECISION * 100:g} % precision ({reached})"
-        )
+        line = f"- Scores: average precision {_percent(scores['average precision'])}"
+        for precision in PRECISIONS:
+            recall, threshold = (scores[f"{name}@{_at(precision)}"] for name in ("recall", "threshold"))
+            reached = "never reached" if threshold is None else f"flagging from {threshold:.3f} on"
+            line += f", recall {_percent(recall)} at {100 * precision:g} % precision ({reached})"
+        lines.append(line)
     return "\n".join([lines[0], "", *lines[1:]])
 
 
@@ -382,6 +379,10 @@ def _thresholds(report: Mapping[str, Any]) -> list[str]:
 
 def _number(value: float | None, digits: int = 2, sign: str = "") -> str:
     return "-" if value is None else f"{value:{sign}.{digits}f}"
+
+
+def _at(precision: float) -> str:
+    return f"{100 * precision:g}P"
 
 
 def _percent(value: float | None) -> str:
@@ -447,7 +448,7 @@ def draw_plots(
         hidden = evaluation.visibility[evaluation.scored] == OCCLUDED
         flags = occlusion.precision_recall(evaluation.predictions.occluded[evaluation.scored], hidden)
         marks = {method: flags} if np.isfinite(flags).all() else {}
-        plots.plot_precision_recall({method: scored}, path("precision-recall"), flags=marks, precision=PRECISION)
+        plots.plot_precision_recall({method: scored}, path("precision-recall"), flags=marks, precision=PRECISIONS[0])
     if calibration := evaluation.calibration():
         length, bins = calibration
         plots.plot_reliability(bins, path("reliability"), correct=_correct(length))

@@ -18,7 +18,14 @@ from facemsm.hourglass.network import HEATMAP_SIZE, INPUT_SIZE, HourglassConfig,
 from facemsm.schemes import LandmarkScheme
 from facemsm.training.config import Schedule, from_mapping, read_config
 from facemsm.training.faces import Faces
-from facemsm.training.landmarks import CanonicalExamples, LandmarkModule, canonical_errors, images_to_tensor
+from facemsm.training.landmarks import (
+    LITE_AUGMENTATION,
+    LITE_SCHEDULE,
+    CanonicalExamples,
+    LandmarkModule,
+    canonical_errors,
+    images_to_tensor,
+)
 from facemsm.training.weights import load_weights
 
 
@@ -71,17 +78,8 @@ class HourglassTraining:
         if name == "lite":
             return cls(
                 HourglassConfig(landmarks, width=128, body_size=32, stem=32, deconvolution=2),
-                Schedule(
-                    epochs=60,
-                    learning_rate=1e-3,
-                    decay="cosine",
-                    warmup=200,
-                    weight_decay=0.01,
-                    ema=0.999,
-                    clip=1.0,
-                    precision="auto",
-                ),
-                replace(Augmentation.full(), scale=0.15, shift=0.05),
+                replace(LITE_SCHEDULE, clip=1.0),
+                LITE_AUGMENTATION,
                 loss="weighted",
                 coordinate=0.1,
                 refinement="mass",

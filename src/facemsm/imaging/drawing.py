@@ -62,9 +62,12 @@ def draw_faces(
         (H, W, 3) uint8 RGB.
 
     Raises:
-        FacemsmError: the image cannot be used.
+        FacemsmError: the image cannot be used, or a face has another number of points.
     """
     canvas: Image = as_image(image).copy()
+    for face in faces:
+        if len(face.points) != scheme.count:
+            raise FacemsmError(f"a face has {len(face.points)} points, not the {scheme.count} of scheme {scheme.name}")
     for face in faces:
         _draw_face(canvas, face, scheme, boxes)
     if faces or legend:

@@ -293,7 +293,7 @@ def operations_per_second() -> float:
 
 
 class TrainedStages:
-    """Stages 1 and 2 in PyTorch; see :class:`facemsm.reproduce.outputs.Stages`.
+    """Stages 1 and 2 in PyTorch; see :class:`facemsm.reproduce.outputs.StageRunner`.
 
     Args:
         scheme: of the landmarks.

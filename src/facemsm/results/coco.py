@@ -40,6 +40,8 @@ def to_coco(photos: Iterable[PhotoResult], scheme: LandmarkScheme | None = None)
         FacemsmError: there is no photo, or their schemes differ or are not known.
     """
     photos = list(photos)
+    if not all(hasattr(photo, "scheme") for photo in photos):
+        raise FacemsmError("a COCO document is made of facemsm.PhotoResult, which names the photo of its faces")
     schemes = {photo.scheme for photo in photos}
     if len(schemes) != 1:
         raise FacemsmError(f"a COCO document has one landmark scheme, these photos have {sorted(schemes) or 'none'}")

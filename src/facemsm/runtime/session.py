@@ -19,9 +19,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError, check_number, short
-from facemsm.files import check_file
+from facemsm.files import read_bytes
 from facemsm.heatmaps import HeatmapCodec
-from facemsm.runtime.external_data import has_external_data
+from facemsm.runtime.model import LARGEST_FILE
+from facemsm.runtime.network_file import check_network
 from facemsm.typing import FloatArray, Image
 
 CHUNK = 2
@@ -29,9 +30,6 @@ CHUNK = 2
 
 LANDMARKS = ("points", "scores", "spread")
 """What stage 2 emits."""
-
-LARGEST_FILE = 1 << 30
-"""Bytes of a network."""
 
 _LARGEST_VALUE = 1e6
 """Of points in px, scores and spreads in px²: far beyond any face, and small enough to be squared."""
@@ -51,7 +49,7 @@ class Session:
         threads: CPU threads of one :meth:`run`.
 
     Raises:
-        FacemsmError: the file is not a network that ONNX Runtime can run, or keeps weights in another one.
+        FacemsmError: the file is not a network that ONNX Runtime can run, keeps weights in another one, or has a loop.
     """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
@@ -64,11 +62,9 @@ class Session:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.load_model_format", "ONNX")
-        check_file(self.path, LARGEST_FILE)
+        content = read_bytes(self.path, LARGEST_FILE)
         try:
-            content = self.path.read_bytes()
-            if has_external_data(content):
-                raise ValueError("it keeps weights in another file, which is not read; save it with them inside")
+            check_network(content)
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise FacemsmError(

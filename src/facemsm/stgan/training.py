@@ -96,7 +96,7 @@ class STGANTraining:
 
 
 class STGANModule(StageModule):
-    """Stage 1 in training."""
+    """Stage 1 in training: Eq. 6, in which the generator minimises L_G of Eq. 5 and the discriminator maximises L_D."""
 
     def __init__(self, config: STGANTraining, scheme: LandmarkScheme, faces: Faces) -> None:
         still = Augmentation(

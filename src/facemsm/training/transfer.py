@@ -67,10 +67,10 @@ def start_from(network: nn.Module, path: Path, scheme: LandmarkScheme) -> str:
     except FacemsmError as error:
         raise FacemsmError(f"{error}, or train without --init") from error
     network.load_state_dict({key: _related(key, old[key], fresh[key], weights, path) for key in fresh})
-    turned = sum(old[key].shape != fresh[key].shape for key in fresh)
+    mapped = sum(old[key].shape != fresh[key].shape for key in fresh)
     known = int(weights.any(1).sum())
     return (
-        f"start: {path}, {len(fresh) - turned} tensors as they are, {turned} from {source.count} to {scheme.count} "
+        f"start: {path}, {len(fresh) - mapped} tensors as they are, {mapped} from {source.count} to {scheme.count} "
         f"landmarks, of which {known} have relatives and {scheme.count - known} start anew{left_out}"
     )
 
@@ -86,14 +86,16 @@ def _shallower(old: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[s
 def _widened(network: nn.Module, old: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of a network with more channels, the old ones first; none if the networks differ otherwise."""
     wider = {}
-    turned = {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, nn.ConvTranspose2d)}
+    transposed = {
+        f"{name}.weight" for name, module in network.named_modules() if isinstance(module, nn.ConvTranspose2d)
+    }
     for key, fresh in network.state_dict().items():
         before, after = old[key].shape, fresh.shape
         if len(before) != len(after) or before[2:] != after[2:] or any(map(gt, before, after)):
             return {}
         tensor = fresh.clone()
         if len(after) > 1:
-            read, written = (0, 1) if key in turned else (1, 0)
+            read, written = (0, 1) if key in transposed else (1, 0)
             old_outputs = tensor.narrow(written, 0, before[written])
             old_outputs.narrow(read, before[read], after[read] - before[read]).zero_()  # they read nothing new
         tensor[tuple(slice(n) for n in before)] = old[key]
