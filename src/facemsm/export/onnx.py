@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -400,18 +403,19 @@ def _stage_2(
 
 
 def _export(network: nn.Module, path: Path, faces: Image, expected: Mapping[str, FloatArray]) -> None:
-    torch.onnx.export(
-        network.eval(),
-        (torch.from_numpy(faces[:2]),),
-        path,
-        input_names=["images"],
-        output_names=list(expected),
-        dynamic_shapes={"images": {0: torch.export.Dim("faces")}},
-        opset_version=OPSET,
-        external_data=False,
-        dynamo=True,
-        verbose=False,
-    )
+    with _exporter_silenced():
+        torch.onnx.export(
+            network.eval(),
+            (torch.from_numpy(faces[:2]),),
+            path,
+            input_names=["images"],
+            output_names=list(expected),
+            dynamic_shapes={"images": {0: torch.export.Dim("faces")}},
+            opset_version=OPSET,
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
     _strip(path)
     for name, actual in zip(expected, Network(path, list(expected))(faces), strict=True):
         difference = float(np.abs(actual - expected[name]).max())
@@ -420,6 +424,20 @@ def _export(network: nn.Module, path: Path, faces: Image, expected: Mapping[str,
                 f"{path.name}: {name} of ONNX Runtime and PyTorch differ by {difference:.2g}, more than "
                 f"{TOLERANCES[name]}"
             )
+
+
+@contextmanager
+def _exporter_silenced() -> Iterator[None]:
+    """Without the exporter's remarks about itself and about libraries that are not used, such as torchvision."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _strip(path: Path) -> None:
