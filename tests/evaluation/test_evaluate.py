@@ -422,7 +422,7 @@ def test_a_probability_of_occlusion_is_taken_instead_of_the_scores(tmp_path: Pat
     loaded = load_predictions(tmp_path / "a.npz", 3)
     report = measure(Evaluation.of(samples, loaded, THREE), ["box"])
     assert report["occlusion"]["scores"]["average precision"] == 1
-    assert report["occlusion"]["scores"]["threshold"] == pytest.approx(0.8)
+    assert report["occlusion"]["scores"]["threshold@80P"] == pytest.approx(0.8)
 
 
 def test_calibration_by_hand() -> None:
