@@ -138,8 +138,9 @@ def test_a_model_of_ones_own_scheme_is_calibrated(run: Run, monkeypatch: pytest.
     photos = [Path(shutil.copy(SAMPLE, f"{i}.jpg")).absolute() for i in range(30)]
     faces = [FaceSample(photo.name, photo, tight_box(found), "gt", found + 0.2 * i) for i, photo in enumerate(photos)]
     write_coco(faces, Path("faces.json"), five)
-    shapes = apply_affine(canonical_matrix(found, five, 128), found)[None].astype(np.float32)
-    ShapeDictionary(shapes + np.arange(12)[:, None, None] / 4, five, 128).save(folder / DICTIONARY)
+    shape = apply_affine(canonical_matrix(found, five, 128), found)
+    shapes = shape + np.random.default_rng(0).normal(0, 2, (12, 5, 2))
+    ShapeDictionary(shapes.astype(np.float32), five, 128).save(folder / DICTIONARY)
     codec = asdict(bundled.codec)
     write_manifest(folder, name="five", scheme=scheme_to_dict(five), codec=codec, provenance={}, conventions={})
     monkeypatch.setattr("facemsm.training.calibration.TIMES", (2, 1, 1, 1))
