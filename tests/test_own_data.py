@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,17 @@ import pytest
 
 from facemsm import Aligner, get_scheme
 from facemsm.apps.cli import main
+from facemsm.assets import SAMPLE
 from facemsm.data.coco import write_coco
 from facemsm.data.sample import FaceSample
 from facemsm.evaluation.speed import _samples
-from facemsm.geometry import tight_box
+from facemsm.geometry import apply_affine, canonical_matrix, tight_box
 from facemsm.imaging.io import read_image
 from facemsm.results.jsonl import read_results
 from facemsm.results.tables import write_pts
-from facemsm.schemes import SCHEME_68, relation
+from facemsm.runtime.model import DICTIONARY, HOURGLASS, STGAN, load_model, write_manifest
+from facemsm.schemes import SCHEME_68, relation, scheme_to_dict
+from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.shapes.measures import as_68
 from synthetic_faces import write_faces
 
@@ -65,9 +68,9 @@ def test_own_data_from_ten_photos_to_an_aligned_face(run: Run, tmp_path: Path) -
     (text,) = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     Path("five.toml").write_text(text, encoding="utf-8")
     five = get_scheme("five.toml")
-    drawn = write_faces(tmp_path / "drawn", 40)
+    drawn = write_faces(tmp_path / "drawn", 10)
     Path("photos").mkdir()
-    for face in as_five(drawn[:10]):
+    for face in as_five(drawn):
         shutil.copy(f"drawn/images/{face.name}", "photos")
         write_pts(Path("photos", face.name).with_suffix(".pts"), face.points)
     shutil.copy(ROOT / "src/facemsm/assets/sample.jpg", "photos")  # without points: it is to be aligned only
@@ -109,11 +112,44 @@ def test_own_data_from_ten_photos_to_an_aligned_face(run: Run, tmp_path: Path) -
     assert len(_samples(aligner, "coco=faces.json:all", 3)) == 3
     line = "facemsm data label --data coco=faces.json:all --weights runs/model -o new.json"
     assert run(f"{line} --score 0 --spread 99 --change 99")[0] == 0
-    write_coco(as_five(drawn), Path("more.json"), five)
-    code, out, err = run("facemsm calibrate runs/model --data coco=more.json:all --holdout 0.8")
+
+
+@pytest.mark.slow
+@pytest.mark.train
+def test_a_model_of_ones_own_scheme_is_calibrated(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bundled model, of which five points are left: as good as one of five points that was trained for long."""
+    onnx = pytest.importorskip("onnx")
+    (text,) = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    Path("five.toml").write_text(text, encoding="utf-8")
+    five, bundled, folder = get_scheme("five.toml"), load_model("68"), Path("model")
+    folder.mkdir()
+    network = onnx.load(bundled.path(HOURGLASS))
+    network.graph.initializer.append(onnx.numpy_helper.from_array(np.array([36, 45, 30, 48, 54]), "five"))
+    for output in network.graph.output:
+        for node in network.graph.node:
+            node.output[:] = [f"{name} of 68" if name == output.name else name for name in node.output]
+        axis = [d.dim_value for d in output.type.tensor_type.shape.dim].index(68)
+        picked = onnx.helper.make_node("Gather", [f"{output.name} of 68", "five"], [output.name], axis=axis)
+        network.graph.node.append(picked)
+        output.type.tensor_type.shape.dim[axis].dim_value = 5
+    onnx.save(network, folder / HOURGLASS)
+    shutil.copy(bundled.path(STGAN), folder)
+    found = Aligner.from_pretrained("68").align(SAMPLE)[0].points[[36, 45, 30, 48, 54]]
+    photos = [Path(shutil.copy(SAMPLE, f"{i}.jpg")).absolute() for i in range(30)]
+    faces = [FaceSample(photo.name, photo, tight_box(found), "gt", found + 0.2 * i) for i, photo in enumerate(photos)]
+    write_coco(faces, Path("faces.json"), five)
+    shape = apply_affine(canonical_matrix(found, five, 128), found)
+    shapes = shape + np.random.default_rng(0).normal(0, 2, (12, 5, 2))
+    ShapeDictionary(shapes.astype(np.float32), five, 128).save(folder / DICTIONARY)
+    codec = asdict(bundled.codec)
+    write_manifest(folder, name="five", scheme=scheme_to_dict(five), codec=codec, provenance={}, conventions={})
+    monkeypatch.setattr("facemsm.training.calibration.TIMES", (2, 1, 1, 1))
+    code, out, err = run("facemsm calibrate model --data coco=faces.json:all --holdout 0.8")
     assert code == 0, err
-    assert "calibrated: runs/model" in out
-    assert Aligner.from_pretrained("runs/model").method == "calibrated"
+    assert "calibrated: model" in out
+    (face,) = Aligner.from_pretrained("model").align(SAMPLE)
+    assert face.occlusion is not None
+    np.testing.assert_allclose(face.points, found, atol=3)
 
 
 def as_five(faces: Sequence[FaceSample]) -> list[FaceSample]:
