@@ -28,7 +28,7 @@ from facemsm.schemes import LandmarkScheme
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.shapes.reconstruction import Reconstruction, reconstruct, relative_scores
 from facemsm.stages import Located, Method, Settings, StageOutputs, retry_rotated, run_stages
-from facemsm.typing import BoolArray, FloatArray, Image, PathLike
+from facemsm.typing import BoolArray, FloatArray, Image, PathLike, Provider
 
 if TYPE_CHECKING:
     from facemsm.imaging.io import ImageSource
@@ -72,9 +72,13 @@ class Aligner:
         detector: finds the faces where no boxes are given; the bundled one by default.
         keep: ``"heatmaps"`` and ``"canonical"`` are kept in every ``Face``, at 1.1 MB per face.
         threads: CPU threads, which share the faces of one call.
+        providers: what runs the networks, the best first: ``"cuda"``, ``"coreml"``, ``"directml"``, ``"openvino"`` or
+            an execution provider's name in ONNX Runtime, alone or with its options, ``("cuda", {"device_id": 1})``.
+            By default the CPU, which also runs what they cannot. The bundled detector runs there, too.
 
     Raises:
-        FacemsmError: a setting that the model cannot follow, or an unknown name to keep.
+        FacemsmError: a setting that the model cannot follow, an unknown name to keep, or a provider that the installed
+            ONNX Runtime does not have.
 
     Example::
 
@@ -95,15 +99,17 @@ class Aligner:
         detector: FaceDetector | None = None,
         keep: Collection[str] = (),
         threads: int = 1,
+        providers: Sequence[Provider] = (),
     ) -> None:
         if not set(keep) <= {"heatmaps", "canonical"} or isinstance(keep, str):
             raise FacemsmError(f"keep is {keep!r}: give a list of heatmaps and canonical")
         if threads < 1:
             raise FacemsmError(f"threads is {threads}: at least 1 is needed")
-        self.model, self.keep, self.threads = model, frozenset(keep), threads
+        self.model, self.keep, self.threads, self.providers = model, frozenset(keep), threads, providers
         self.settings = self._resolved(settings or Settings())
         self._given_detector = detector
-        self._hourglass = model.network(HOURGLASS, [*LANDMARKS, *(["heatmaps"] if "heatmaps" in keep else [])])
+        outputs = [*LANDMARKS, *(["heatmaps"] if "heatmaps" in keep else [])]
+        self._hourglass = model.network(HOURGLASS, outputs, providers)
         if 1 in self.settings.stages:
             _ = self._generator  # a damaged file is an error now, not at the first face
         if 3 in self.settings.stages:
@@ -122,6 +128,7 @@ class Aligner:
         detector: FaceDetector | None = None,
         keep: Collection[str] = (),
         threads: int = 1,
+        providers: Sequence[Provider] = (),
     ) -> Aligner:
         """An aligner with bundled weights, offline, or with those in a model folder.
 
@@ -131,7 +138,7 @@ class Aligner:
             thresholds: T of the paper's method, ``"contour"`` and ``"features"``: a point whose score is not above its
                 threshold is rebuilt.
             settings: all of these at once, instead of them.
-            detector, keep, threads: as for :class:`Aligner`.
+            detector, keep, threads, providers: as for :class:`Aligner`.
 
         Raises:
             FacemsmError: no such model, a damaged one, or an unknown option.
@@ -139,7 +146,9 @@ class Aligner:
         if thresholds and method != "paper":
             raise FacemsmError("thresholds are the paper's: they need method='paper'")
         settings = settings or Settings(method, stages, Reconstruction.with_thresholds(thresholds or {}))
-        return cls(load_model(name), settings=settings, detector=detector, keep=keep, threads=threads)
+        return cls(
+            load_model(name), settings=settings, detector=detector, keep=keep, threads=threads, providers=providers
+        )
 
     def align(
         self, image: ImageSource, boxes: ArrayLike | None = None, *, settings: Settings | None = None
@@ -297,11 +306,11 @@ class Aligner:
     @cached_property
     def detector(self) -> FaceDetector:
         """The face detector, loaded when it is first needed."""
-        return self._given_detector or get_detector()
+        return self._given_detector or get_detector(providers=self.providers)
 
     @cached_property
     def _generator(self) -> Network:
-        return self.model.network(STGAN, ["theta"])
+        return self.model.network(STGAN, ["theta"], self.providers)
 
     @cached_property
     def _dictionary(self) -> ShapeDictionary:
@@ -309,7 +318,7 @@ class Aligner:
 
     def __reduce__(self) -> tuple[Any, ...]:
         options: dict[str, Any] = {"settings": self.settings, "detector": self._given_detector, "keep": self.keep}
-        return partial(Aligner, **options, threads=self.threads), (self.model,)
+        return partial(Aligner, **options, threads=self.threads, providers=self.providers), (self.model,)
 
     def _resolved(self, settings: Settings) -> Settings:
         """Settings that name the method."""

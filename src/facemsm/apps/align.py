@@ -22,6 +22,7 @@ from facemsm.apps.options import (
     FeatureThreshold,
     Format,
     MethodOption,
+    Provider,
     Stages,
     Weights,
     read_settings,
@@ -106,6 +107,7 @@ def align(
             min=1, help="Photos that are worked on at once; for a single photo, CPU threads.", show_default="all cores"
         ),
     ] = None,
+    provider: Provider = None,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -152,6 +154,7 @@ def align(
         "settings": read_settings(method, stages, threshold_contour, threshold_features),
         "detector": detector,
         "detector_model": detector_model,
+        "providers": provider or (),
         "boxes": boxes,
     }
     threads_used = threads or cores()

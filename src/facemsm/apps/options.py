@@ -67,6 +67,15 @@ FeatureThreshold = Annotated[
 Detector = Annotated[str | None, typer.Option(help=f"Face detector: {', '.join(NAMES)}.", show_default=DEFAULT)]
 DetectorModel = Annotated[Path | None, typer.Option(help="Model file, for a detector that comes without.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+Provider = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--provider",
+        help="What runs the networks: cuda, coreml, directml or openvino, with the package of ONNX Runtime that has "
+        "it, or an execution provider's name there. Repeat it for several, the best first.",
+        show_default="cpu",
+    ),
+]
 Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Show a progress bar while training.")]
 ModelFolder = Annotated[Path, typer.Option("--output", "-o", help="Model folder to write.")]
 

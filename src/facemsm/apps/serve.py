@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from facemsm.apps.options import MethodOption
+from facemsm.apps.options import MethodOption, Provider
 from facemsm.errors import FacemsmError
 
 app = typer.Typer(add_completion=False)
@@ -34,6 +34,7 @@ def serve(
     ] = None,
     method: MethodOption = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    provider: Provider = None,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
@@ -67,8 +68,9 @@ def serve(
 
     listener = _listener(host, port)
     limits = Limits()
+    name = method.value if method else None
     application = create_app(
-        load_aligners(weights or list_models(), limits, method=method.value if method else None, threads=threads),
+        load_aligners(weights or list_models(), limits, method=name, threads=threads, providers=provider or ()),
         host=host,
         allowed_hosts=allow_host or (),
         cors_origins=cors_origin or (),

@@ -22,6 +22,7 @@ from facemsm.apps.options import (
     FeatureThreshold,
     Format,
     MethodOption,
+    Provider,
     Stages,
     Threads,
     Weights,
@@ -82,6 +83,7 @@ def video(
     detector: Detector = None,
     detector_model: DetectorModel = None,
     threads: Threads = 1,
+    provider: Provider = None,
 ) -> None:
     """Follow the faces of a video and write their landmarks.
 
@@ -108,12 +110,13 @@ def video(
         warn(line)
         tally["broken"] += frames
 
-    finder = get_detector(detector, model=detector_model)
+    finder = get_detector(detector, model=detector_model, providers=provider or ())
     aligner = Aligner.from_pretrained(
         weights,
         detector=finder,
         settings=read_settings(method, stages, threshold_contour, threshold_features),
         threads=threads,
+        providers=provider or (),
     )
     tracker = Tracker(aligner, detect_every=detect_every, smooth=smooth)
     interrupt, silent = 0, None

@@ -25,7 +25,7 @@ from facemsm.imaging.drawing import draw_faces
 from facemsm.imaging.io import read_image, write_image
 from facemsm.results.jsonl import PhotoResult, to_line
 from facemsm.stages import Settings
-from facemsm.typing import FloatArray, Image, PathLike
+from facemsm.typing import FloatArray, Image, PathLike, Provider
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -65,7 +65,7 @@ class PhotoAligner:
     """All that is done with one photo: read, find faces, align, draw. May be called by several threads at once.
 
     Args:
-        weights, settings, threads: as for :meth:`facemsm.Aligner.from_pretrained`.
+        weights, settings, threads, providers: as for :meth:`facemsm.Aligner.from_pretrained`.
         detector, detector_model: as for :func:`facemsm.detectors.get_detector`.
         boxes: the file that boxes were read from; a photo without boxes is then a failure.
         drawn: folder for pictures with the landmarks; None for no pictures.
@@ -84,6 +84,7 @@ class PhotoAligner:
         detector: str | None = None,
         detector_model: Path | None = None,
         threads: int = 1,
+        providers: Sequence[Provider] = (),
         boxes: Path | None = None,
         drawn: PathLike | None = None,
         folder: PathLike | None = None,
@@ -95,9 +96,10 @@ class PhotoAligner:
         cv2.setNumThreads(threads)  # OpenCV would take all cores
         self._aligner = Aligner.from_pretrained(
             weights,
-            detector=_PerThread(detector, detector_model) if detector or detector_model else None,
+            detector=_PerThread(detector, detector_model, providers) if detector or detector_model else None,
             settings=settings,
             threads=threads,
+            providers=providers,
         )
         self.scheme = self._aligner.scheme
         self._boxes, self._drawn = boxes, Path(drawn) if drawn else None
@@ -176,8 +178,8 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], threads: int
 class _PerThread:
     """A detector for each thread: those of other libraries keep the photo in hand within themselves."""
 
-    def __init__(self, name: str | None, model: Path | None) -> None:
-        self._make: Callable[[], FaceDetector] = lambda: get_detector(name, model=model)
+    def __init__(self, name: str | None, model: Path | None, providers: Sequence[Provider]) -> None:
+        self._make: Callable[[], FaceDetector] = lambda: get_detector(name, model=model, providers=providers)
         self._local = threading.local()
         self._local.detector = self._make()
         self.name = self._local.detector.name

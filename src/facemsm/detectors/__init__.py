@@ -6,11 +6,12 @@ or, for YuNet, a model file. ``docs/detectors.md`` compares them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Protocol
 
 from facemsm.errors import FacemsmError
-from facemsm.typing import FloatArray, Image, PathLike
+from facemsm.typing import FloatArray, Image, PathLike, Provider
 
 DEFAULT = "centerface"
 
@@ -44,8 +45,15 @@ class FaceDetector(Protocol):
         ...
 
 
-def get_detector(name: str | None = None, *, model: PathLike | None = None) -> FaceDetector:
-    """Return the detector of that name, None for the default. Only "yunet" takes, and needs, a ``model`` file.
+def get_detector(
+    name: str | None = None, *, model: PathLike | None = None, providers: Sequence[Provider] = ()
+) -> FaceDetector:
+    """Return the detector of that name, None for the default.
+
+    Args:
+        name: one of :data:`NAMES`.
+        model: its file, for "yunet", which needs one.
+        providers: of ONNX Runtime, as for :meth:`facemsm.Aligner.from_pretrained`; only "centerface" uses them.
 
     Raises:
         FacemsmError: the name is unknown, the detector's library is not installed, or ``model`` is missing, unusable
@@ -66,5 +74,6 @@ def get_detector(name: str | None = None, *, model: PathLike | None = None) -> F
         raise FacemsmError(
             f"face detector {name!r} needs the module {error.name!r}: pip install 'facemsm[detectors]'"
         ) from error
-    detector: FaceDetector = factory() if model is None else factory(model)
+    options = {"providers": providers} if name == DEFAULT else {}
+    detector: FaceDetector = factory(**options) if model is None else factory(model)
     return detector

@@ -7,6 +7,7 @@ The weights are the authors', MIT licence, slimmed by :mod:`facemsm.detectors.co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from facemsm.detectors.boxes import pack, shrink, suppress
 from facemsm.runtime.session import Session
-from facemsm.typing import FloatArray, Image
+from facemsm.typing import FloatArray, Image, Provider
 
 _STRIDE = 4
 _MULTIPLE = 32  # the coarsest level of the network; sides must divide by it
@@ -28,12 +29,15 @@ class CenterFace:
         size: longest side in pixels at which the network sees a photo; larger photos are shrunk.
         threshold: least confidence of a face.
         threads: CPU threads of one :meth:`detect`.
+        providers: as for :func:`facemsm.runtime.providers.execution_providers`; none for the CPU.
     """
 
     name = "centerface"
 
-    def __init__(self, *, size: int = 576, threshold: float = 0.4, threads: int = 1) -> None:
-        self._session = Session(Path(str(files("facemsm.weights") / "centerface.onnx")), threads)
+    def __init__(
+        self, *, size: int = 576, threshold: float = 0.4, threads: int = 1, providers: Sequence[Provider] = ()
+    ) -> None:
+        self._session = Session(Path(str(files("facemsm.weights") / "centerface.onnx")), threads, providers)
         self._size = size
         self._threshold = threshold
 

@@ -25,7 +25,7 @@ from facemsm.serve.guard import HEALTH, Guard, RootPath, SecurityHeaders, check_
 from facemsm.serve.limits import Limits
 from facemsm.serve.requests import BODY, Box, Options, first_problem, read_request
 from facemsm.stages import Method, Settings
-from facemsm.typing import FloatArray, Image, PathLike
+from facemsm.typing import FloatArray, Image, PathLike, Provider
 
 STATIC = Path(__file__).with_name("static")
 
@@ -61,18 +61,21 @@ class FewFaces:
 
 
 def load_aligners(
-    weights: Sequence[PathLike], limits: Limits, *, method: Method | None = None, threads: int = 1
+    weights: Sequence[PathLike],
+    limits: Limits,
+    *,
+    method: Method | None = None,
+    threads: int = 1,
+    providers: Sequence[Provider] = (),
 ) -> list[Aligner]:
     """The aligners that the server works with, and one detector for all of them.
 
     Raises:
         FacemsmError: as :meth:`facemsm.Aligner.from_pretrained`.
     """
-    detector = FewFaces(get_detector(), limits.faces)
-    keep = ("heatmaps", "canonical")
-    return [
-        Aligner.from_pretrained(name, method=method, detector=detector, keep=keep, threads=threads) for name in weights
-    ]
+    options: dict[str, Any] = {"method": method, "threads": threads, "providers": providers}
+    options["detector"] = FewFaces(get_detector(providers=providers), limits.faces)
+    return [Aligner.from_pretrained(name, keep=("heatmaps", "canonical"), **options) for name in weights]
 
 
 def create_app(
