@@ -10,7 +10,10 @@ from facemsm.provenance import instruction_sets
 @pytest.mark.parametrize(
     ("cpuinfo", "expected"),
     [
-        ("processor\t: 0\nflags\t\t: fpu sse2 avx2 avx512f avx512_vnni amx_tile amx_int8\n\n", "avx2, avx512, vnni, amx"),
+        (
+            "processor\t: 0\nflags\t\t: fpu sse2 avx2 avx512f avx512_vnni amx_tile amx_int8\n\n",
+            "avx2, avx512, vnni, amx",
+        ),
         ("flags\t: avx avx2 avx_vnni\n", "avx2, vnni"),
         ("Features\t: fp asimd asimddp i8mm\n", "neon, dotprod, i8mm"),
         ("Features\t: half thumb neon vfpv4\n", "neon"),

@@ -18,9 +18,10 @@ from numpy.typing import ArrayLike
 
 from facemsm.confidence.model import Calibration, detail
 from facemsm.detectors import FaceDetector, get_detector
+from facemsm.detectors.rotation import detect_any_rotation
 from facemsm.errors import FacemsmError
 from facemsm.face import Face
-from facemsm.geometry import apply_affine, box_to_crop, check_boxes, shifted
+from facemsm.geometry import Matrix, apply_affine, box_to_crop, check_boxes, compose, shifted, similarity
 from facemsm.imaging.io import as_image
 from facemsm.runtime.model import HOURGLASS, STGAN, Model, load_model
 from facemsm.runtime.session import LANDMARKS, Network
@@ -61,6 +62,8 @@ class _Job(NamedTuple):
     photo: Image
     box: FloatArray
     detection_score: float | None
+    turns: int = 0
+    """Quarter turns counter-clockwise by which the photo becomes upright."""
 
 
 class Aligner:
@@ -124,6 +127,7 @@ class Aligner:
         method: Method | None = None,
         stages: Collection[int] = (1, 2, 3),
         thresholds: Mapping[str, float] | None = None,
+        any_rotation: bool = False,
         settings: Settings | None = None,
         detector: FaceDetector | None = None,
         keep: Collection[str] = (),
@@ -134,7 +138,7 @@ class Aligner:
 
         Args:
             name: a bundled model's name (:func:`facemsm.list_models`) or a folder's path.
-            method, stages: as in :class:`facemsm.stages.Settings`.
+            method, stages, any_rotation: as in :class:`facemsm.stages.Settings`.
             thresholds: T of the paper's method, ``"contour"`` and ``"features"``: a point whose score is not above its
                 threshold is rebuilt.
             settings: all of these at once, instead of them.
@@ -145,7 +149,9 @@ class Aligner:
         """
         if thresholds and method != "paper":
             raise FacemsmError("thresholds are the paper's: they need method='paper'")
-        settings = settings or Settings(method, stages, Reconstruction.with_thresholds(thresholds or {}))
+        settings = settings or Settings(
+            method, stages, Reconstruction.with_thresholds(thresholds or {}), any_rotation=any_rotation
+        )
         return cls(
             load_model(name), settings=settings, detector=detector, keep=keep, threads=threads, providers=providers
         )
@@ -191,14 +197,18 @@ class Aligner:
             boxes = [None] * len(images)
         if len(boxes) != len(images):
             raise FacemsmError(f"boxes for {len(boxes)} photos, but there are {len(images)} photos")
-        work = partial(self._align, settings=self._resolved(settings) if settings else self.settings)
-        jobs = [self._jobs(image, given, index) for index, (image, given) in enumerate(zip(images, boxes, strict=True))]
-        faces = iter(self._shared([job for of_photo in jobs for job in of_photo], work))
+        settings = self._resolved(settings) if settings else self.settings
+        jobs = [
+            self._jobs(image, given, settings, index)
+            for index, (image, given) in enumerate(zip(images, boxes, strict=True))
+        ]
+        faces = iter(self._shared([job for of_photo in jobs for job in of_photo], settings))
         return [[next(faces) for _ in of_photo] for of_photo in jobs]
 
     def _align(self, jobs: Sequence[_Job], settings: Settings) -> list[Face]:
         """Algorithm 2 for up to ``BATCH`` faces."""
-        seen = self.run_stages([job.photo for job in jobs], np.stack([job.box for job in jobs]), settings)  # 1 to 4
+        photos, boxes, turns = [job.photo for job in jobs], np.stack([job.box for job in jobs]), [j.turns for j in jobs]
+        seen = self.run_stages(photos, boxes, settings, turns)  # lines 1 to 4
         refined = self.refine(seen, settings)  # lines 5 to 13
         # Line 14. θ runs from canonical to crop (Eq. 2), so it is θ and not its inverse that is applied.
         points, preliminary = (apply_affine(seen.to_photo, p) for p in (refined.points, seen.points))
@@ -224,21 +234,32 @@ class Aligner:
             for i, job in enumerate(jobs)
         ]
 
-    def run_stages(self, photos: Sequence[Image], boxes: FloatArray, settings: Settings | None = None) -> StageOutputs:
+    def run_stages(
+        self,
+        photos: Sequence[Image],
+        boxes: FloatArray,
+        settings: Settings | None = None,
+        turns: Sequence[int] = (),
+    ) -> StageOutputs:
         """Lines 1 to 4 for up to ``BATCH`` faces.
 
         Args:
             photos: (H, W, 3) uint8 RGB, one for each box.
             boxes: (N, 4), photo pixels.
             settings: instead of the aligner's.
+            turns: quarter turns counter-clockwise that make each face upright, if any is not.
         """
         settings = settings or self.settings
         size = self.model.codec.input_size
         rectify = self._rectify if 1 in settings.stages else None
         to_crop = box_to_crop(boxes, size)
+        if any(turns):
+            to_crop = compose(_quarter_turns(turns, (size - 1) / 2), to_crop)
         seen = run_stages(photos, to_crop, rectify, self._locate, size)
         if rectify and settings.method == "calibrated" and settings.retry:
             seen = retry_rotated(seen, photos, to_crop, rectify, self._locate, size)
+        if any(turns):  # θ runs to the crop of the photo as it is
+            seen = seen._replace(theta=compose(_quarter_turns([-n for n in turns]), seen.theta))
         return seen
 
     def _rectify(self, crops: Image) -> FloatArray:
@@ -331,18 +352,33 @@ class Aligner:
             )
         return replace(settings, method=settings.method or ("calibrated" if self.model.calibration else "paper"))
 
-    def _jobs(self, image: ImageSource, boxes: ArrayLike | None, index: int) -> list[_Job]:
+    def _jobs(self, image: ImageSource, boxes: ArrayLike | None, settings: Settings, index: int) -> list[_Job]:
         where = str(image) if isinstance(image, (str, os.PathLike)) else f"image {index}"
         photo = as_image(image, where)
         if boxes is None:
-            return [_Job(photo, found[:4], float(found[4])) for found in self.detector.detect(photo)]
+            if settings.any_rotation:
+                once = replace(settings, retry=False)
+                detections, turns = detect_any_rotation(
+                    self.detector,
+                    photo,
+                    lambda view, found: self.run_stages([view] * len(found), found, once).scores.mean(1),
+                )
+            else:
+                detections, turns = self.detector.detect(photo), 0
+            return [_Job(photo, found[:4], float(found[4]), turns) for found in detections]
         return [_Job(photo, box, None) for box in check_boxes(boxes, photo.shape, where)]
 
-    def _shared(self, jobs: Sequence[_Job], work: partial[list[Face]]) -> list[Face]:
-        """``work`` on all jobs, shared by the threads: faces are, as the networks' layers are too small to split."""
+    def _shared(self, jobs: Sequence[_Job], settings: Settings) -> list[Face]:
+        """All jobs, shared by the threads: faces are, as the networks' layers are too small to split."""
+        work = partial(self._align, settings=settings)
         share = min(BATCH, max(1, -(-len(jobs) // self.threads)))
         parts = [jobs[i : i + share] for i in range(0, len(jobs), share)]
         if len(parts) < 2 or self.threads == 1:
             return [face for part in parts for face in work(part)]
         with ThreadPoolExecutor(self.threads) as pool:  # for this call only: threads do not survive a fork
             return [face for faces in pool.map(work, parts) for face in faces]
+
+
+def _quarter_turns(counts: Sequence[int], middle: float = 0) -> Matrix:
+    """Maps (N, 2, 3) that turn by 90° times each count, counter-clockwise in a photo, about (middle, middle)."""
+    return np.stack([similarity(-count * np.pi / 2, centre=(middle, middle)) for count in counts])

@@ -274,6 +274,7 @@ def test_given_boxes(run: Run) -> None:
         (["--weights", "5000"], "there are no weights '5000'"),
         (["--detector", "eagle"], "unknown face detector 'eagle'"),
         (["--detector", "centerface", "--provider", "tpu"], "provider 'tpu': the installed ONNX Runtime has only"),
+        (["--boxes", "empty.csv", "--any-rotation"], "--any-rotation: is for faces that the detector finds"),
         (["--shard", "0/4"], "--shard '0/4': expected K/N"),
         (["--shard", "5/4"], "--shard '5/4': expected K/N"),
         (["--shard", "3"], "--shard '3': expected K/N"),
@@ -357,8 +358,9 @@ def test_without_ray_it_says_what_to_install(run: Run, monkeypatch: pytest.Monke
 def test_options_reach_the_aligner(run: Run) -> None:
     photo("a.jpg")
     options = ["--stages", "2,3", "--method", "paper", "--threshold-contour", "0.3", "--threads", "2"]
-    run("a.jpg", *options, "--provider", "cuda", "--provider", "openvino")
-    settings, providers = Settings("paper", (2, 3), Reconstruction(contour_threshold=0.3)), ["cuda", "openvino"]
+    run("a.jpg", *options, "--provider", "cuda", "--provider", "openvino", "--any-rotation")
+    settings = Settings("paper", (2, 3), Reconstruction(contour_threshold=0.3), any_rotation=True)
+    providers = ["cuda", "openvino"]
     assert StandInAligner.options == {"detector": None, "settings": settings, "threads": 2, "providers": providers}
     code, _, err = run("a.jpg", "--threshold-contour", "0.3", "--resume")
     assert code == 2

@@ -101,6 +101,14 @@ def align(
     threshold_features: FeatureThreshold = None,
     detector: Detector = None,
     detector_model: DetectorModel = None,
+    any_rotation: Annotated[
+        bool,
+        typer.Option(
+            "--any-rotation",
+            help="Photos may lie on their side or head, as those that lost their orientation tag: look for faces in "
+            "all four orientations, unless those found first are upright.",
+        ),
+    ] = False,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -128,6 +136,8 @@ def align(
         warn(line)
         tally["failed"] += 1
 
+    if boxes and any_rotation:
+        raise FacemsmError("--any-rotation: is for faces that the detector finds; leave it out with --boxes")
     if ray:
         from facemsm.batch.ray import align_photos
 
@@ -151,7 +161,7 @@ def align(
 
     options: dict[str, Any] = {
         "weights": weights,
-        "settings": read_settings(method, stages, threshold_contour, threshold_features),
+        "settings": read_settings(method, stages, threshold_contour, threshold_features, any_rotation=any_rotation),
         "detector": detector,
         "detector_model": detector_model,
         "providers": provider or (),

@@ -110,7 +110,12 @@ Faces = Annotated[int, typer.Option(min=1, help="How many of the faces of --data
 
 
 def read_settings(
-    method: Method | None, stages: str, contour: float | None = None, features: float | None = None
+    method: Method | None,
+    stages: str,
+    contour: float | None = None,
+    features: float | None = None,
+    *,
+    any_rotation: bool = False,
 ) -> Settings:
     """The settings that these options ask for.
 
@@ -129,4 +134,5 @@ def read_settings(
         raise FacemsmError(
             f"--threshold-{next(iter(thresholds))}: is for --method paper only; add that, or leave it out"
         )
-    return Settings(method.value if method else None, numbers, Reconstruction.with_thresholds(thresholds))
+    reconstruction = Reconstruction.with_thresholds(thresholds)
+    return Settings(method.value if method else None, numbers, reconstruction, any_rotation=any_rotation)
