@@ -43,11 +43,11 @@ def detect_any_rotation(
             best, found, turns = float(scores.sum()), detections, k
         if k == 0 and len(scores) and scores.mean() >= UPRIGHT:
             break
-    return (_turned_back(found, turns, image.shape) if turns else found), turns
+    return (turned_back(found, turns, image.shape) if turns else found), turns
 
 
-def _turned_back(detections: FloatArray, turns: int, shape: tuple[int, ...]) -> FloatArray:
-    """Detections of ``np.rot90(photo, turns)`` as those of the photo, whose shape is given."""
+def turned_back(detections: FloatArray, turns: int, shape: tuple[int, ...]) -> FloatArray:
+    """Detections (N, 5) of ``np.rot90(photo, turns)`` as those of the photo, whose shape is given."""
     middle = np.array([shape[1] - 1, shape[0] - 1]) / 2
     there = middle[:: -1 if turns % 2 else 1]
     corners = apply_affine(similarity(turns * np.pi / 2, shift=middle), detections[:, :4].reshape(-1, 2, 2) - there)
