@@ -68,9 +68,15 @@ def serve(
 
     listener = _listener(host, port)
     limits = Limits()
-    name = method.value if method else None
+    aligners = load_aligners(
+        weights or list_models(),
+        limits,
+        method=method.value if method else None,
+        threads=threads,
+        providers=provider or (),
+    )
     application = create_app(
-        load_aligners(weights or list_models(), limits, method=name, threads=threads, providers=provider or ()),
+        aligners,
         host=host,
         allowed_hosts=allow_host or (),
         cors_origins=cors_origin or (),

@@ -153,7 +153,8 @@ def _stages(aligner: Aligner, sample: FaceSample, photo: Image) -> dict[str, flo
     model, size = aligner.model, aligner.model.codec.input_size
     matrix = box_to_crop(sample.box[None], size)[0]
     crop = warp(photo, matrix, size)[None]
-    first, second = (model.network(*which, aligner.providers) for which in ((STGAN, ["theta"]), (HOURGLASS, LANDMARKS)))
+    first = model.network(STGAN, ["theta"], aligner.providers)
+    second = model.network(HOURGLASS, LANDMARKS, aligner.providers)
     two = Aligner(model, settings=Settings(stages=(1, 2)), providers=aligner.providers)
     found = aligner.align(photo, [sample.box])
     height, width = photo.shape[:2]
