@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from facemsm.runtime.session import Session
-from facemsm.typing import FloatArray, Image
+from facemsm.typing import Array, FloatArray, Image
 
 onnx = pytest.importorskip("onnx")
 
@@ -24,7 +24,7 @@ def network(tmp_path: Path) -> Path:
     """Bytes, a strided convolution, an inverted residual with channels of very different size, and a head."""
     nodes, tensors = [], []
 
-    def conv(x: str, y: str, shape: tuple[int, ...], gain: FloatArray | float = 1.0, **attributes: Any) -> str:
+    def conv(x: str, y: str, shape: tuple[int, ...], gain: Array | float = 1.0, **attributes: Any) -> str:
         weight = rng.normal(0, 1 / np.sqrt(np.prod(shape[1:])), shape) * np.reshape(gain, (-1, 1, 1, 1))
         for name, values in ((f"{y}.weight", weight), (f"{y}.bias", rng.normal(0, 0.1, shape[0]) * gain)):
             tensors.append(onnx.numpy_helper.from_array(values.astype(np.float32), name))
