@@ -10,15 +10,13 @@ import numpy as np
 from facemsm import load_model
 from facemsm.data.sample import FaceSample
 from facemsm.data.sources import Source
-from facemsm.runtime.model import DICTIONARY
-from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.training.faces import Faces
 
 
 def synthetic_faces(folder: Path, held_out: int, count: int = 64, side: int = 400) -> Faces:
     """Mottled JPEG photos with a plausible shape in each; ``held_out`` of them are validated on."""
     rng = np.random.default_rng(0)
-    shapes = ShapeDictionary.load(load_model("68").path(DICTIONARY)).shapes
+    shapes = load_model("68").dictionary().shapes
     samples = []
     for i in range(count):
         photo = cv2.resize(rng.integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8), (side, side))

@@ -41,7 +41,7 @@ from facemsm.aligner import Aligner
 from facemsm.assets import SAMPLE
 from facemsm.data.sample import evenly_chosen
 from facemsm.errors import FacemsmError
-from facemsm.geometry import Matrix, apply_affine, compose, invert, similarity
+from facemsm.geometry import Matrix, apply_affine, box_scale, compose, invert, similarity
 from facemsm.imaging.drawing import draw_faces
 from facemsm.imaging.io import read_image
 from facemsm.provenance import commit, machine
@@ -166,7 +166,7 @@ class Benchmark:
     def __call__(self, photo: Image, points: Array, take: Take) -> Array | None:
         """:func:`figures` of each frame alone and smoothed, (2, 5); None if the face was lost."""
         random = np.random.default_rng(0)
-        size = float(np.sqrt(np.prod(np.ptp(points, axis=0))))
+        size = float(box_scale(points))
         mouth = points[list(self.aligner.scheme.mouth)].mean(axis=0)
         middle = points.mean(axis=0)
         from_face, to_face = similarity(scale=size, shift=middle), similarity(scale=1 / size, shift=-middle / size)

@@ -29,7 +29,7 @@ BOXES = {
     "provided": ["--boxes", "provided"],
     "detector": ["--boxes", "detector"],
     "perturbed": ["--boxes", "provided", "--perturb", "0.15,0.25,30"],
-    "provided, any turn": ["--boxes", "provided", "--perturb", "0,0,180"],
+    "provided, any rotation": ["--boxes", "provided", "--perturb", "0,0,180"],
     "provided, a mask, hand or dark glasses painted over (`--occlude`)": ["--boxes", "provided", "--occlude"],
 }
 

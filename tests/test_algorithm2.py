@@ -104,6 +104,8 @@ def lines_5_to_13(shape: Array, weights: Array) -> tuple[Array, Array, Array]:
     """Relative weights, V, and the final shape S_F.
 
     ``wi * max`` of line 6 is read as a quotient, and line 13 replaces unreliable points only, as Section III-C says.
+    Exemplars are mapped to the reliable points by a similarity before the search, and deviations from the mean of the
+    nearest are fitted.
     """
     count = len(shape)
     relative, reliable = np.zeros(count), np.zeros(count, bool)
@@ -111,17 +113,26 @@ def lines_5_to_13(shape: Array, weights: Array) -> tuple[Array, Array, Array]:
         relative[i] = weights[i] / weights.max()
         reliable[i] = relative[i] > threshold(i)
     exemplars = load_file(FOLDER / "dictionary.safetensors")["shapes"].astype(float)  # (N, L, 2)
-    middle = (S - 1) / 2
-    target = (shape - middle)[reliable].ravel()  # V*S
-    distance = [np.sum(((exemplar - shape)[reliable]) ** 2) for exemplar in exemplars]
-    nearest = exemplars[np.argsort(distance)[:K]] - middle
-    basis = np.array([exemplar[reliable].ravel() for exemplar in nearest]).T
+    aligned = np.array([align(exemplar, shape, reliable) for exemplar in exemplars])
+    distance = [np.sum(((exemplar - shape)[reliable]) ** 2) for exemplar in aligned]
+    nearest = aligned[np.argsort(distance)[:K]]
+    mean = nearest.mean(0)
+    basis = np.array([(exemplar - mean)[reliable].ravel() for exemplar in nearest]).T
+    target = (shape - mean)[reliable].ravel()  # V*S
     alpha = np.linalg.solve(basis.T @ basis + RIDGE * np.eye(K), basis.T @ target)  # Eq. 10, 11
     final = shape.copy()
     for i in range(count):
         if not reliable[i]:
-            final[i] = nearest[:, i].T @ alpha + middle
+            final[i] = mean[i] + (nearest - mean)[:, i].T @ alpha
     return relative, reliable, final
+
+
+def align(exemplar: Array, shape: Array, reliable: Array) -> Array:
+    """The exemplar, mapped to the reliable points by (x, y) -> (a x - b y + c, b x + a y + d)."""
+    rows = [row for x, y in exemplar[reliable] for row in ((x, -y, 1, 0), (y, x, 0, 1))]
+    a, b, c, d = np.linalg.lstsq(np.array(rows), shape[reliable].ravel(), rcond=None)[0]
+    aligned: Array = exemplar @ np.array([[a, -b], [b, a]]).T + (c, d)
+    return aligned
 
 
 def line_14(to_photo: Array, shape: Array) -> Array:
@@ -142,24 +153,24 @@ def test_the_papers_method_is_algorithm_2(covered: bool) -> None:
         photo[130:190, 160:300] = 40  # a dark card over the mouth and chin
     aligner = Aligner.from_pretrained("68", method="paper")
     (face,) = aligner.align(photo, [BOX])
-    seen = aligner.run_stages([photo], np.array([BOX], np.float32))
+    outputs = aligner.run_stages([photo], np.array([BOX], np.float32))
 
     theta, to_photo = lines_1_and_2(photo, BOX)
     np.testing.assert_allclose(face.theta, theta, atol=5e-3)  # crops differ by a grey level here and there
-    np.testing.assert_allclose(seen.to_photo[0], to_photo, atol=0.4)
-    canonical = sample(photo, seen.to_photo[0])
-    assert np.abs(seen.canonical[0].astype(int) - canonical).mean() < 0.5  # OpenCV interpolates in 1/32 pixels
+    np.testing.assert_allclose(outputs.to_photo[0], to_photo, atol=0.4)
+    canonical = sample(photo, outputs.to_photo[0])
+    assert np.abs(outputs.canonical[0].astype(int) - canonical).mean() < 0.5  # OpenCV interpolates in 1/32 pixels
 
-    shape, weights = lines_3_and_4(seen.canonical[0])
-    np.testing.assert_allclose(seen.points[0], shape, atol=2e-3)
-    assert all(np.abs(found - ours).min() < 1e-4 for found, ours in zip(weights, seen.scores[0], strict=True))
+    shape, weights = lines_3_and_4(outputs.canonical[0])
+    np.testing.assert_allclose(outputs.points[0], shape, atol=2e-3)
+    assert all(np.abs(found - ours).min() < 1e-4 for found, ours in zip(weights, outputs.scores[0], strict=True))
 
-    relative, reliable, final = lines_5_to_13(seen.points[0].astype(float), seen.scores[0].astype(float))
+    relative, reliable, final = lines_5_to_13(outputs.points[0].astype(float), outputs.scores[0].astype(float))
     np.testing.assert_allclose(face.scores, relative, atol=1e-5)
     np.testing.assert_array_equal(face.occluded, ~reliable)
-    np.testing.assert_allclose(aligner.refine(seen).points[0], final, atol=2e-3)
+    np.testing.assert_allclose(aligner.refine(outputs).points[0], final, atol=2e-3)
     assert face.occluded.any() == covered
-    np.testing.assert_allclose(face.points, line_14(seen.to_photo[0], final), atol=2e-3)
+    np.testing.assert_allclose(face.points, line_14(outputs.to_photo[0], final), atol=2e-3)
 
     # and the whole of it, without a number of ours on the way
     shape, weights = lines_3_and_4(canonical)

@@ -16,7 +16,7 @@ import pytest
 from facemsm import Aligner, Face, FacemsmError
 from facemsm.assets import SAMPLE
 from facemsm.confidence.model import FEATURES, Calibration, Logistic
-from facemsm.geometry import apply_affine, box_to_crop, compose, invert, similarity, theta_to_matrix
+from facemsm.geometry import apply_affine, box_scale, box_to_crop, compose, invert, similarity, theta_to_matrix
 from facemsm.imaging.io import read_image
 from facemsm.imaging.warping import warp
 from facemsm.runtime.model import MANIFEST, WEIGHTS, write_calibration
@@ -36,9 +36,9 @@ def aligner() -> Aligner:
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uncalibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundled networks without a calibration."""
-    folder = Path(shutil.copytree(WEIGHTS / "68", tmp_path_factory.mktemp("plain") / "model"))
+    folder = Path(shutil.copytree(WEIGHTS / "68", tmp_path_factory.mktemp("uncalibrated") / "model"))
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest.pop("calibration", None)
     (folder / MANIFEST).write_text(json.dumps(manifest))
@@ -46,9 +46,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def calibrated(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def calibrated(uncalibrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with one made by hand: a point is right if it is bright, and hidden if its neighbours are dark, too."""
-    folder = Path(shutil.copytree(plain, tmp_path_factory.mktemp("calibrated") / "model"))
+    folder = Path(shutil.copytree(uncalibrated, tmp_path_factory.mktemp("calibrated") / "model"))
     learn_prior(ShapeDictionary.load(folder / "dictionary.safetensors").shapes, SCHEME_68).save(
         folder / "prior.safetensors"
     )
@@ -173,8 +173,8 @@ def test_theta_takes_canonical_points_to_the_photo(aligner: Aligner, face: Face)
     np.testing.assert_allclose(apply_affine(to_photo, canonical), face.preliminary, atol=0.01)
 
 
-def test_stages_off(photo: Image, face: Face, plain: Path) -> None:
-    without_shapes = Aligner.from_pretrained(plain, stages=(1, 2)).align(photo, [BOX])[0]
+def test_stages_off(photo: Image, face: Face, uncalibrated: Path) -> None:
+    without_shapes = Aligner.from_pretrained(uncalibrated, stages=(1, 2)).align(photo, [BOX])[0]
     assert not without_shapes.occluded.any()
     np.testing.assert_array_equal(without_shapes.points, without_shapes.preliminary)
     np.testing.assert_allclose(without_shapes.points, face.preliminary, atol=1e-3)
@@ -183,11 +183,11 @@ def test_stages_off(photo: Image, face: Face, plain: Path) -> None:
     assert without_turn.heatmaps is None
 
 
-def test_a_calibrated_model_says_what_it_knows(photo: Image, plain: Path, calibrated: Path) -> None:
+def test_a_calibrated_model_says_what_it_knows(photo: Image, uncalibrated: Path, calibrated: Path) -> None:
     behind = photo.copy()
     behind[125:190, 160:300] = 40  # a dark card over mouth and chin
     (face,) = Aligner.from_pretrained(calibrated).align(behind, [BOX])
-    (raw,) = Aligner.from_pretrained(plain).align(behind, [BOX])
+    (raw,) = Aligner.from_pretrained(uncalibrated).align(behind, [BOX])
     assert raw.occlusion is None
     assert raw.intensity is not None
     assert face.occlusion is not None
@@ -201,9 +201,9 @@ def test_a_calibrated_model_says_what_it_knows(photo: Image, plain: Path, calibr
     np.testing.assert_allclose(seen.scores, face.scores, atol=1e-4)
 
 
-def test_both_methods(photo: Image, plain: Path, calibrated: Path) -> None:
+def test_both_methods(photo: Image, uncalibrated: Path, calibrated: Path) -> None:
     strict = {"contour": 0.95, "features": 0.95}
-    (bare,) = Aligner.from_pretrained(plain, method="paper", thresholds=strict).align(photo, [BOX])
+    (bare,) = Aligner.from_pretrained(uncalibrated, method="paper", thresholds=strict).align(photo, [BOX])
     aligner = Aligner.from_pretrained(calibrated)
     assert aligner.method == "calibrated"
     per_call = Settings("paper", reconstruction=Reconstruction.with_thresholds(strict))
@@ -232,13 +232,13 @@ def test_a_calibrated_batch_gives_the_same_numbers(photo: Image, calibrated: Pat
         np.testing.assert_allclose(together.occlusion, alone.occlusion, atol=1e-4)
 
 
-def test_only_flagged_points_are_rebuilt(photo: Image, plain: Path) -> None:
-    strict = Aligner.from_pretrained(plain, method="paper", thresholds={"contour": 0.95, "features": 0.95})
+def test_only_flagged_points_are_rebuilt(photo: Image, uncalibrated: Path) -> None:
+    strict = Aligner.from_pretrained(uncalibrated, method="paper", thresholds={"contour": 0.95, "features": 0.95})
     face = strict.align(photo, [BOX])[0]
     moved = np.linalg.norm(face.points - face.preliminary, axis=1) > 1e-3
     assert face.occluded.any()
     assert not (moved & ~face.occluded).any()
-    never = Aligner.from_pretrained(plain, method="paper", thresholds={"contour": 0.0, "features": 0.0}).align(
+    never = Aligner.from_pretrained(uncalibrated, method="paper", thresholds={"contour": 0.0, "features": 0.0}).align(
         photo, [BOX]
     )[0]
     assert not never.occluded.any()
@@ -265,8 +265,25 @@ def test_a_box_reaching_past_the_photo_is_aligned(aligner: Aligner, photo: Image
         ({"method": "paper", "thresholds": {"nose": 0.5}}, "thresholds"),
         ({"thresholds": {"contour": 0.5}}, "method='paper'"),
         ({"method": "magic"}, "method is 'magic'"),
+        ({"settings": Settings(), "stages": (1, 2, 3)}, "^stages is given beside settings"),
+        ({"settings": Settings(), "method": "paper"}, "^method is given beside settings"),
+        ({"settings": Settings(method="paper"), "thresholds": {"contour": 0.5}}, "^thresholds is given beside"),
         ({"threads": 0}, "threads"),
         ({"name": "67"}, "no model '67'"),
+        ({"name": None}, "no model None: bundled are 68, 98"),
+        ({"name": b"68"}, "no model b'68'"),
+        ({"stages": "1,2"}, "stages are '1,2'"),
+        ({"stages": 2}, "stages are 2"),
+        ({"stages": [[2]]}, "stages are"),
+        ({"keep": "heatmaps"}, "keep is 'heatmaps'"),
+        ({"keep": None}, "keep is None"),
+        ({"threads": "2"}, "threads is '2', expected a whole number"),
+        ({"threads": None}, "threads is None"),
+        ({"method": "paper", "thresholds": {"contour": "x"}}, "contour_threshold is 'x', expected a number"),
+        ({"method": "paper", "thresholds": 0.5}, "thresholds are 0.5"),
+        ({"detector": "nobody"}, "unknown face detector 'nobody'"),
+        ({"detector": 5}, "detector is 5"),
+        ({"settings": {"method": "paper"}}, "settings are"),
     ],
 )
 def test_unknown_options_are_named(options: dict[str, object], said: str) -> None:
@@ -282,19 +299,35 @@ def test_bad_boxes_are_refused(aligner: Aligner, photo: Image, boxes: object) ->
         aligner.align(photo, boxes)  # type: ignore[arg-type]
 
 
+def test_the_largest_and_smallest_boxes_give_finite_points(aligner: Aligner, photo: Image) -> None:
+    extremes = [[0, 0, 1e6, 1e6], [-1e6, -1e6, 1e6, 1e6], [100, 100, 100 + 1e-9, 100 + 1e-9], [100, 0, 100.5, 1e6]]
+    for face in aligner.align(photo, extremes):
+        assert np.isfinite(face.points).all()
+
+
+def test_a_detector_by_its_name(photo: Image, face: Face) -> None:
+    (found,) = Aligner.from_pretrained("68", detector="centerface").align(photo)
+    np.testing.assert_array_equal(found.points, face.points)
+
+
+def test_photos_and_boxes_of_generators(aligner: Aligner, photo: Image) -> None:
+    ((made,),) = aligner.align_batch((image for image in [photo]), (boxes for boxes in [[BOX]]))
+    np.testing.assert_array_equal(made.points, aligner.align(photo, [BOX])[0].points)
+
+
 def test_as_many_box_lists_as_photos(aligner: Aligner, photo: Image) -> None:
     with pytest.raises(FacemsmError, match="2 photos, but there are 1"):
         aligner.align_batch([photo], [None, None])
 
 
-def test_points_in_the_convention_of_a_data_set(plain: Path, photo: Image, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(plain, tmp_path / "model"))
+def test_points_in_the_convention_of_a_data_set(uncalibrated: Path, photo: Image, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(uncalibrated, tmp_path / "model"))
     fields = json.loads((folder / MANIFEST).read_text())
     (folder / MANIFEST).write_text(json.dumps({**fields, "conventions": {"300w": [0.01, -0.002]}}))
     aligner = Aligner.from_pretrained(folder)
     (consensus,) = aligner.align(photo, [BOX])
     (own,) = aligner.align(photo, [BOX], settings=Settings(convention="300w"))
-    scale = np.sqrt(np.prod(np.ptp(consensus.points, axis=0)))
+    scale = box_scale(consensus.points)
     np.testing.assert_allclose(own.points - consensus.points, np.full((68, 2), (0.01, -0.002)) * scale, atol=1e-3)
     with pytest.raises(FacemsmError, match="no convention 'cofw': the model knows 300w"):
         aligner.align(photo, [BOX], settings=Settings(convention="cofw"))

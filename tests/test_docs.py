@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import re
 import runpy
@@ -199,6 +200,27 @@ def test_names_in_the_text_exist(page: Path) -> None:
         assert exists(name), f"{page.name}: {name}"
     for file in re.findall(r"`((?:docs|src|benchmarks|tests)/[\w./-]+)`", text):
         assert (ROOT / file).exists(), f"{page.name}: {file}"
+
+
+def test_each_equation_is_named_where_it_is_computed() -> None:
+    rows = re.findall(
+        r"^\| (Eq\. \d+|Algorithm 1)\b[^|]*\|.*\|(.*)\|$", (ROOT / "docs/method.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert {name for name, _ in rows} == {*(f"Eq. {n}" for n in range(1, 12)), "Algorithm 1"}
+    for equation, places in rows:
+        for dotted in re.findall(r"`(facemsm[\w.]+)`", places):
+            assert re.search(rf"{re.escape(equation)}\b", source_of(dotted)), f"{dotted} does not name {equation}"
+
+
+def source_of(dotted: str) -> str:
+    """The text of a module, or of a class or function in one, without importing it."""
+    parts = dotted.split(".")
+    end = next(i for i in range(len(parts), 0, -1) if (ROOT / "src" / "/".join(parts[:i])).with_suffix(".py").is_file())
+    text = (ROOT / "src" / "/".join(parts[:end])).with_suffix(".py").read_text("utf-8")
+    node: Any = ast.parse(text)
+    for part in parts[end:]:
+        node = next(each for each in node.body if getattr(each, "name", None) == part)
+    return ast.get_source_segment(text, node) or "" if parts[end:] else text
 
 
 def exists(name: str) -> bool:

@@ -106,3 +106,5 @@ def test_coco_has_one_scheme() -> None:
     for photos in ([], [PhotoResult("a", 1, 1, name, []) for name in ("68", "98")]):
         with pytest.raises(FacemsmError, match="one landmark scheme"):
             facemsm.to_coco(photos)
+    with pytest.raises(FacemsmError, match=r"made of facemsm\.PhotoResult"):
+        facemsm.to_coco([[face()]])  # type: ignore[list-item]

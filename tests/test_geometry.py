@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from facemsm.errors import FacemsmError
 from facemsm.geometry import (
     CANONICAL_MARGIN,
     CROP_ENLARGEMENT,
@@ -17,7 +16,6 @@ from facemsm.geometry import (
     box_to_crop,
     canonical_matrix,
     compose,
-    fit_affine,
     fit_similarity,
     invert,
     matrix_to_theta,
@@ -116,14 +114,6 @@ def test_similarity_fit_recovers(matrix: Matrix, seed: int) -> None:
     np.testing.assert_allclose(fit_similarity(source, target), matrix, rtol=1e-7, atol=1e-6)
 
 
-@given(affine_maps, seeds)
-def test_affine_fit_recovers(matrix: Matrix, seed: int) -> None:
-    source = points_of(seed)
-    target = apply_affine(matrix, source)
-    source[0], target[1] = np.nan, np.nan
-    np.testing.assert_allclose(fit_affine(source, target), matrix, rtol=1e-6, atol=1e-5)
-
-
 @given(seeds)
 def test_similarity_fit_is_the_least_squares_one(seed: int) -> None:
     source, target = points_of(seed), points_of(seed + 1)
@@ -153,12 +143,6 @@ def test_similarity_fit_of_one_point_is_a_shift() -> None:
     source, target = np.full((3, 2), np.nan), np.zeros((3, 2))
     source[1], target[1] = (2, 3), (12, 33)
     np.testing.assert_allclose(fit_similarity(source, target), [[1, 0, 10], [0, 1, 30]])
-
-
-@pytest.mark.parametrize("source", [[[0, 0], [1, 0]], [[0, 0], [1, 1], [2, 2], [3, 3]], [[0, 0], [1, 0], [0, np.nan]]])
-def test_affine_fit_needs_three_points_off_one_line(source: list[list[float]]) -> None:
-    with pytest.raises(FacemsmError, match="three points"):
-        fit_affine(np.array(source, dtype=float), np.array(source, dtype=float))
 
 
 # --- Pixels and normalised coordinates, θ

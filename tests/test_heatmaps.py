@@ -68,12 +68,6 @@ def test_shapes_of_batches(lead: tuple[int, ...]) -> None:
     np.testing.assert_allclose(decoded, points, atol=0.1)
 
 
-def test_heatmaps_are_outer_products_of_profiles() -> None:
-    codec, points = HeatmapCodec(), random_points(0)
-    columns, rows = codec.profiles(points)
-    np.testing.assert_array_equal(codec.encode(points), rows[:, :, None] * columns[:, None, :])
-
-
 # --- Eq. 9
 
 

@@ -1,13 +1,13 @@
 """The whole way of a face, photo to landmarks: Algorithm 2, or our form of it.
 
-Lines of Algorithm 2: 1 and 2 crop and rectify, 3 and 4 locate (all in :func:`facemsm.stages.run_stages`), 5 to 13
-refine, 14 back to the photo.
+:class:`Aligner` has its lines in order: 1 and 2 crop and rectify, 3 and 4 locate (both by
+:func:`facemsm.stages.run_stages`), 5 to 13 refine, 14 back to the photo.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import cached_property, partial
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from facemsm.confidence.model import Calibration, detail
+from facemsm.confidence.model import detail
 from facemsm.detectors import FaceDetector, get_detector
 from facemsm.detectors.rotation import detect_any_rotation
-from facemsm.errors import FacemsmError
+from facemsm.errors import FacemsmError, check_number, short
 from facemsm.face import Face
 from facemsm.geometry import Matrix, apply_affine, box_to_crop, check_boxes, compose, shifted, similarity
 from facemsm.imaging.io import as_image
@@ -72,7 +72,8 @@ class Aligner:
     Args:
         model: a checked model.
         settings: how faces are aligned; each call may have its own.
-        detector: finds the faces where no boxes are given; the bundled one by default.
+        detector: finds the faces where no boxes are given, or the name of one (:func:`facemsm.get_detector`); the
+            bundled one by default.
         keep: ``"heatmaps"`` and ``"canonical"`` are kept in every ``Face``, at 1.1 MB per face.
         threads: CPU threads, which share the faces of one call.
         providers: what runs the networks, the best first: ``"cuda"``, ``"coreml"``, ``"directml"``, ``"openvino"`` or
@@ -99,15 +100,18 @@ class Aligner:
         model: Model,
         *,
         settings: Settings | None = None,
-        detector: FaceDetector | None = None,
+        detector: FaceDetector | str | None = None,
         keep: Collection[str] = (),
         threads: int = 1,
         providers: Sequence[Provider] = (),
     ) -> None:
-        if not set(keep) <= {"heatmaps", "canonical"} or isinstance(keep, str):
+        if not isinstance(keep, Collection) or not all(name in ("heatmaps", "canonical") for name in keep):
             raise FacemsmError(f"keep is {keep!r}: give a list of heatmaps and canonical")
-        if threads < 1:
-            raise FacemsmError(f"threads is {threads}: at least 1 is needed")
+        check_number("threads", threads, 1, whole=True)
+        if isinstance(detector, str):
+            detector = get_detector(detector, providers=providers)
+        if detector is not None and not callable(getattr(detector, "detect", None)):
+            raise FacemsmError(f"detector is {short(detector)}: give the name of one, or an object that detects faces")
         self.model, self.keep, self.threads, self.providers = model, frozenset(keep), threads, providers
         self.settings = self._resolved(settings or Settings())
         self._given_detector = detector
@@ -125,11 +129,11 @@ class Aligner:
         name: PathLike = "68",
         *,
         method: Method | None = None,
-        stages: Collection[int] = (1, 2, 3),
+        stages: Collection[int] | None = None,
         thresholds: Mapping[str, float] | None = None,
         any_rotation: bool = False,
         settings: Settings | None = None,
-        detector: FaceDetector | None = None,
+        detector: FaceDetector | str | None = None,
         keep: Collection[str] = (),
         threads: int = 1,
         providers: Sequence[Provider] = (),
@@ -138,19 +142,26 @@ class Aligner:
 
         Args:
             name: a bundled model's name (:func:`facemsm.list_models`) or a folder's path.
-            method, stages, any_rotation: as in :class:`facemsm.stages.Settings`.
+            method, stages, any_rotation: as in :class:`facemsm.stages.Settings`, and its defaults.
             thresholds: T of the paper's method, ``"contour"`` and ``"features"``: a point whose score is not above its
                 threshold is rebuilt.
             settings: all of these at once, instead of them.
             detector, keep, threads, providers: as for :class:`Aligner`.
 
         Raises:
-            FacemsmError: no such model, a damaged one, or an unknown option.
+            FacemsmError: no such model, a damaged one, an unknown option, or an option beside ``settings``.
         """
+        own = {"method": method, "stages": stages, "thresholds": thresholds, "any_rotation": any_rotation or None}
+        given = [name for name, value in own.items() if value is not None]
+        if settings and given:
+            raise FacemsmError(f"{given[0]} is given beside settings, which hold it too; give one of them")
         if thresholds and method != "paper":
             raise FacemsmError("thresholds are the paper's: they need method='paper'")
         settings = settings or Settings(
-            method, stages, Reconstruction.with_thresholds(thresholds or {}), any_rotation=any_rotation
+            method,
+            (1, 2, 3) if stages is None else stages,
+            Reconstruction.with_thresholds(thresholds or {}),
+            any_rotation=any_rotation,
         )
         return cls(
             load_model(name), settings=settings, detector=detector, keep=keep, threads=threads, providers=providers
@@ -178,8 +189,8 @@ class Aligner:
 
     def align_batch(
         self,
-        images: Sequence[ImageSource],
-        boxes: Sequence[ArrayLike | None] | None = None,
+        images: Iterable[ImageSource],
+        boxes: Iterable[ArrayLike | None] | None = None,
         *,
         settings: Settings | None = None,
     ) -> list[list[Face]]:
@@ -193,8 +204,8 @@ class Aligner:
         Raises:
             FacemsmError: as :meth:`align`, or ``boxes`` has not as many entries as there are photos.
         """
-        if boxes is None:
-            boxes = [None] * len(images)
+        images = list(images)
+        boxes = [None] * len(images) if boxes is None else list(boxes)
         if len(boxes) != len(images):
             raise FacemsmError(f"boxes for {len(boxes)} photos, but there are {len(images)} photos")
         settings = self._resolved(settings) if settings else self.settings
@@ -205,30 +216,28 @@ class Aligner:
         faces = iter(self._shared([job for of_photo in jobs for job in of_photo], settings))
         return [[next(faces) for _ in of_photo] for of_photo in jobs]
 
+    # --- Algorithm 2 -------------------------------------------------------------------------------------------------
+
     def _align(self, jobs: Sequence[_Job], settings: Settings) -> list[Face]:
         """Algorithm 2 for up to ``BATCH`` faces."""
         photos, boxes, turns = [job.photo for job in jobs], np.stack([job.box for job in jobs]), [j.turns for j in jobs]
-        seen = self.run_stages(photos, boxes, settings, turns)  # lines 1 to 4
-        refined = self.refine(seen, settings)  # lines 5 to 13
-        # Line 14. θ runs from canonical to crop (Eq. 2), so it is θ and not its inverse that is applied.
-        points, preliminary = (apply_affine(seen.to_photo, p) for p in (refined.points, seen.points))
-        if settings.convention:
-            shift = self.model.conventions[settings.convention]
-            points, preliminary = shifted(points, shift), shifted(preliminary, shift)
-        points, preliminary = points.astype(np.float32), preliminary.astype(np.float32)
+        outputs = self.run_stages(photos, boxes, settings, turns)  # lines 1 to 4: crop, rectify, locate
+        refined = self.refine(outputs, settings)  # lines 5 to 13
+        points = self._to_photo(refined.points, outputs, settings)  # line 14
+        preliminary = self._to_photo(outputs.points, outputs, settings)
         return [
             Face(
                 points=points[i],
                 scores=refined.scores[i],
                 occluded=refined.occluded[i],
                 box=job.box,
-                theta=seen.theta[i].astype(np.float32),
+                theta=outputs.theta[i].astype(np.float32),
                 preliminary=preliminary[i],
                 detection_score=job.detection_score,
-                heatmaps=None if seen.heatmaps is None else seen.heatmaps[i],
-                canonical=seen.canonical[i] if "canonical" in self.keep else None,
+                heatmaps=None if outputs.heatmaps is None else outputs.heatmaps[i],
+                canonical=outputs.canonical[i] if "canonical" in self.keep else None,
                 occlusion=None if refined.occlusion is None else refined.occlusion[i],
-                intensity=seen.scores[i],
+                intensity=outputs.scores[i],
                 rebuilt=None if refined.rebuilt is None else refined.rebuilt[i],
             )
             for i, job in enumerate(jobs)
@@ -252,15 +261,15 @@ class Aligner:
         settings = settings or self.settings
         size = self.model.codec.input_size
         rectify = self._rectify if 1 in settings.stages else None
-        to_crop = box_to_crop(boxes, size)
+        to_crop = box_to_crop(boxes, size)  # line 1
         if any(turns):
             to_crop = compose(_quarter_turns(turns, (size - 1) / 2), to_crop)
-        seen = run_stages(photos, to_crop, rectify, self._locate, size)
+        outputs = run_stages(photos, to_crop, rectify, self._locate, size)
         if rectify and settings.method == "calibrated" and settings.retry:
-            seen = retry_rotated(seen, photos, to_crop, rectify, self._locate, size)
+            outputs = retry_rotated(outputs, photos, to_crop, rectify, self._locate, size)
         if any(turns):  # θ runs to the crop of the photo as it is
-            seen = seen._replace(theta=compose(_quarter_turns([-n for n in turns]), seen.theta))
-        return seen
+            outputs = outputs._replace(theta=compose(_quarter_turns([-n for n in turns]), outputs.theta))
+        return outputs
 
     def _rectify(self, crops: Image) -> FloatArray:
         """Line 2: θ of crops."""
@@ -272,36 +281,32 @@ class Aligner:
         scores = np.clip(intensity / self.model.codec.ideal_score, 0, 1).astype(np.float32)
         return Located(points, scores, spread, heatmaps[0] if heatmaps else None)
 
-    def refine(self, seen: StageOutputs, settings: Settings | None = None) -> Refined:
+    def refine(self, outputs: StageOutputs, settings: Settings | None = None) -> Refined:
         """Lines 5 to 13: points with low scores, from the others and from shapes; scores and flags."""
         settings = settings or self.settings
         stage3 = 3 in settings.stages
-        points, rebuilt = seen.points, None
+        points, rebuilt = outputs.points, None
         calibration = self.model.calibration if settings.method == "calibrated" else None
         if stage3 and (calibration is None or calibration.stage3 == "exemplars"):
-            points, rebuilt = reconstruct(points, seen.scores, self._dictionary, settings.reconstruction)
+            points, rebuilt = reconstruct(points, outputs.scores, self._dictionary, settings.reconstruction)
         if calibration is None:
-            occluded = np.zeros(seen.scores.shape, dtype=bool) if rebuilt is None else rebuilt
-            return Refined(points, relative_scores(seen.scores), occluded, None, rebuilt)
-        return self._calibrated(seen, points, rebuilt, calibration, stage3=stage3)
-
-    def _calibrated(
-        self,
-        seen: StageOutputs,
-        points: FloatArray,
-        rebuilt: BoolArray | None,
-        calibration: Calibration,
-        *,
-        stage3: bool,
-    ) -> Refined:
-        """All points from what their heatmaps say and how faces are shaped, and what that says of each."""
+            occluded = np.zeros(outputs.scores.shape, dtype=bool) if rebuilt is None else rebuilt
+            return Refined(points, relative_scores(outputs.scores), occluded, None, rebuilt)
         assert self._prior is not None
-        assert seen.spread is not None
-        details = detail(seen.canonical)
-        found = calibration.predict(seen.points, seen.scores, seen.spread, details, self._prior, self.scheme)
+        assert outputs.spread is not None
+        found = calibration.predict(
+            outputs.points, outputs.scores, outputs.spread, detail(outputs.canonical), self._prior, self.scheme
+        )
         if stage3 and calibration.stage3 == "posterior":
             points = found.points
         return Refined(points, found.scores, found.occlusion >= calibration.threshold, found.occlusion, rebuilt)
+
+    def _to_photo(self, points: FloatArray, outputs: StageOutputs, settings: Settings) -> FloatArray:
+        """Line 14. θ runs from canonical to crop (Eq. 2), so it is θ and not its inverse that is applied."""
+        found = apply_affine(outputs.to_photo, points)
+        if settings.convention:
+            found = shifted(found, self.model.conventions[settings.convention])
+        return found.astype(np.float32)
 
     # --- Around it ---------------------------------------------------------------------------------------------------
 
@@ -343,7 +348,9 @@ class Aligner:
 
     def _resolved(self, settings: Settings) -> Settings:
         """Settings that name the method."""
-        known = self.model.conventions
+        if not isinstance(settings, Settings):
+            raise FacemsmError(f"settings are {short(settings)}: give facemsm.Settings(...)")
+        known = list(self.model.conventions)
         if settings.convention and settings.convention not in known:
             raise FacemsmError(f"no convention {settings.convention!r}: the model knows {', '.join(known) or 'none'}")
         if settings.method == "calibrated" and not self.model.calibration:

@@ -74,9 +74,9 @@ class Face:
             FacemsmError: no built-in scheme has as many points, or the image cannot be used.
         """
         from facemsm.imaging.drawing import draw_faces
-        from facemsm.schemes import get_scheme
+        from facemsm.schemes import scheme_of
 
-        return draw_faces(image, [self], scheme or get_scheme(str(len(self.points))))
+        return draw_faces(image, [self], scheme or scheme_of(len(self.points)))
 
     def to_dataframe(self) -> pandas.DataFrame:
         """One row per landmark, with ``x``, ``y`` (photo pixels), ``score`` and ``occluded``.

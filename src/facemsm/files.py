@@ -104,6 +104,26 @@ def atomic_write(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def reading(path: PathLike) -> Iterator[None]:
+    """Turn what fails within the block, which reads a file and does nothing else, into an error that names the file.
+
+    Raises:
+        AbsentError: there is no such file.
+        FacemsmError: it cannot be read.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise AbsentError(f"{path}: no such file") from error
+    except OSError as error:
+        raise FacemsmError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except FacemsmError:
+        raise
+    except ValueError as error:  # a character that no name has
+        raise FacemsmError(f"{str(path)!r}: cannot be read (is no file name)") from error
+
+
 def check_file(path: Path, most: int) -> None:
     """Refuse what is not a file of at most ``most`` bytes, before anything is read.
 
@@ -111,17 +131,29 @@ def check_file(path: Path, most: int) -> None:
         AbsentError: there is no such file.
         FacemsmError: it cannot be looked at, is a folder, a pipe or the like, or larger.
     """
-    try:
+    with reading(path):
         status = path.stat()
-    except OSError as error:
-        kind = AbsentError if isinstance(error, FileNotFoundError) else FacemsmError
-        raise kind(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:  # a character that no name has
-        raise FacemsmError(f"{str(path)!r}: is no file name") from error
     if not stat.S_ISREG(status.st_mode):
-        raise FacemsmError(f"{path}: cannot be read (not a file)")
+        raise FacemsmError(f"{path}: cannot be read (it is a folder, a pipe or a device); give a file")
     if status.st_size > most:
         raise FacemsmError(f"{path}: has {status.st_size} bytes, more than the {most} that are read")
+
+
+def read_bytes(path: Path, most: int | None = None) -> bytes:
+    """The content of a file.
+
+    Args:
+        path: the file.
+        most: bytes that it may have; what is no file is then refused too, as by :func:`check_file`.
+
+    Raises:
+        AbsentError: there is no such file.
+        FacemsmError: it cannot be read.
+    """
+    if most is not None:
+        check_file(path, most)
+    with reading(path):
+        return path.read_bytes()
 
 
 def read_text(path: Path) -> str:
@@ -129,14 +161,12 @@ def read_text(path: Path) -> str:
 
     Raises:
         AbsentError: there is no such file.
-        FacemsmError: it cannot be read or is not text.
+        FacemsmError: it cannot be read, is a pipe, or not text.
     """
+    if path.is_fifo():  # which may never begin
+        raise FacemsmError(f"{path}: cannot be read (it is a pipe)")
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise AbsentError(f"{path}: no such file") from error
-    except OSError as error:
-        raise FacemsmError(f"{path}: cannot be read ({error.strerror})") from error
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise FacemsmError(f"{path}: is not a text file (byte {error.start} is not UTF-8)") from error
 

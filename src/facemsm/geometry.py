@@ -22,7 +22,7 @@ from facemsm.typing import Array, FloatArray
 Matrix = NDArray[np.float64]
 
 CROP_ENLARGEMENT = 1.5
-"""Side of stage 1's crop over the box's side: room for boxes that are shifted, small or turned."""
+"""Side of stage 1's crop over the box's side: room for boxes that are shifted, small or rotated."""
 
 CANONICAL_MARGIN = 1.2
 """Side of the canonical image over the larger side of the upright face in it."""
@@ -88,20 +88,6 @@ def fit_similarity(
     return np.stack(rows, axis=-2)
 
 
-def fit_affine(source: NDArray[np.floating], target: NDArray[np.floating]) -> Matrix:
-    """Least-squares affine map (2, 3) that takes source (K, 2) to target (K, 2); K >= 3 points not on one line.
-
-    Raises:
-        FacemsmError: fewer than three labelled points, or all on one line.
-    """
-    known = ~(np.isnan(source).any(-1) | np.isnan(target).any(-1))
-    design = np.column_stack((source[known], np.ones(known.sum())))
-    if len(design) < 3 or np.linalg.matrix_rank(design) < 3:
-        raise FacemsmError("an affine fit needs three points that do not lie on one line")
-    solution = np.linalg.lstsq(design, np.asarray(target[known], dtype=np.float64), rcond=None)[0]
-    return np.ascontiguousarray(solution.T)
-
-
 def _complex(points: NDArray[np.floating]) -> NDArray[np.complex128]:
     return np.asarray(points[..., 0] + 1j * points[..., 1], dtype=np.complex128)
 
@@ -158,6 +144,10 @@ def perturb_box(box: NDArray[np.floating], shift: ArrayLike = (0, 0), scale: flo
     return np.concatenate((centre - scale * extent / 2, centre + scale * extent / 2)).astype(np.float32)
 
 
+MAX_COORDINATE = 1e6
+"""Of a box, in pixels: no photo is as large, and float32 still holds it to a tenth of a pixel."""
+
+
 def check_boxes(boxes: ArrayLike, image_shape: tuple[int, ...], where: str = "image") -> FloatArray:
     """Boxes from outside as (N, 4) float32; an empty list gives (0, 4). A box may reach past the photo.
 
@@ -167,7 +157,8 @@ def check_boxes(boxes: ArrayLike, image_shape: tuple[int, ...], where: str = "im
         where: begins the message of an error, usually the photo's path.
 
     Raises:
-        FacemsmError: not N rows of four numbers, or a box that is not finite, has no area, or lies outside the photo.
+        FacemsmError: not N rows of four numbers, or a box that is not finite, beyond ``MAX_COORDINATE``, without area,
+            or outside the photo.
     """
     try:
         array = np.asarray(boxes, np.float64)
@@ -181,6 +172,7 @@ def check_boxes(boxes: ArrayLike, image_shape: tuple[int, ...], where: str = "im
     low, high = array[:, :2], array[:, 2:]
     for wrong, reason in (
         (~np.isfinite(array).all(axis=1), "is not finite; give four numbers"),
+        ((np.abs(array) > MAX_COORDINATE).any(axis=1), "is beyond any photo; give pixels"),
         ((high <= low).any(axis=1), "has no area; the order is x_min, y_min, x_max, y_max"),
         (
             ((high <= -0.5) | (low >= (width - 0.5, height - 0.5))).any(axis=1),
@@ -225,9 +217,10 @@ def normaliser(truth: ArrayLike, scheme: LandmarkScheme, kind: Normaliser) -> Ar
     if kind in ("inter-pupil", "inter-ocular"):
         right, left = (scheme.right_eye, scheme.left_eye) if kind == "inter-pupil" else scheme.outer_eye_corners
         length = np.linalg.norm(g[:, list(right)].mean(axis=1) - g[:, list(left)].mean(axis=1), axis=-1)
-    elif kind in ("box", "face-size"):
-        size = _extent(g)
-        length = np.sqrt(size.prod(axis=-1)) if kind == "box" else size.mean(axis=-1)
+    elif kind == "box":
+        length = box_scale(g)
+    elif kind == "face-size":
+        length = _extent(g).mean(axis=-1)
     else:
         raise FacemsmError(f"unknown normaliser {kind!r}: use one of {', '.join(NORMALISERS)}")
     return np.where(length > 0, length, np.nan)
@@ -292,13 +285,13 @@ def canonical_matrix(points: NDArray[np.floating], scheme: LandmarkScheme, size:
     target[..., :2, 0] = np.where(one_eye, 0.0, target[..., :2, 0])
     linear = fit_similarity(anchors, target)[..., :2]
     angle = np.arctan2(linear[..., 1, 0], linear[..., 0, 0])
-    turn = np.zeros((*angle.shape, 2, 3))
-    turn[..., 0, 0] = turn[..., 1, 1] = np.cos(angle)
-    turn[..., 1, 0], turn[..., 0, 1] = np.sin(angle), -np.sin(angle)
-    upright = apply_affine(turn, points)
+    rotation = np.zeros((*angle.shape, 2, 3))
+    rotation[..., 0, 0] = rotation[..., 1, 1] = np.cos(angle)
+    rotation[..., 1, 0], rotation[..., 0, 1] = np.sin(angle), -np.sin(angle)
+    upright = apply_affine(rotation, points)
     low, high = np.nanmin(upright, axis=-2), np.nanmax(upright, axis=-2)
     side = CANONICAL_MARGIN * np.maximum(np.max(high - low, axis=-1), 1e-6)
-    return compose(_zoom((low + high) / 2, side, size), turn)
+    return compose(_zoom((low + high) / 2, side, size), rotation)
 
 
 def _zoom(centre: NDArray[np.floating], side: NDArray[np.floating], size: int) -> Matrix:

@@ -1,4 +1,4 @@
-"""Heatmaps: one codec draws training targets and reads the network's output, so the two cannot disagree.
+"""Heatmaps: one codec for the way from points to heatmaps and back, so the two cannot disagree.
 
 A heatmap cell covers ``input_size / size`` input pixels; cell centres follow the half-pixel rule, so input pixel x lies
 at cell ``(x + 0.5) * size / input_size - 0.5``.
@@ -95,24 +95,21 @@ class HeatmapCodec:
         """Heatmap cells to input pixels."""
         return (cells + 0.5) * (self.input_size / self.size) - 0.5
 
-    def profiles(self, points: NDArray[np.floating]) -> tuple[FloatArray, FloatArray]:
-        """The Gaussians along x and along y, whose outer product is the target heatmap.
+    def encode(self, points: NDArray[np.floating]) -> FloatArray:
+        """Target heatmaps of points: Gaussian peaks of height 1, at any position between cells.
+
+        Training draws the same where its loss is, by :func:`facemsm.hourglass.losses.gaussians`.
 
         Args:
-            points: (..., L, 2) input pixels, at any position between pixel centres.
+            points: (..., L, 2) input pixels.
 
         Returns:
-            Two (..., L, size) float32 arrays, for columns and for rows; 0 where a point is NaN.
+            (..., L, size, size) float32; dark where a point is NaN.
         """
         cells = self.to_cells(np.asarray(points, dtype=np.float32))
         distance = np.arange(self.size, dtype=np.float32) - cells[..., None]
-        values = np.nan_to_num(np.exp(-0.5 * (distance / self.sigma) ** 2)).astype(np.float32)
-        return values[..., 0, :], values[..., 1, :]
-
-    def encode(self, points: NDArray[np.floating]) -> FloatArray:
-        """Target heatmaps (..., L, size, size) float32 of points (..., L, 2) in input pixels; peaks are 1."""
-        columns, rows = self.profiles(points)
-        return rows[..., :, None] * columns[..., None, :]
+        profiles = np.nan_to_num(np.exp(-0.5 * (distance / self.sigma) ** 2)).astype(np.float32)
+        return profiles[..., 1, :, None] * profiles[..., 0, None, :]
 
     def decode(self, heatmaps: NDArray[np.floating]) -> Decoded:
         """Peaks (Eq. 8), scores (Eq. 9) and spreads of heatmaps (..., L, size, size)."""

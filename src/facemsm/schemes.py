@@ -61,7 +61,7 @@ class LandmarkScheme:
         edges: the skeleton, for drawing.
         names: one name per point, or empty.
         from_68: for each point, those of the 68 whose mean is nearest to it, none where nothing is near; or empty.
-            Used by :func:`relation` only, and not written into model files.
+            Used by :func:`relation` only.
 
     Example::
 
@@ -119,6 +119,12 @@ class LandmarkScheme:
         for a, b in self.flip_pairs:
             table[a], table[b] = b, a
         return table
+
+    @property
+    def built_in(self) -> bool:
+        """Whether :func:`get_scheme` knows it by its name; files then need not say more of it."""
+        known = _BUILT_IN.get(self.name)
+        return known is not None and known.count == self.count
 
     @cached_property
     def features(self) -> tuple[int, ...]:
@@ -246,17 +252,34 @@ SCHEME_29 = LandmarkScheme(
 _BUILT_IN: Mapping[str, LandmarkScheme] = {s.name: s for s in (SCHEME_29, SCHEME_68, SCHEME_98)}
 
 
-def get_scheme(name: PathLike) -> LandmarkScheme:
+def get_scheme(name: PathLike | LandmarkScheme) -> LandmarkScheme:
     """The scheme called ``name`` (``"29"``, ``"68"``, ``"98"``), or the one a ``.toml`` file declares.
+
+    A scheme is returned as it is: what takes a name may so be given the scheme of a model, which no name leads to if it
+    is one of one's own.
 
     Raises:
         FacemsmError: no such scheme, or a fault in the file.
     """
+    if isinstance(name, LandmarkScheme):
+        return name
     if str(name) in _BUILT_IN:
         return _BUILT_IN[str(name)]
     if str(name).endswith(".toml"):
         return load_scheme(name)
     raise FacemsmError(f"no landmark scheme {str(name)!r}: use {', '.join(_BUILT_IN)} or a .toml file of your own")
+
+
+def scheme_of(count: int) -> LandmarkScheme:
+    """The built-in scheme of so many points.
+
+    Raises:
+        FacemsmError: there is none.
+    """
+    if str(count) not in _BUILT_IN:
+        known = ", ".join(_BUILT_IN)
+        raise FacemsmError(f"no built-in landmark scheme has {count} points ({known} do): say which, scheme=...")
+    return _BUILT_IN[str(count)]
 
 
 def relation(source: LandmarkScheme, target: LandmarkScheme) -> FloatArray:
@@ -272,8 +295,8 @@ def relation(source: LandmarkScheme, target: LandmarkScheme) -> FloatArray:
     for scheme in (source, target):
         if not scheme.from_68:
             raise FacemsmError(
-                f"landmark scheme {scheme.name!r} does not say where its points lie among the 68, which weights of "
-                "another scheme need: add from_68 to its .toml file, or train without --init"
+                f"landmark scheme {scheme.name!r} does not say where its points lie among the 68: add from_68 to its "
+                ".toml file"
             )
     weights = np.zeros((target.count, source.count), np.float32)
     alone = {near[0]: i for i, near in reversed(list(enumerate(source.from_68))) if len(near) == 1}  # the first wins
@@ -362,7 +385,10 @@ def scheme_from_dict(fields: Mapping[str, Any], where: str) -> LandmarkScheme:
 
 
 def scheme_to_dict(scheme: LandmarkScheme) -> dict[str, Any]:
-    """The inverse of :func:`scheme_from_dict`: plain lists, numbers and strings; without ``from_68``."""
+    """The inverse of :func:`scheme_from_dict`: plain lists, numbers and strings. Built-in schemes are written without
+    ``from_68``, which their name leads to."""
+    own = scheme.from_68 and not scheme.built_in
+    related = {"from_68": [list(near) for near in scheme.from_68]} if own else {}
     return {
         "name": scheme.name,
         "count": scheme.count,
@@ -374,6 +400,7 @@ def scheme_to_dict(scheme: LandmarkScheme) -> dict[str, Any]:
         "contour": list(scheme.contour),
         "edges": [list(edge) for edge in scheme.edges],
         "names": list(scheme.names),
+        **related,
     }
 
 

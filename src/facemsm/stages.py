@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from facemsm.errors import FacemsmError
+from facemsm.errors import FacemsmError, short
 from facemsm.geometry import (
     CANONICAL_MARGIN,
     CROP_ENLARGEMENT,
@@ -70,9 +70,10 @@ class Settings:
     def __post_init__(self) -> None:
         if self.method not in (None, "calibrated", "paper"):
             raise FacemsmError(f"method is {self.method!r}: use 'calibrated' or 'paper'")
-        if 2 not in self.stages or not set(self.stages) <= {1, 2, 3}:
+        stages = self.stages if isinstance(self.stages, Collection) else ()
+        if 2 not in list(stages) or not all(stage in (1, 2, 3) for stage in stages):
             raise FacemsmError(
-                f"stages are {sorted(self.stages)}: choose from 1, 2 and 3, and keep 2, which finds the points"
+                f"stages are {short(self.stages)}: give a list of 1, 2 and 3, and keep 2, which finds the points"
             )
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from facemsm import FacemsmError
 from facemsm.apps.benchmark import app
 from facemsm.evaluation import speed
-from facemsm.evaluation.speed import Method, _compare, _network
+from facemsm.evaluation.speed import Finder, _compare, _network
 from facemsm.runtime.model import WEIGHTS
 from facemsm.typing import FloatArray
 
@@ -64,7 +64,7 @@ def test_methods_take_turns_and_errors_stand_beside_times() -> None:
     def silent(*_: object) -> None:
         turns.append("silent")
 
-    methods = [Method("perfect", perfect, 1.0, ""), Method("silent", silent, None, "")]
+    methods = [Finder("perfect", perfect, 1.0, ""), Finder("silent", silent, None, "")]
     rows = _compare(methods, samples, [photo] * 3, aligner, labelled=True)
     assert turns == ["perfect", "silent"] * 4  # the first turn warms up
     assert [row["inter-ocular NME, %"] for row in rows] == [0.0, None]

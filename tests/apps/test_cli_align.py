@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,9 +17,11 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
+from rich.progress import Progress
 
 from facemsm.apps.cli import COMMANDS, main
 from facemsm.assets import SAMPLE
+from facemsm.batch.pipeline import Outcome, Photo, PhotoAligner
 from facemsm.data.ibug import read_pts
 from facemsm.errors import FacemsmError
 from facemsm.face import Face
@@ -157,14 +160,14 @@ def test_bad_photos_are_reported_in_a_line_each_and_the_rest_goes_on(run: Run) -
     lines = err.splitlines()
     expected = {
         "no*.jpg": "no photo there",
-        "missing.jpg": "cannot be read (No such file or directory)",
+        "missing.jpg": "no such file",
         "in/black.png": "no face found",
         "in/dot.png": "no face found",
         "in/bug.png": "failed unexpectedly (IndexError('a bug\\nof two lines')); please report this",
         "in/cut.jpg": "truncated",
         "in/empty.jpg": "is empty (0 bytes)",
         "in/text.jpg": "is not a JPEG",
-        "emptyfolder": "cannot be read",
+        "emptyfolder": "no such file",
     }
     assert len(lines) == len(expected)
     for name, why in expected.items():
@@ -352,7 +355,7 @@ def test_without_ray_it_says_what_to_install(run: Run, monkeypatch: pytest.Monke
     code, _, err = run("a.jpg", "--ray", "local")
     assert code == 2
     assert err.startswith("facemsm: Ray needs the module ")
-    assert err.endswith("pip install 'facemsm[ray]'\n")
+    assert err.endswith('pip install "facemsm[ray]"\n')
 
 
 def test_options_reach_the_aligner(run: Run) -> None:
@@ -498,7 +501,7 @@ def test_a_pipe_in_a_folder_is_reported(run: Run) -> None:
     os.mkfifo("in/b.jpg")
     photo("in/c.jpg")
     code, _, err = run("in")
-    assert (code, err) == (1, "in/b.jpg: is a pipe or a device, not a file\n")
+    assert (code, err) == (1, "in/b.jpg: cannot be read (it is a folder, a pipe or a device); give a file\n")
     assert images() == ["in/a.jpg", "in/c.jpg"]
 
 
@@ -564,6 +567,21 @@ def test_resume_knows_photos_by_any_spelling(run: Run, monkeypatch: pytest.Monke
     (tmp_path / "p").rename("moved")  # what the names were relative to is gone: they start here
     monkeypatch.chdir("moved")
     assert "1 finished before" in run("in", *output)[1]
+
+
+def test_resume_tells_of_photos_that_were_replaced(run: Run) -> None:
+    photo("a.jpg")
+    photo("b.jpg")
+    run("a.jpg", "b.jpg", "-o", "o")
+    before = Path("o/landmarks.jsonl").read_bytes()
+    with Path("b.jpg").open("ab") as file:
+        file.write(b"longer")
+    code, out, err = run("a.jpg", "b.jpg", "-o", "o", "--resume")
+    assert (code, err) == (1, "b.jpg: is not the file any more whose results are there; choose another --output\n")
+    assert "1 failed, reasons above, 1 finished before" in out
+    assert Path("o/landmarks.jsonl").read_bytes() == before
+    Path("b.jpg").unlink()
+    assert run("a.jpg", "b.jpg", "-o", "o", "--resume")[0] == 0
 
 
 def test_resume_keeps_to_the_settings(run: Run) -> None:
@@ -636,7 +654,7 @@ def test_output_in_a_code_page_that_lacks_the_names(tmp_path: Path) -> None:
 def test_full_or_closed_outputs_lose_no_results(tmp_path: Path, unbuffered: str) -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     command = f"{sys.executable} -m facemsm align {SAMPLE} none.jpg -o"
-    unread = "none.jpg: cannot be read (No such file or directory)\n"
+    unread = "none.jpg: no such file\n"
 
     def shell(rest: str) -> tuple[int, str, str]:
         done = subprocess.run(["sh", "-c", f"{command} {rest}"], cwd=tmp_path, env=environment, capture_output=True)
@@ -668,22 +686,28 @@ def test_runs_that_start_at_once_do_not_touch_each_other(tmp_path: Path) -> None
     assert [len(list(read_results(path))) for path in sorted(tmp_path.rglob("*.jsonl"))] == [3, 3, 3]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_the_bar_knows_how_many_photos_there_are(tmp_path: Path) -> None:
-    import pty
-
+def test_the_bar_knows_how_many_photos_there_are(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(4):
-        (tmp_path / "in" / f"{i}").mkdir(parents=True)
-        (tmp_path / "in" / f"{i}" / "a.jpg").symlink_to(SAMPLE)
-    child("align", "in/0", "-o", "o", cwd=tmp_path)
-    terminal, end = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
-    done = child("align", "in", "-o", "o", "--resume", cwd=tmp_path, stderr=end, env=environment)
-    os.close(end)
-    shown = os.read(terminal, 1 << 16).decode()
-    os.close(terminal)
-    assert done.returncode == 0
-    assert "3/3" in shown
+        photo(f"in/{i}/a.jpg")
+    run("in/0")
+    counted = threading.Event()
+    update, align = Progress.update, PhotoAligner.__call__
+
+    def told(*args: Any, **options: Any) -> None:
+        update(*args, **options)
+        counted.set()
+
+    def held(self: PhotoAligner, photo: Photo) -> Outcome:
+        counted.wait(60)  # the photos are few, and may be done before they are counted
+        return align(self, photo)
+
+    monkeypatch.setattr(Progress, "update", told)
+    monkeypatch.setattr(PhotoAligner, "__call__", held)
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "120"}.items():  # a terminal, to rich
+        monkeypatch.setenv(name, value)
+    code, _, err = run("in", "--resume")
+    assert code == 0
+    assert "3/3" in err
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("alig", "align"), ("aling", "align"), ("trian", "train")])

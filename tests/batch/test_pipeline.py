@@ -143,7 +143,6 @@ def test_memory_does_not_grow_with_the_photos(tmp_path: Path) -> None:
 
 
 def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
-    pytest.importorskip("fcntl")
     first = ResultsFile(tmp_path / "landmarks.jsonl", "68")
     for resume in (False, True):
         with pytest.raises(FacemsmError, match="another process is writing to it"):
@@ -181,6 +180,28 @@ def test_photos_are_found_once_and_in_order(tmp_path: Path, monkeypatch: pytest.
     assert found(Path("no*.jpg"))[1] == [
         f"{Path('no*.jpg')}: no photo there; photos are {', '.join(IMAGE_SUFFIXES)} files"
     ]
+
+
+def test_folders_with_brackets_in_a_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is there is meant by its name, even if it could be a pattern for another."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("holiday [2020]", "[a]/[b]", "[a]/b", "a/b", "c1/[b]", "[x]/y"):
+        photos(Path(folder), 2)
+    for pattern, expected in {
+        "holiday [2020]/*.jpg": ["holiday [2020]/0.jpg", "holiday [2020]/1.jpg"],
+        "holiday [2020]/[1-9].*": ["holiday [2020]/1.jpg"],
+        "[a]/[b]/*.jpg": ["[a]/[b]/0.jpg", "[a]/[b]/1.jpg"],
+        "[a]/[!c]/0.jpg": ["[a]/b/0.jpg"],
+        "[a]/**/0.jpg": ["[a]/[b]/0.jpg", "[a]/b/0.jpg"],
+        "[x]/[y]/0.jpg": ["[x]/y/0.jpg"],
+        "c[0-9]/[[]b]/0.jpg": ["c1/[b]/0.jpg"],
+        "?/b/0.jpg": ["a/b/0.jpg"],
+    }.items():
+        assert found(Path(pattern)) == ([Path(name) for name in expected], [])
+        absolute = tmp_path / pattern
+        assert found(absolute) == ([tmp_path / name for name in expected], [])
+        assert common_folder([Path(pattern)]) == common_folder([absolute])
+    assert common_folder([Path("holiday [2020]/*.jpg")]) == tmp_path / "holiday [2020]"
 
 
 def test_photos_are_found_when_they_are_needed(tmp_path: Path) -> None:
@@ -300,7 +321,7 @@ def test_shards_never_change() -> None:
 
 @given(names=st.sets(st.text("abé ", min_size=1, max_size=3)), others=st.sets(st.text("abé ", min_size=1, max_size=3)))
 def test_photo_set(names: set[str], others: set[str]) -> None:
-    kept = PhotoSet(names)
+    kept = PhotoSet((name, None) for name in names)
     assert len(kept) == len(names)
     assert [name in kept for name in others | names] == [name in names for name in others | names]
 
@@ -308,12 +329,13 @@ def test_photo_set(names: set[str], others: set[str]) -> None:
 def test_photo_set_knows_every_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "in/deep").mkdir(parents=True)
     (tmp_path / "link").symlink_to("in/deep")
-    kept = PhotoSet(["in/a.jpg", str(tmp_path / "in/deep/b.jpg"), "link/../c.jpg"], tmp_path)
+    names = ["in/a.jpg", str(tmp_path / "in/deep/b.jpg"), "link/../c.jpg"]
+    kept = PhotoSet(((name, 1) for name in names), tmp_path)
     monkeypatch.chdir(tmp_path / "in/deep")
     for name in ("../a.jpg", "b.jpg", "./b.jpg", "../deep/b.jpg", "../../link/b.jpg", "../c.jpg"):
         assert name in kept, name
     assert "a.jpg" not in kept
-    assert kept._sums.nbytes == 8 * 3
+    assert kept._sums.nbytes + kept._bytes.nbytes == 16 * 3
 
 
 @pytest.mark.parametrize("threads", [1, 3])

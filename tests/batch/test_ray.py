@@ -95,6 +95,6 @@ def test_align_dataset(cluster: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     done = align_dataset(ray.data.from_items(rows), workers=1, drawn="drawn").take_all()
     assert sorted(row["faces"] for row in done) == [0, 1, 2]
     (failed,) = (row for row in done if row["failure"])
-    assert failed["failure"].startswith("none.jpg: cannot be read")
+    assert failed["failure"].startswith("none.jpg: no such file")
     (tmp_path / "lines.jsonl").write_text("".join(row["line"] or "" for row in done))
     assert sorted(len(result.faces) for result in read_results(tmp_path / "lines.jsonl")) == [1, 2]

@@ -284,7 +284,7 @@ def test_scores_know_a_blurred_face() -> None:
 
 
 def test_the_same_points_clean_and_behind_something(tmp_path: Path) -> None:
-    from facemsm.evaluation.report import compare
+    from facemsm.evaluation.report import compare_painted
 
     bare = [face(tmp_path, i) for i in range(2)]
     over = [painted(sample, SCHEME_68) for sample in bare]
@@ -298,7 +298,7 @@ def test_the_same_points_clean_and_behind_something(tmp_path: Path) -> None:
         predictions = Predictions("test", names, points.astype(np.float32), hidden, None, truth)
         return Evaluation.of(over, predictions, SCHEME_68)
 
-    rows = compare(off(np.where(hidden, 0.06, 0.02)), off(np.full((2, 68), 0.02)), ["box"])
+    rows = compare_painted(off(np.where(hidden, 0.06, 0.02)), off(np.full((2, 68), 0.02)), ["box"])
     found = {(row["points"], row["group"]): (row["clean"], row["occluded"]) for row in rows}
     assert found["final", "hidden"] == pytest.approx((2, 6), rel=1e-4)
     assert found["final", "visible"] == pytest.approx((2, 2), rel=1e-4)

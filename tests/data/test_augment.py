@@ -156,7 +156,7 @@ def test_nan_stays_nan_and_types_hold(matrix: Matrix, seed: int) -> None:
     points[missing] = np.nan
     visibility = np.where(missing, UNLABELLED, VISIBLE).astype(np.int8)
     crop = take_crop(image, points, visibility, matrix, SIZE)
-    every = replace(Augmentation.full(), hair=1, glasses=1, mask=1, hand=1, patch=1)
+    every = replace(Augmentation.full(), hair=1, glasses=1, mask=1, hand=1, patch=1, cut=1)
     out = augment_crop(crop, every, rng, SCHEME_68)
     for result in (crop, out):
         assert result.image.shape == (SIZE, SIZE, 3)
@@ -320,6 +320,30 @@ def test_any_shape_can_be_occluded(seed: int, spread: float, scheme: LandmarkSch
     start = Crop(rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8), points)
     out = augment_crop(start, only(**dict.fromkeys(OCCLUDERS, 1.0)), rng, scheme)
     assert out.image.shape == start.image.shape
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_photo_may_end_within_the_face(seed: int) -> None:
+    start = face()
+    start.points[3] = np.nan
+    out = augment_crop(start, only(cut=1.0), np.random.default_rng(seed), SCHEME_68)
+    black = out.image.max(axis=2) == 0
+    assert np.array_equal(out.image[~black], start.image[~black])
+    whole = cv2.morphologyEx(black.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    assert cv2.connectedComponents(whole)[0] <= 2  # one region, at an edge
+    known = np.flatnonzero(np.isfinite(start.points[:, 0]))
+    x, y = np.rint(start.points[known]).astype(int).T
+    gone = np.zeros(68, np.bool_) if out.visibility is None else out.visibility == OCCLUDED
+    assert not gone[3]
+    assert np.mean(gone[known] == black[y, x]) > 0.95  # but for points on the edge itself
+    assert gone.mean() < 0.5
+
+
+def test_some_photos_end_within_the_face() -> None:
+    outs = [augment_crop(face(), only(cut=0.5), np.random.default_rng(seed), SCHEME_68) for seed in range(40)]
+    hidden = [0.0 if out.visibility is None else float(np.mean(out.visibility == OCCLUDED)) for out in outs]
+    assert 5 < np.count_nonzero(hidden) < 25
+    assert max(hidden) > 0.2
 
 
 def test_grey_photos_get_grey_occluders() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 import subprocess
@@ -19,7 +20,10 @@ import pytest
 
 import official_files as official
 from facemsm.data.catalogue import load_dataset, read_items
+from facemsm.data.matlab import is_hdf5
+from facemsm.data.reading import read_npz
 from facemsm.errors import FacemsmError
+from facemsm.files import read_bytes, read_text
 
 
 def _message(name: str, root: Path, split: str, boxes: str = "gt", scheme: str | None = None) -> str:
@@ -219,7 +223,7 @@ def test_a_matlab_file_that_unpacks_to_much_more_than_it_has(tmp_path: Path) -> 
     assert "not a MATLAB 5 file, or damaged" in _message("300w", tmp_path, "challenge", "provided")
     with path.open("r+b") as file:
         file.truncate(17 << 20)
-    assert "has more than 16 MiB" in _message("300w", tmp_path, "challenge", "provided")
+    assert "more than the 16777216 that are read" in _message("300w", tmp_path, "challenge", "provided")
 
 
 def test_hdf5_and_npz_that_unpack_to_gigabytes(tmp_path: Path) -> None:
@@ -236,7 +240,9 @@ def test_hdf5_and_npz_that_unpack_to_gigabytes(tmp_path: Path) -> None:
     ):
         for _ in range(257):
             array.write(bytes(1 << 20))
-    assert "'points' unpacks to 257 MiB" in _message("shapes", tmp_path, "300w_train")
+    assert "300w_train_68.npz: not a readable .npz file (its arrays unpack to 257 MiB, more than 256)" in _message(
+        "shapes", tmp_path, "300w_train"
+    )
 
 
 def test_matlab_files_of_the_wrong_version(tmp_path: Path) -> None:
@@ -485,3 +491,20 @@ def test_json_written_by_others_with_numbers_as_ids_or_text(tmp_path: Path) -> N
     path = tmp_path / "faces.json"
     official.write_coco(tmp_path, json.loads(json.dumps(content)))
     assert len(load_dataset("coco", path, "all", scheme=str(official.scheme_file(tmp_path)))) == 3
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_names_that_no_file_can_have(name: str) -> None:
+    readers: list[Callable[[Path], object]] = [read_text, read_bytes, is_hdf5, lambda path: read_npz(path, ["points"])]
+    for read in readers:
+        with pytest.raises(FacemsmError, match="is no file name"):
+            read(Path(name))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize("name", ["a.pts", "a.csv"])
+def test_pipes_are_refused_rather_than_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    root = tmp_path if name == "a.pts" else tmp_path / name
+    with pytest.raises(FacemsmError, match="it is a pipe"):
+        load_dataset(name[2:], root, "all", "gt", "68")

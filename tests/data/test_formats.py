@@ -87,6 +87,7 @@ def test_pts_files_of_other_systems(tmp_path: Path) -> None:
     face, skipped = sorted(read_items("pts", tmp_path, "all", scheme="68"), key=lambda item: isinstance(item, Skipped))
     assert not isinstance(face, (Skipped, FacemsmError))
     assert skipped == Skipped("._a.pts", "file of macOS (._*)")
+    assert Skipped("._a", "file of macOS (._*)") in read_items("menpo", tmp_path, "semifrontal")
     assert check_dataset("menpo", tmp_path).problems == []
 
 
@@ -168,7 +169,7 @@ def test_doubts(tmp_path: Path, five: str) -> None:
     del content["annotations"][2]
     path.write_text(json.dumps(content))
     check = check_dataset("coco", path, scheme=five)
-    assert (check.problems, check.doubts) == ([], [])
+    assert (check.problems, check.warnings) == ([], [])
     assert check.visibility == {"visible": 6, "occluded": 4}
     kinds = {
         "no visible point": [30, 10, 1, 60, 10, 1, 45, 20, 1, 30, 30, 1, 60, 30, 1],
@@ -181,13 +182,13 @@ def test_doubts(tmp_path: Path, five: str) -> None:
         for entry in content["annotations"]:
             entry["keypoints"] = keypoints
         path.write_text(json.dumps(content))
-        (doubt,) = check_dataset("coco", path, scheme=five).doubts
-        assert what in doubt
-        assert doubt.startswith("2 of 2 faces")
+        (warning,) = check_dataset("coco", path, scheme=five).warnings
+        assert what in warning
+        assert warning.startswith("2 of 2 faces")
     result = CliRunner().invoke(app, ["check", "coco", str(path), "--scheme", five])
     assert result.exit_code == 0
     assert "points: 6 visible, 4 occluded" in result.output
-    assert "doubtful: 2 of 2 faces have the right eye right of the left one" in result.output
+    assert "warning: 2 of 2 faces have the right eye right of the left one" in result.output
 
 
 def test_visibility_is_counted_where_it_is_labelled(tmp_path: Path) -> None:
@@ -450,6 +451,15 @@ def test_refusals_name_the_way_in(tmp_path: Path, five: str) -> None:
     for name, root in (("coco", tmp_path / "a.json"), ("pts", tmp_path)):
         with pytest.raises(FacemsmError, match="the name 'labelme'"):
             load_dataset(name, root, "all", scheme=five)
+
+
+@pytest.mark.parametrize("name", ["coco", "csv", "dlib", "cvat", "label-studio", "hrnet"])
+def test_files_of_no_known_format_are_told_which_are_read(tmp_path: Path, five: str, name: str) -> None:
+    (tmp_path / "points.yaml").write_text("faces:\n- [1, 2]\n")
+    with pytest.raises(
+        FacemsmError, match=r"points\.yaml.*: coco, csv, pts, dlib, .* a csv table with the columns image"
+    ):
+        load_dataset(name, tmp_path / "points.yaml", "all", scheme=five)
 
 
 def test_nothing_to_convert_is_an_error(tmp_path: Path, five: str) -> None:

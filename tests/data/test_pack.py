@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import json
+import os
+import struct
 import tarfile
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from facemsm.data.catalogue import load_dataset
-from facemsm.data.pack import PackedCrop, write_pack
+from facemsm.data.pack import MAX_LABEL, PackedCrop, write_pack
 from facemsm.data.packing import packed_faces
 from facemsm.data.sources import Source, faces_per_photo, photo_key
 from facemsm.errors import AbsentError, FacemsmError
@@ -99,10 +104,59 @@ def test_files_that_are_no_pack(drawn: Path, tmp_path: Path) -> None:
         load_dataset("pack", file, "all", "gt", "68")
 
 
+def archive(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as file:  # type: ignore[call-overload]
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            file.addfile(member, io.BytesIO(content))
+    return path
+
+
+LABEL = {"set": "300w", "name": "a", "photo": "a", "scheme": "68", "points": [[1, 2]] * 68, "visibility": None}
+BOX = {"boxes": {"gt": [1, 2, 30, 40], "provided": None}}
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        b"[" * 100_000,
+        b"null",
+        json.dumps({**LABEL, "boxes": []}).encode(),
+        json.dumps({**LABEL, **BOX, "visibility": [300] * 68}).encode(),
+        b" " * (MAX_LABEL + 1) + b"{}",
+    ],
+    ids=["deep", "null", "boxes", "visibility", "large"],
+)
+def test_labels_that_are_none(label: bytes, tmp_path: Path) -> None:
+    file = archive(tmp_path / "faces.tar", {"1.jpg": b"x", "1.json": label})
+    with pytest.raises(FacemsmError, match=r"faces\.tar: not a whole file"):
+        load_dataset("pack", file, "all", "gt", "68")
+
+
+def test_a_packed_archive_is_refused(tmp_path: Path) -> None:
+    file = archive(tmp_path / "faces.tar", {"1.json": b"{}"}, "w:gz")
+    file.write_bytes(file.read_bytes() + bytes(1024))
+    with pytest.raises(FacemsmError, match=r"faces\.tar: not a whole file"):
+        load_dataset("pack", file, "all", "gt", "68")
+
+
+def test_a_crop_larger_than_any_is_refused_undecoded(tmp_path: Path) -> None:
+    photo = cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))[1].tobytes()
+    at = photo.index(b"\xff\xc0") + 5
+    photo = photo[:at] + struct.pack(">HH", 60000, 60000) + photo[at + 4 :]
+    file = archive(tmp_path / "faces.tar", {"1.jpg": photo, "1.json": json.dumps({**LABEL, **BOX}).encode()})
+    (face,) = load_dataset("pack", file, "all", "gt", "68")
+    with pytest.raises(FacemsmError, match="60000 x 60000 pixels, above the limit"):
+        face.load()
+
+
 def test_a_crop_that_is_gone_is_named(drawn: Path, tmp_path: Path) -> None:
     file = tmp_path / "faces.tar"
     pack(f"aflw2000={drawn}:train", to=file)
     face = load_dataset("pack", file, "all", "gt", "68")[-1]
-    file.write_bytes(file.read_bytes()[:4000])
-    with pytest.raises(FacemsmError, match=r"faces\.tar: holds no whole crop at byte"):
-        face.load()
+    assert isinstance(face.image, PackedCrop)
+    for size, why in ((face.image.offset + 1000, "truncated"), (4000, "empty")):
+        os.truncate(file, size)
+        with pytest.raises(FacemsmError, match=rf"faces\.tar: crop at byte {face.image.offset}: is {why}"):
+            face.load()

@@ -9,16 +9,14 @@ from facemsm import load_dataset, load_model, read_image
 from facemsm.apps.data import app
 from facemsm.data.augment import Augmentation, Crop
 from facemsm.data.preview import draw_crop, preview
-from facemsm.runtime.model import DICTIONARY
 from facemsm.schemes import OCCLUDED, SCHEME_68, VISIBLE
-from facemsm.shapes.dictionary import ShapeDictionary
 from official_files import write_300w
 
 SIZE = 128
 
 
 def test_preview_marks_hidden_points() -> None:
-    points = ShapeDictionary.load(load_model("68").path(DICTIONARY)).shapes[0]
+    points = load_model("68").dictionary().shapes[0]
     visibility = np.full(68, VISIBLE, np.int8)
     visibility[60] = OCCLUDED
     start = Crop(np.zeros((SIZE, SIZE, 3), np.uint8), points, visibility)

@@ -79,7 +79,7 @@ def test_a_file_cut_short_is_an_error(tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(FacemsmError, match=r"missing\.txt: cannot be read"):
+    with pytest.raises(FacemsmError, match=r"missing\.txt: no such file"):
         read_cofw68_results(tmp_path / "missing.txt")
     with pytest.raises(FacemsmError, match="is empty"):
         read_cofw68_results(write(tmp_path, [""]))

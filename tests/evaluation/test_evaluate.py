@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from facemsm.evaluation.predictions import Predictions, load_predictions, save_p
 from facemsm.evaluation.report import BEFORE, FINAL, Evaluation, draw_plots, markdown, measure
 from facemsm.face import Face
 from facemsm.geometry import apply_affine, shifted, tight_box
+from facemsm.results.tables import write_pts
 from facemsm.schemes import LandmarkScheme, get_scheme
 from facemsm.stages import Settings
 from facemsm.typing import FloatArray, Image, PathLike
@@ -257,7 +259,7 @@ def test_predictions_are_taken_by_name() -> None:
 
 def test_prediction_files_that_cannot_be_used(tmp_path: Path) -> None:
     path = tmp_path / "p.npz"
-    with pytest.raises(FacemsmError, match=r"p\.npz: cannot be read"):
+    with pytest.raises(FacemsmError, match=r"p\.npz: no such file"):
         load_predictions(path, 3)
     with pytest.raises(FacemsmError, match=r"give it that ending"):
         save_predictions(tmp_path / "p.txt", predictions())
@@ -283,6 +285,28 @@ def test_prediction_files_that_cannot_be_used(tmp_path: Path) -> None:
         np.savez(path, **arrays)
         with pytest.raises(FacemsmError, match="not a file of predictions, or damaged"):
             load_predictions(path, 3)
+    for array in (
+        npy("'<f4'", "(1000000000000, 68, 2)"),
+        npy("'<f4'", "(10000000, 68, 2)"),
+        npy("'<f4'", "(-1, 68, 2)"),
+        npy("'<f4'", "(" * 9000),
+        npy("'<f4'", "(9,,)"),
+        npy("__import__('os')", "(1,)"),
+        npy("'|O'", "(1,)", b"cos\nabort\n(tR."),
+        npy("'<f4'", f"({'9' * 5000},)"),
+        bytes(1 << 27),  # three of them are too much
+    ):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in ("points", "names", "method"):
+                archive.writestr(f"{name}.npy", array)
+        with pytest.raises(FacemsmError, match=r"p\.npz: not a readable \.npz file \(.+\)"):
+            load_predictions(path, 3)
+
+
+def npy(kind: str, shape: str, content: bytes = b"") -> bytes:
+    """An array as its header says it is."""
+    header = f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + content
 
 
 # --- Figures ---------------------------------------------------------------------------------------------------------
@@ -335,10 +359,12 @@ def test_visible_and_occluded_points_apart() -> None:
     # by rising score: both third points are occluded, then one of the second points (tied) is
     assert found["scores"]["average precision"] == pytest.approx(2 / 3 + 1 / 3 * 3 / 4, abs=1e-6)
     assert found["scores"]["recall@80P"] == pytest.approx(2 / 3, abs=1e-6)
-    assert found["scores"]["threshold"] == pytest.approx(0.9)
+    assert found["scores"]["recall@90P"] == found["scores"]["recall@80P"]
+    assert found["scores"]["threshold@80P"] == found["scores"]["threshold@90P"] == pytest.approx(0.9)
     text = markdown(report)
     assert "change by stage 3 |       - |    -8.33 |  -10.00 |    -6.67" in text
-    assert "recall 66.7 % at 80 % precision (flagging from 0.900 on)" in text
+    for precision in (80, 90):
+        assert f"recall 66.7 % at {precision} % precision (flagging from 0.900 on)" in text
 
 
 def test_a_data_set_that_calls_every_point_visible_does_not_tell() -> None:
@@ -396,7 +422,7 @@ def test_a_probability_of_occlusion_is_taken_instead_of_the_scores(tmp_path: Pat
     loaded = load_predictions(tmp_path / "a.npz", 3)
     report = measure(Evaluation.of(samples, loaded, THREE), ["box"])
     assert report["occlusion"]["scores"]["average precision"] == 1
-    assert report["occlusion"]["scores"]["threshold"] == pytest.approx(0.8)
+    assert report["occlusion"]["scores"]["threshold@80P"] == pytest.approx(0.8)
 
 
 def test_calibration_by_hand() -> None:
@@ -530,7 +556,7 @@ def test_boxes_of_a_detector(run: Run, faces: list[str], monkeypatch: pytest.Mon
         (["FACES", "--save-predictions", "p.txt", "--weights", "none"], "p.txt: predictions are saved as .npz"),
         (["FACES", "--predictions", "p.npz", "--boxes", "gt"], "--boxes makes no sense with --predictions"),
         (["FACES", "--predictions", "p.npz", "--save-predictions", "q.npz"], "--save-predictions makes no sense"),
-        (["FACES", "--predictions", "none.npz"], "none.npz: cannot be read"),
+        (["FACES", "--predictions", "none.npz"], "none.npz: no such file"),
         (["FACES", "--predictions", "other.npz"], "other.npz: holds predictions for wflw, not coco"),
         (["coco", "faces.json", "--scheme", "68"], "faces.json"),
     ],
@@ -589,6 +615,33 @@ def test_published_predictions_give_the_published_figures(
     assert f"{errors['inter-ocular'][FINAL]['summary']['nme']:.2f}" == ocular
     cells = [line.replace(" ", "").split("|") for line in out.splitlines() if line.startswith("| inter-ocular | final")]
     assert (cells[0][3], cells[0][7]) == (ocular, failures)
+
+
+def test_labels_without_photos_are_scored(run: Run, tmp_path: Path) -> None:
+    """Also by thresholds of one's own; to run a model on them is an error that names the photo."""
+    truth = np.random.default_rng(0).uniform(20, 90, (4, 68, 2)).astype(np.float32)
+    names = [f"a{i}" for i in range(4)]
+    for name, points in zip(names, truth, strict=True):
+        write_pts(tmp_path / "labels" / f"{name}.pts", points)
+    width = np.linalg.norm(truth[:, 36] - truth[:, 45], axis=1)[:, None, None]
+    moved = (truth + np.array([0.01, 0.05, 0.075, 0.2])[:, None, None] * width * (1, 0)).astype(np.float32)
+    save_predictions(tmp_path / "p.npz", Predictions("m", names, moved, np.zeros((4, 68), np.bool_)))
+    args = ["pts", str(tmp_path / "labels"), "--scheme", "68"]
+    scored = [*args, "--predictions", str(tmp_path / "p.npz"), "--normaliser", "inter-ocular"]
+    code, out, err = run(*scored, "--threshold", "7", "--threshold", "7.8")
+    assert (code, err) == (0, "")
+    assert "FR@7 | FR@7.8 | AUC@7 | AUC@7.8" in " ".join(out.split())
+    report = json.loads(Path("facemsm-out/evaluation/pts-all.json").read_text())
+    assert report["run"]["thresholds (%)"] == [7, 7.8]
+    summary = report["errors"]["inter-ocular"][FINAL]["summary"]
+    assert (summary["fr@7"], summary["fr@7.8"]) == (50, 25)
+    assert summary["auc@7"] == pytest.approx((6 + 2) / 7 / 4, abs=1e-4)
+    assert "fr@8" not in summary
+    code, _, err = run(*scored, "--threshold", "0")
+    assert code == 2
+    code, _, err = run(*args)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "a0.pts: expected one photo" in err
 
 
 def test_errors_in_the_sets_own_convention_stand_beside_the_plain_ones() -> None:

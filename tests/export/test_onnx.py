@@ -46,7 +46,7 @@ def export(folder: Path, network: Any, settings: dict[str, Any]) -> Model:
     """A model of an untrained stage 1, this stage 2 and the bundled shapes."""
     from facemsm.export.onnx import export_model, sample_crops
     from facemsm.stgan.networks import Generator
-    from facemsm.training.run import save_weights
+    from facemsm.training.weights import save_weights
 
     for stage, weights, config in (("stgan", Generator(0.8), {}), ("stage2", network, settings)):
         (folder / stage).mkdir()
@@ -191,7 +191,7 @@ def test_stage_1_of_integers(tmp_path: Path) -> None:
     from facemsm.export.onnx import ExportedStage1, _export, sample_crops
     from facemsm.export.quantise import to_integers
     from facemsm.stgan.networks import Generator
-    from facemsm.training.run import load_weights
+    from facemsm.training.weights import load_weights
 
     generator, faces = Generator().eval(), sample_crops(24)
     load_weights(generator, Path(__file__).parents[2] / "checkpoints/68/stgan/best.safetensors")

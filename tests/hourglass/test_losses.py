@@ -19,16 +19,25 @@ from facemsm.hourglass.losses import (
     by_face,
     centres,
     distance,
+    gaussians,
     mean_squared,
     weighted_squared,
 )
-from facemsm.stgan.losses import REAL_LABEL, adversarial_loss, corner_error, discriminator_loss, theta_loss
+from facemsm.stgan.losses import adversarial_loss, corner_error, discriminator_loss, theta_loss
 
 thetas = st.lists(st.floats(-2, 2), min_size=12, max_size=12).map(lambda v: torch.tensor(v).view(2, 1, 2, 3).double())
 
 
 def gradient(loss: Tensor, at: Tensor) -> Tensor:
     return torch.autograd.grad(loss, at)[0]
+
+
+def test_targets_are_those_that_the_codec_draws() -> None:
+    codec = HeatmapCodec(sigma=1.7)
+    points = np.random.default_rng(0).uniform(-5, 133, (2, 6, 2)).astype(np.float32)
+    points[0, 1] = np.nan
+    drawn = gaussians(torch.from_numpy(codec.to_cells(points)).float(), codec.size, codec.sigma)
+    np.testing.assert_allclose(drawn, codec.encode(points), atol=1e-6)
 
 
 @given(thetas)
@@ -60,22 +69,28 @@ def test_an_undecided_discriminator_loses_twice_ln_2() -> None:
 
 
 def test_the_discriminator_is_not_to_be_certain_of_real_faces() -> None:
-    certain = math.log(REAL_LABEL / (1 - REAL_LABEL))
+    """Label smoothing; with Eq. 3 as it is, the discriminator may."""
+    certain = math.log(0.9 / (1 - 0.9))
     for logit, direction in ((certain - 1, -1), (certain, 0), (certain + 1, 1)):
         real = torch.tensor([logit], requires_grad=True)
-        slope = gradient(discriminator_loss(real, torch.zeros(1)), real).item()
+        slope = gradient(discriminator_loss(real, torch.zeros(1), 0.9), real).item()
         assert slope == pytest.approx(0, abs=1e-6) if direction == 0 else slope * direction > 0.01
+    real = torch.tensor([certain + 5], requires_grad=True)
+    assert gradient(discriminator_loss(real, torch.zeros(1)), real).item() < 0
     fake = torch.tensor([-5.0, 5.0], requires_grad=True)  # of fakes it may be as certain as it likes
     assert (gradient(discriminator_loss(torch.zeros(2), fake), fake) > 0).all()
 
 
 def test_the_generator_learns_most_when_the_discriminator_has_won() -> None:
+    """In the non-saturating form only: Eq. 4 as printed teaches nothing then."""
     lost = torch.tensor([-12.0], requires_grad=True)
-    assert gradient(adversarial_loss(lost), lost).item() == pytest.approx(-1, abs=1e-4)
-    saturating = torch.log(1 - torch.sigmoid(lost.double())).sum()  # Eq. 4 to the letter
-    assert abs(gradient(saturating, lost).item()) < 1e-4
     won = torch.tensor([12.0], requires_grad=True)
-    assert gradient(adversarial_loss(won), won).item() == pytest.approx(0, abs=1e-4)
+    for saturating, when_lost, when_won in ((False, -1, 0), (True, 0, -1)):
+        for logit, slope in ((lost, when_lost), (won, when_won)):
+            found = gradient(adversarial_loss(logit, saturating=saturating), logit).item()
+            assert found == pytest.approx(slope, abs=1e-4)
+    logit = torch.tensor([-1.0, 0.5])
+    assert adversarial_loss(logit).item() == pytest.approx(torch.log(1 - torch.sigmoid(logit)).mean().item())
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -351,6 +351,24 @@ def test_missing_bytes_are_seen_in_every_kind(kind: str) -> None:
             decode_image(data[: int(len(data) * kept)])
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [*((kind, {}) for kind in KINDS if kind not in ("JPEG", "BMP", "TIFF")), ("WebP", {"lossless": True})]
+    + [("TIFF", {"compression": name}) for name in ("tiff_lzw", "tiff_adobe_deflate")],
+)
+def test_zeros_where_data_were_never_copied_are_seen(kind: str, options: dict[str, Any]) -> None:
+    data = encoded(kind, noise(300, 400), **options)
+    assert decode_image(data).shape == (300, 400, 3)
+    for what in ("second half zeros", "a hole"):
+        with pytest.raises(FacemsmError, match="truncated, damaged"):
+            pytest.fail(f"{what}: {decode_image(damaged(data, b'')[what]).shape}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_even_photos_are_not_taken_for_damaged(kind: str) -> None:
+    assert decode_image(encoded(kind, np.full((1500, 2000, 3), 255, np.uint8))).shape == (1500, 2000, 3)
+
+
 # --- Anything ---
 
 SEEDS = [kind for kind in KINDS if kind not in NEEDED or importlib.util.find_spec(NEEDED[kind])]

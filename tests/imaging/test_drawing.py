@@ -97,6 +97,11 @@ def test_any_photo_and_points_anywhere(shape: tuple[int, int, int]) -> None:
         assert drawn.shape == shape
 
 
+def test_faces_of_another_scheme_are_refused() -> None:
+    with pytest.raises(FacemsmError, match="3 points, not the 68 of scheme 68"):
+        draw_faces(np.zeros((90, 90, 3), np.uint8), [face(corners(50))], get_scheme("68"))
+
+
 def test_photos_of_any_form_are_drawn_into() -> None:
     photo = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
     drawn = face(corners(30, 10)).draw(photo, THREE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,25 +19,27 @@ from facemsm.assets import SAMPLE, SAMPLE_BOX
 from facemsm.data.augment import Augmentation
 from facemsm.data.sample import FaceSample
 from facemsm.errors import FacemsmError
+from facemsm.evaluation.plots import plot_ced
+from facemsm.evaluation.published_curves import read_curves
 from facemsm.geometry import CANONICAL_MARGIN, apply_affine, box_to_crop, compose, invert, normaliser, theta_to_matrix
 from facemsm.hourglass.network import HourglassConfig
 from facemsm.imaging.io import read_image
 from facemsm.reproduce import runs
 from facemsm.reproduce.experiments import EXPERIMENTS
-from facemsm.reproduce.outputs import CONDITIONS, SIZE, CachedOutputs, locate
+from facemsm.reproduce.known_truth import READINGS, readings
+from facemsm.reproduce.outputs import CONDITIONS, DRAWN_OCCLUDERS, GIVEN, PERTURBED_BOXES, SIZE, CachedOutputs, locate
 from facemsm.reproduce.paper import Figure, Paper, paper
 from facemsm.reproduce.render import beside, markdown, ours, table
 from facemsm.reproduce.runs import BoxExamples, Plan
-from facemsm.reproduce.tables import ALL_CONFIGURATIONS, claim
+from facemsm.reproduce.tables import ALL_CONFIGURATIONS, claim, published_files
 from facemsm.reproduce.workspace import MODEL, SHIPPED, MissingError, Workspace
 from facemsm.resnet50.network import ResNet50Config
 from facemsm.schemes import OCCLUDED, get_scheme
 from facemsm.stages import StageOutputs
 from facemsm.typing import FloatArray, Image
-from official_files import write_300w
+from official_files import write_300w, write_cofw68
 from synthetic_faces import write_faces
 
-GIVEN, PERTURBED, DRAWN = CONDITIONS
 SCHEME = get_scheme("68")
 
 
@@ -114,14 +117,67 @@ def test_the_whole_method_is_one_row_in_every_table() -> None:
     assert min(row.cells[0].value for row in tables["table9"].rows if row.cells[0]) == 5.50
 
 
-def test_published_predictions_give_the_papers_figures(data_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "file"),
+    [
+        ("RCPR", "RCPR-occ_300w"),
+        ("TCDCN", "TCDCN_CFOW68"),
+        ("HPM", "HPM_HelenLfpw_COFW68test"),
+        ("CFSS", "CFSS_CFOW68"),
+    ],
+)
+def test_published_predictions_give_the_papers_figures(method: str, file: str, data_root: Path, tmp_path: Path) -> None:
     from facemsm.reproduce.tables import cofw
 
+    if not (data_root / "cofw68/Results" / f"{file}.txt").is_file():
+        pytest.skip(f"no {file}.txt")
     *_, block = cofw(Workspace(tmp_path, [str(data_root)]), [], "table5", "68")
-    for file, method in (("HPM_HelenLfpw_COFW68test", "HPM"), ("CFSS_CFOW68", "CFSS")):
-        (measured,) = (row[1:4] for row in block["table"] if row[0] == file)
-        (printed,) = (row.cells[:3] for row in paper().tables["table5"].rows if row.method == method)
-        assert [f"{cell['ours']:.2f}" for cell in measured] == [cell.printed for cell in printed if cell]
+    (measured,) = (row[1:4] for row in block["table"] if row[0] == file)
+    (printed,) = (row.cells[:3] for row in paper().tables["table5"].rows if row.method == method)
+    assert [f"{cell['ours']:.2f}" for cell in measured] == [cell.printed for cell in printed if cell]
+
+
+def test_published_curves_are_found_and_drawn(tmp_path: Path) -> None:
+    """MenpoBenchmark's form: a row of errors, a column of shares for each method, a cell of names."""
+    savemat = pytest.importorskip("scipy.io").savemat
+    matplotlib = pytest.importorskip("matplotlib")
+    x = np.linspace(0, 0.1, 11)
+    y = np.column_stack((np.minimum(1, 12 * x), np.linspace(0, 0.5, 11)))
+    file = tmp_path / "data/MenpoBenchmark/Evaluation/300W/300W_test_all.mat"
+    file.parent.mkdir(parents=True)
+    savemat(file, {"x": x[:, None], "y": y, "methods": np.array([["Fan", "Zhou"]], dtype=object)})
+    exp = Workspace(tmp_path / "report", [str(tmp_path / "data")])
+    assert published_files(exp, "fig9") == [file]
+    assert published_files(exp, "fig11") == published_files(exp, "table9") == []
+    curves = read_curves(file)
+    assert list(curves) == ["Fan", "Zhou"]
+    np.testing.assert_allclose(curves["Zhou"][1], y[:, 1])
+    picture, ours_only = tmp_path / "ced.svg", {"facemsm": np.array([0.03, 0.09])}
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        plot_ced(ours_only, picture, normaliser="inter-ocular", threshold=8, published=curves)
+    assert "Zhou: FR@8 60.00 %" in picture.read_text()
+    savemat(file, {"x": x, "y": y[::-1], "methods": np.array([["Fan", "Zhou"]], dtype=object)})
+    with pytest.raises(FacemsmError, match=r"300W_test_all\.mat: expected ascending errors"):
+        read_curves(file)
+
+
+def test_a_plan_counts_and_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Also for the paper's networks, of which one step on a processor takes most of a minute."""
+    monkeypatch.setattr(runs, "operations_per_second", lambda: 1e10)
+    write_faces(tmp_path / "aflw2000", 10)
+    faces = ("--train", f"aflw2000={tmp_path}/aflw2000:train", "--data", tmp_path)
+    run(monkeypatch, "train", "fig9", *faces, "-o", tmp_path / "r", "--dry-run", "--preset", "paper", "--scheme", "68")
+    lines = capsys.readouterr().out.splitlines()
+    assert any(re.match("data missing   300w-private: .*https://ibug", line) for line in lines)
+    (hourglass,) = (line for line in lines if "train hourglass (68)" in line)
+    assert re.search(
+        r"\d+ faces, \d+ steps of 16, 5.0 GB of memory, about .* here, .* on the paper's GTX 1080", hourglass
+    )
+    hours = runs.cost("hourglass", Plan(SCHEME, "paper", ()).config("hourglass")).operations * 300 * (3148 // 16)
+    assert hours / runs.operations_per_second_on_gpu() == pytest.approx(6 * 3600)
+    lite, paper_s = (Plan(SCHEME, preset, ()) for preset in ("lite", "paper"))
+    assert [one.boxes("hourglass-box") for one in (lite, paper_s)] == ["provided", "gt"]
+    assert {one.boxes(name) for one in (lite, paper_s) for name in ("hourglass", "resnet50")} == {"gt"}
 
 
 # --- Rendering -------------------------------------------------------------------------------------------------------
@@ -182,28 +238,28 @@ def samples(drawn: Path) -> list[FaceSample]:
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_kept_outputs_are_the_points_that_were_found(samples: list[FaceSample], condition: str, tmp_path: Path) -> None:
     stages = ByBox()
-    located = locate(stages, samples, condition)
-    scenes = [CONDITIONS[condition](sample, SCHEME) for sample in samples]
-    found = stages.run_stages([scene.image for scene in scenes], np.stack([scene.box for scene in scenes]))
+    cached = locate(stages, samples, condition)
+    shown = [CONDITIONS[condition](sample, SCHEME) for sample in samples]
+    found = stages.run_stages([face.image for face in shown], np.stack([face.box for face in shown]))
     expected = apply_affine(found.to_photo, found.points)
-    np.testing.assert_allclose(located.points(), expected, atol=1e-2)
-    np.testing.assert_array_equal(located.truth, [scene.points for scene in scenes])
-    located.save(tmp_path / "x.npz")
+    np.testing.assert_allclose(cached.points(), expected, atol=1e-2)
+    np.testing.assert_array_equal(cached.truth, [face.points for face in shown])
+    cached.save(tmp_path / "x.npz")
     again = CachedOutputs.load(tmp_path / "x.npz")
-    np.testing.assert_array_equal(again.points(), located.points())
-    assert again.names == located.names
+    np.testing.assert_array_equal(again.points(), cached.points())
+    assert again.names == cached.names
     assert again.take([samples[3].name, "nobody"]).names == (samples[3].name,)
 
 
 def test_conditions_move_photo_box_and_points_together(samples: list[FaceSample]) -> None:
     for sample in samples:
-        given, drawn_on = (CONDITIONS[condition](sample, SCHEME) for condition in (GIVEN, DRAWN))
-        eye = [normaliser(scene.points[None], SCHEME, "inter-ocular")[0] for scene in (given, drawn_on)]
+        given, drawn_on = (CONDITIONS[condition](sample, SCHEME) for condition in (GIVEN, DRAWN_OCCLUDERS))
+        eye = [normaliser(face.points[None], SCHEME, "inter-ocular")[0] for face in (given, drawn_on)]
         grown = eye[1] / eye[0]
         np.testing.assert_allclose(np.diff(drawn_on.box[::2]), np.diff(given.box[::2]) * grown, rtol=1e-4)
-        turned = CONDITIONS[PERTURBED](sample, SCHEME)
-        np.testing.assert_allclose(normaliser(turned.points[None], SCHEME, "inter-ocular")[0], eye[0], rtol=1e-4)
-    covered = [CONDITIONS[DRAWN](sample, SCHEME).visibility == OCCLUDED for sample in samples]
+        perturbed = CONDITIONS[PERTURBED_BOXES](sample, SCHEME)
+        np.testing.assert_allclose(normaliser(perturbed.points[None], SCHEME, "inter-ocular")[0], eye[0], rtol=1e-4)
+    covered = [CONDITIONS[DRAWN_OCCLUDERS](sample, SCHEME).visibility == OCCLUDED for sample in samples]
     assert np.mean([one.any() for one in covered]) > 0.5
     assert np.mean(covered) < 0.6
 
@@ -284,7 +340,7 @@ def test_one_command_trains_all_and_tables_follow(
     assert "no face is called 'nobody'" in fails(monkeypatch, capsys, *train, "--exclude", "nobody")
 
     items = ("table8", "stages", "table9", "fig7", "fig14", "fig15", "fig5")
-    monkeypatch.setattr("facemsm.reproduce.workspace.COUNT", 12)
+    monkeypatch.setattr("facemsm.reproduce.workspace.EXEMPLARS", 12)
     run(monkeypatch, *items, *where, "--no-photos")
     assert capsys.readouterr().out.count("made") == len(items)
     index = (report / "index.md").read_text(encoding="utf-8")
@@ -328,8 +384,9 @@ def test_one_command_trains_all_and_tables_follow(
 
 
 def test_threads_and_workers_make_no_other_run() -> None:
+    """Nor do settings that there were not when it was trained."""
     old = {"config": {"schedule": {"threads": 1, "workers": 0, "steps": 2}, "sigma": 1.5}, "listing": "a"}
-    new = {"config": {"schedule": {"threads": 2, "workers": 1, "steps": 2}, "sigma": 1.5}, "listing": "a"}
+    new = {"config": {"schedule": {"threads": 2, "workers": 1, "steps": 2, "keep": 0}, "sigma": 1.5}, "listing": "a"}
     assert runs._differences(old, new) == []
     new["listing"] = "b"
     assert runs._differences(old, new) == ["other training faces"]
@@ -344,14 +401,14 @@ def test_a_setting_may_be_for_one_kind_of_run() -> None:
 
 
 def test_scores_are_eq_9s_whatever_the_weights_ship_with(tmp_path: Path) -> None:
-    exp, whole, photo = Workspace(tmp_path), Aligner.from_pretrained("68"), read_image(SAMPLE)
+    workspace, whole, photo = Workspace(tmp_path), Aligner.from_pretrained("68"), read_image(SAMPLE)
     seen = whole.run_stages([photo], SAMPLE_BOX[None])
-    found = exp.stages("68", MODEL).run_stages([photo], SAMPLE_BOX[None])
+    found = workspace.stages("68", MODEL).run_stages([photo], SAMPLE_BOX[None])
     np.testing.assert_array_equal(found.scores, seen.scores)
-    shipped = exp.stages("68", SHIPPED).run_stages([photo], SAMPLE_BOX[None])
+    shipped = workspace.stages("68", SHIPPED).run_stages([photo], SAMPLE_BOX[None])
     points = apply_affine(shipped.to_photo, shipped.points)[0]
     np.testing.assert_allclose(points, whole.align(photo, SAMPLE_BOX[None])[0].points, atol=1e-4)
-    assert exp.own_form("68") == "posterior"
+    assert workspace.own_form("68") == "posterior"
 
 
 def test_the_papers_method_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,6 +420,32 @@ def test_the_papers_method_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         shown.append((tmp_path / "report" / "index.md").read_text(encoding="utf-8"))
     assert ["as shipped, stage 3 by posterior" in text for text in shown] == [True, False, True]
     assert all("stage 3 in the paper's form" in text for text in shown)
+
+
+def test_stage_3_with_known_truth_needs_labels_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ("stage3", "--data", tmp_path, "-o", tmp_path / "report")
+    assert "--data cofw68=FOLDER" in fails(monkeypatch, capsys, *where)
+    write_cofw68(tmp_path / "cofw68", 6)
+    run(monkeypatch, *where, "--dry-run")
+    assert "stage3: the outputs above" in capsys.readouterr().out
+    run(monkeypatch, *where)
+    index = (tmp_path / "report" / "index.md").read_text(encoding="utf-8")
+    assert "cofw68 test: 6 of 507 faces" in index
+    assert "| Gaussian, hidden points ignored" in index
+
+
+def test_alignment_takes_away_what_stage_1_leaves(data_root: Path, tmp_path: Path) -> None:
+    """The figures of docs/method.md, from COFW-68's labels."""
+    shown, _ = readings(Workspace(tmp_path, [str(data_root)]), [("cofw68", "test")], "stage3", "68")
+    head, *rows = shown["table"]
+    found = {row[0]: dict(zip(head[1:], (cell["ours"] for cell in row[1:]), strict=True)) for row in rows}
+    printed, aligned, *_ = READINGS
+    perfect, off = "moved, perfect stage 1", "moved, stage 1 off"
+    assert found[printed][off] > 1.3 * found[printed][perfect]
+    assert found[aligned][off] == pytest.approx(found[aligned][perfect], rel=0.02)
+    assert all(found[aligned][column] < found["no stage 3"][column] for column in head[1:])
 
 
 def test_what_is_missing_is_said_in_one_line(

@@ -129,7 +129,7 @@ def test_results_that_cannot_be_continued_or_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FacemsmError, match="cannot be written"):
         ResultsFile(tmp_path / "file" / "landmarks.jsonl", "68")
-    with pytest.raises(FacemsmError, match="cannot be read"):
+    with pytest.raises(FacemsmError, match="no such file"):
         list(read_results(tmp_path / "none.jsonl"))
 
 
@@ -138,6 +138,14 @@ def test_lines_that_are_no_results(tmp_path: Path, line: str) -> None:
     (tmp_path / "a.jsonl").write_text(line + "\n")
     with pytest.raises(FacemsmError, match=r"a.jsonl:1: is not"):
         list(read_results(tmp_path / "a.jsonl"))
+
+
+def test_paths_of_results_may_be_text(tmp_path: Path) -> None:
+    record(tmp_path / "a.jsonl", [photo("a.jpg")])
+    assert [result.image for result in read_results(str(tmp_path / "a.jsonl"))] == ["a.jpg"]
+    for name in ("none.jsonl", "\0"):
+        with pytest.raises(FacemsmError, match="cannot be read"):
+            list(read_results(name))
 
 
 def test_csv_has_one_row_a_face(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from facemsm import FacemsmError
 from facemsm.detectors import get_detector
 from facemsm.heatmaps import HeatmapCodec
-from facemsm.runtime.external_data import has_external_data
 from facemsm.runtime.model import WEIGHTS, load_model
+from facemsm.runtime.network_file import check_network
 from facemsm.runtime.session import LANDMARKS, Network, Session
 
 BUNDLED = WEIGHTS / "68"
@@ -147,13 +147,40 @@ def test_a_network_may_speak_of_locations(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     values = constant(onnx, np.zeros((1, 2, 3), np.float32), "location")
     path = stage_1(tmp_path / "a.onnx", [onnx.helper.make_node("Identity", ["location"], ["theta"])], [values])
-    assert not has_external_data(path.read_bytes())
+    check_network(path.read_bytes())
     Network(path, ["theta"])
     whole = path.read_bytes()
     for end in range(len(whole)):  # cut anywhere: it is refused, by us or by ONNX Runtime
         path.write_bytes(whole[:end])
         with pytest.raises(FacemsmError, match=r"a\.onnx"):
             Network(path, ["theta"], codec=HeatmapCodec())
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_a_loop_that_may_never_end_is_refused(within: bool, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    node, info, tensor = onnx.helper.make_node, onnx.helper.make_tensor_value_info, onnx.TensorProto
+    theta = info("theta", tensor.FLOAT, [1, 2, 3])
+    body = onnx.helper.make_graph(
+        [node("Identity", ["go"], ["goes"]), node("Identity", ["in"], ["out"])],
+        "body",
+        [info("i", tensor.INT64, []), info("go", tensor.BOOL, []), info("in", tensor.FLOAT, None)],
+        [info("goes", tensor.BOOL, []), info("out", tensor.FLOAT, None)],
+    )
+    made = node("Loop", ["", "yes", "start"], ["theta"], body=body)
+    if within:
+        branch = onnx.helper.make_graph([made], "branch", [], [theta])
+        made = node("If", ["yes"], ["theta"], then_branch=branch, else_branch=branch)
+    yes, start = np.array(True), np.zeros((1, 2, 3), np.float32)
+    constants = [onnx.numpy_helper.from_array(value, name) for name, value in (("yes", yes), ("start", start))]
+    with pytest.raises(FacemsmError, match=r"a\.onnx: .*has a loop"):
+        Network(stage_1(tmp_path / "a.onnx", [made], constants), ["theta"])
+
+
+def test_a_network_may_name_its_tensors_as_it_likes(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    values = constant(onnx, np.zeros((1, 2, 3), np.float32), "Loop")
+    Network(stage_1(tmp_path / "a.onnx", [onnx.helper.make_node("Identity", ["Loop"], ["theta"])], [values]), ["theta"])
 
 
 # --- Shapes and values -----------------------------------------------------------------------------------------------

@@ -113,6 +113,66 @@ def test_many_connections_keep_no_one_out(app: Any, begun: bytes) -> None:
             client.close()
 
 
+LONG = bytes(8 << 20)  # more than the system keeps for a client that does not read
+
+
+async def long(scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG001
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": LONG})
+
+
+async def parts(scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG001
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for _ in range(128):
+        await send({"type": "http.response.body", "body": LONG[: 1 << 16], "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def deaf(port: int) -> socket.socket:
+    """A client that asks and does not read."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", port))
+    client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    return client
+
+
+def talk(client: socket.socket) -> None:
+    """Send until the server has gone, for 20 s at most."""
+    for _ in range(1000):
+        client.sendall(b"x")
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("app", [long, parts])
+@pytest.mark.parametrize("seconds", [0.05, 60])
+def test_clients_that_do_not_read_keep_no_one_out(app: Any, seconds: float) -> None:
+    with served(app, most=8, seconds=seconds) as port:
+        clients = [deaf(port) for _ in range(20)]
+        time.sleep(0.5)
+        assert ask(port) == LONG
+        for client in clients:
+            client.close()
+
+
+@pytest.mark.slow
+def test_an_answer_that_nobody_reads_is_dropped_and_one_that_is_read_slowly_is_not() -> None:
+    with (
+        served(long, seconds=0.1, stuck=2) as port,
+        deaf(port) as silent,
+        socket.create_connection(("127.0.0.1", port), timeout=10) as slow,
+    ):
+        slow.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        received = 0
+        while received < len(LONG):
+            part = slow.recv(1 << 16)
+            assert part
+            received += len(part)
+            time.sleep(0.03)
+        with pytest.raises(ConnectionError):
+            talk(silent)
+
+
 @pytest.mark.parametrize("sent", [b"hello\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nA b: c\r\n\r\n"])
 def test_what_is_not_http_is_refused_with_the_headers(sent: bytes) -> None:
     with served(hello) as port, socket.create_connection(("127.0.0.1", port), timeout=10) as client:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -85,6 +86,25 @@ def test_points_without_a_face_have_no_pose() -> None:
         head_pose(np.full((68, 2), np.nan), SHAPE)
 
 
+def test_points_may_be_lists_and_what_is_none_is_refused() -> None:
+    shape = apply_affine(PLACE, mean_shape())
+    np.testing.assert_array_equal(eye_aspect_ratio(shape.tolist()), eye_aspect_ratio(shape))
+    for wrong in ("face", None, [1, 2], object()):
+        with pytest.raises(FacemsmError, match="points are no numbers"):
+            mouth_openness(wrong)  # type: ignore[arg-type]
+    with pytest.raises(FacemsmError, match="several faces"):
+        head_pose(shape[None], SHAPE)
+    with pytest.raises(FacemsmError, match="several faces"):
+        recognition_matrix(shape[None])
+    with pytest.raises(FacemsmError, match="no crop fits"):
+        recognition_matrix(np.full((68, 2), np.nan))
+    photo = np.zeros((*SHAPE[:2], 1), np.uint8)
+    assert recognition_crop(photo[..., 0], shape).shape == (112, 112, 3)
+    for size in (0, -5, "112", 10**9):
+        with pytest.raises(FacemsmError, match="size is"):
+            recognition_crop(photo, shape, size)  # type: ignore[arg-type]
+
+
 def test_68_among_98_and_29() -> None:
     shape = mean_shape().astype(float)
     np.testing.assert_allclose(as_68(as_98(shape)), shape, atol=1e-6)
@@ -100,12 +120,15 @@ def test_schemes_of_model_files_are_known_by_name_and_unknown_ones_refused() -> 
     stored = scheme_from_dict(scheme_to_dict(SCHEME_98), "model")
     assert not stored.from_68
     np.testing.assert_array_equal(as_68(as_98(shape), stored), as_68(as_98(shape)))
-    with pytest.raises(FacemsmError, match="'5'"):
+    with pytest.raises(FacemsmError, match="no built-in landmark scheme has 5 points"):
         as_68(np.zeros((5, 2)))
     with pytest.raises(FacemsmError, match=r"\(98, 2\)"):
         as_68(shape, SCHEME_98)
     own = LandmarkScheme("5", 5, (), (0,), (1,), (3, 4), from_68=((36,), (45,), (30,), (48,), (54,)))
-    assert recognition_matrix(shape[[36, 45, 30, 48, 54]], scheme=own).shape == (2, 3)
+    for scheme in (own, scheme_from_dict(scheme_to_dict(own), "model")):  # as in the model's file
+        assert recognition_matrix(shape[[36, 45, 30, 48, 54]], scheme=scheme).shape == (2, 3)
+    with pytest.raises(FacemsmError, match="'5' does not say where its points lie among the 68: add from_68"):
+        as_68(np.zeros((5, 2)), replace(own, from_68=()))
 
 
 @pytest.mark.parametrize("size", [112, 224])

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError
-from facemsm.geometry import apply_affine, canonical_matrix, similarity
+from facemsm.geometry import apply_affine, canonical_matrix, fit_similarity, similarity
 from facemsm.schemes import SCHEME_68, LandmarkScheme
 from facemsm.shapes.dictionary import ShapeDictionary, build_dictionary
 from facemsm.shapes.reconstruction import Reconstruction, reconstruct, relative_scores, reliable_points
 from facemsm.typing import FloatArray
 
 PAPER = Reconstruction()
+UNALIGNED = replace(PAPER, aligned=False)
 SCHEME_4 = LandmarkScheme("4", 4, flip_pairs=((0, 1),), right_eye=(0,), left_eye=(1,), mouth=(2,), contour=(3,))
 SIZE = 128
 
@@ -64,7 +65,7 @@ def scored(is_hidden: NDArray[np.bool_], seed: int = 0) -> FloatArray:
 
 def test_defaults_are_the_published_parameters() -> None:
     published = {"k": 100, "ridge": 60.0, "contour_threshold": 0.4, "feature_threshold": 0.6}
-    ours = {"minimum_reliable": 0.2, "replace": "unreliable", "centred": False}
+    ours = {"minimum_reliable": 0.2, "replace": "unreliable", "aligned": True}
     assert asdict(PAPER) == published | ours
     assert build_dictionary.__kwdefaults__ == {"count": 500, "mirror": True, "seed": 0, "size": 128}
 
@@ -115,7 +116,7 @@ def test_one_exemplar_by_hand() -> None:
     face = np.array(
         [[-20, 0], [20, 0], [0, 40], [5, 5]], dtype=np.float32
     )  # twice the exemplar, but for the last point
-    points, rebuilt = reconstruct(face[None] + 63.5, np.array([[1, 1, 1, 0.1]]), one, PAPER)
+    points, rebuilt = reconstruct(face[None] + 63.5, np.array([[1, 1, 1, 0.1]]), one, UNALIGNED)
     alpha = (20 * 10 + 20 * 10 + 40 * 20) / (10**2 + 10**2 + 20**2 + 60)
     assert rebuilt.tolist() == [[False, False, False, True]]
     assert np.allclose(points[0, 3], [63.5, 63.5 + 40 * alpha], atol=1e-4)
@@ -128,27 +129,60 @@ def test_least_squares_on_two_exemplars_by_hand() -> None:
     both = ShapeDictionary(np.stack((wide, long)).astype(np.float32) + 63.5, SCHEME_4, SIZE)
     face = (0.5 * wide + 2 * long + 63.5).astype(np.float32)
     face[3] = np.nan
-    points, _ = reconstruct(face[None], np.ones((1, 4)), both, replace(PAPER, ridge=0.0))
+    points, _ = reconstruct(face[None], np.ones((1, 4)), both, replace(UNALIGNED, ridge=0.0))
     assert np.allclose(points[0, 3], [63.5, 63.5 + 0.5 * 30 + 2 * 50], atol=1e-4)
 
 
 def test_the_nearest_exemplar_is_chosen_by_the_reliable_points(dictionary: ShapeDictionary) -> None:
-    nearest = replace(PAPER, k=1, centred=True)  # the mean of one exemplar is that exemplar
+    nearest = replace(PAPER, k=1)  # the mean of one exemplar is that exemplar
     is_hidden = hidden(300)
     noisy = np.where(is_hidden[..., None], 500.0, dictionary.shapes).astype(np.float32)
     points, _ = reconstruct(noisy, scored(is_hidden), dictionary, nearest)
     assert np.allclose(points, dictionary.shapes, atol=1e-4)
 
 
-@pytest.mark.parametrize("centred", [False, True])
+def test_exemplars_are_aligned_as_a_similarity_fit_says(dictionary: ShapeDictionary) -> None:
+    """The nearest of all exemplars, once each is where the reliable points say; then nothing is left to fit."""
+    face, is_hidden = faces_68(10, seed=14) + np.float32(30), hidden(10, 0.5)
+    points, _ = reconstruct(face, scored(is_hidden), dictionary, replace(PAPER, k=1))
+    for found, one, lost in zip(points, face, is_hidden, strict=True):
+        known = np.where(lost[:, None], np.nan, one)
+        aligned = apply_affine(fit_similarity(dictionary.shapes, known[None]), dictionary.shapes)
+        nearest = aligned[np.nansum((aligned - known) ** 2, axis=(1, 2)).argmin()]
+        np.testing.assert_allclose(found[lost], nearest[lost], atol=1e-3)
+
+
+def test_what_stage_1_leaves_does_not_count(dictionary: ShapeDictionary) -> None:
+    face, scores = faces_68(20, seed=15), scored(hidden(20))
+    off = similarity(0.2, shift=(7, -4), centre=(60, 70))
+    turned = apply_affine(off, face).astype(np.float32)
+    before, after = (
+        [apply_affine(off, reconstruct(face, scores, dictionary, one)[0]) for one in (PAPER, UNALIGNED)],
+        [reconstruct(turned, scores, dictionary, one)[0] for one in (PAPER, UNALIGNED)],
+    )
+    np.testing.assert_allclose(after[0], before[0], atol=1e-3)
+    assert np.abs(after[1] - before[1]).max() > 1
+
+
+def test_reliable_points_that_coincide_place_a_shape_by_its_shift_alone() -> None:
+    shape = np.array([[-10, 0], [-10, 0], [0, 20], [0, 40]], dtype=np.float32)
+    one = ShapeDictionary(shape[None] + 63.5, SCHEME_4, SIZE)
+    face = np.array([[-5, 5], [-5, 5], [0, 0], [0, 0]], dtype=np.float32) + 63.5
+    for scores in ([1.0, 1, 0, 0], [1.0, 0, 0, 0]):
+        lenient = replace(PAPER, minimum_reliable=0.0)
+        points, rebuilt = reconstruct(face[None], np.array([scores]), one, lenient)
+        np.testing.assert_allclose(points[rebuilt], (shape + 63.5 + 5)[rebuilt[0]], atol=1e-4)
+
+
+@pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.slow
-def test_a_shape_of_the_dictionary_is_recovered_without_ridge(dictionary: ShapeDictionary, centred: bool) -> None:
+def test_a_shape_of_the_dictionary_is_recovered_without_ridge(dictionary: ShapeDictionary, aligned: bool) -> None:
     is_hidden = hidden(300)
     points, _ = reconstruct(
         np.where(is_hidden[..., None], 0.0, dictionary.shapes).astype(np.float32),
         scored(is_hidden),
         dictionary,
-        replace(PAPER, ridge=0.0, centred=centred),
+        replace(PAPER, ridge=0.0, aligned=aligned),
     )
     assert np.allclose(points, dictionary.shapes, atol=0.01)
 
@@ -217,7 +251,7 @@ def test_missing_points_are_rebuilt_and_lost_faces_stay(dictionary: ShapeDiction
     assert np.array_equal(points[2], truth[2])
 
 
-@pytest.mark.parametrize("settings_", [PAPER, Reconstruction(replace="all", centred=True)])
+@pytest.mark.parametrize("settings_", [PAPER, replace(UNALIGNED, replace="all")])
 def test_many_faces_are_the_same_as_one_by_one(dictionary: ShapeDictionary, settings_: Reconstruction) -> None:
     face, scores = faces_68(50, seed=9), scored(hidden(50, 0.5))
     many, rebuilt = reconstruct(face, scores, dictionary, settings_)
@@ -389,7 +423,10 @@ def test_real_faces(data_root: Path) -> None:
     shapes = np.load(data_root / "shapes" / "300w_train_68.npz")["points"]
     known, unseen = shapes[:1000], shapes[-300:]
     built = build_dictionary(known, SCHEME_68, count=100)
-    truth = apply_affine(canonical_matrix(unseen, SCHEME_68, SIZE), unseen).astype(np.float32)
+    truth = apply_affine(canonical_matrix(unseen, SCHEME_68, SIZE), unseen)
+    rng = np.random.default_rng(16)  # what stage 1 leaves
+    off = [similarity(rng.normal(0, 0.05), rng.normal(1, 0.04), rng.normal(0, 2, 2), (63.5, 63.5)) for _ in truth]
+    truth = apply_affine(np.stack(off), truth).astype(np.float32)
     is_hidden = np.zeros((300, 68), dtype=bool)
     is_hidden[:, :17] = True  # the whole contour
     lost = np.where(is_hidden[..., None], np.float32(np.nan), truth)

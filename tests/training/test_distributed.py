@@ -281,6 +281,41 @@ def test_torchrun_starts_and_stops_the_command(drawn: Path, tmp_path: Path, monk
     assert steps[-1] == checkpoint(tmp_path / "run")["batches_done"] == int(done) + 1
 
 
+@pytest.mark.slow
+def test_the_command_starts_its_processes_itself(drawn: Path, tmp_path: Path) -> None:
+    """By Lightning, which runs the command again for each further device."""
+    settings = ["network.width=8", "network.stem=4", "schedule.batch_size=4", "schedule.threads=1", "schedule.steps=2"]
+    command = ["train", "hourglass", "--data", f"aflw2000={drawn}:train", "--holdout", "0.3", "--no-progress"]
+    command += ["--devices", "2", "-o", "run", *(f"--set={setting}" for setting in settings)]
+    run = subprocess.run(
+        [sys.executable, "-m", "facemsm", *command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == ""
+    assert run.stdout.count("training faces") == 1
+    assert checkpoint(tmp_path / "run")["batches_done"] == 2
+    assert (tmp_path / "run" / "best.safetensors").is_file()
+
+
+def test_devices_that_cannot_be(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = hourglass(drawn)
+    with pytest.raises(FacemsmError, match=r"schedule\.batch_size 4 cannot be shared by 3 processes"):
+        fit(module, module.config, tmp_path / "run", devices=3, progress=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(FacemsmError, match="--devices 2: there are 1 GPUs"):
+        fit(module, module.config, tmp_path / "run", devices=2, progress=False)
+    for name in ("TORCHELASTIC_RUN_ID", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    with pytest.raises(FacemsmError, match="leave --devices out"):
+        fit(module, module.config, tmp_path / "run", devices=2, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_batch_that_cannot_be_shared_is_refused(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "3"}
     for name, value in started.items():

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ from facemsm.hourglass.losses import gaussians
 from facemsm.hourglass.network import HEATMAP_SIZE, INPUT_SIZE, HourglassConfig, StackedHourglass
 from facemsm.hourglass.training import HourglassModule, HourglassTraining
 from facemsm.resnet50.network import ResNet50, ResNet50Config
-from facemsm.schemes import SCHEME_68, SCHEME_98, LandmarkScheme, get_scheme, relation
+from facemsm.schemes import SCHEME_68, SCHEME_98, LandmarkScheme, get_scheme, relation, scheme_from_dict
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.stgan.training import STGANModule, STGANTraining
 from facemsm.training import trial
@@ -42,13 +42,11 @@ from facemsm.training.run import (
     AtomicCheckpointIO,
     StageModule,
     fit,
-    load_weights,
-    read_notes,
     running_mean,
-    save_weights,
 )
 from facemsm.training.stream import ExampleStream, ResumableSampler, loader
 from facemsm.training.transfer import start_from
+from facemsm.training.weights import load_weights, read_notes, save_weights
 from synthetic_faces import write_faces
 
 STILL = Augmentation(flip=0, rotation=0, scale=0, brightness=0, contrast=0, saturation=0, hue=0)
@@ -134,6 +132,27 @@ def test_any_field_can_be_set() -> None:
     assert config.schedule.epochs == 300  # the rest stays
 
 
+def test_a_file_of_settings_comes_before_those_of_the_command(tmp_path: Path) -> None:
+    file, preset = tmp_path / "config.json", HourglassTraining.preset("lite", 68)
+    file.write_text(as_json(HourglassTraining.preset("paper", 68)))  # a run's own
+    assert override(preset, [], file) == HourglassTraining.preset("paper", 68)
+    file.write_text('{"schedule": {"steps": 7, "seed": 3}, "augmentation": {"gamma_range": [0.5, 2]}}')
+    config = override(preset, ["schedule.seed=4"], file)
+    assert (config.schedule.steps, config.schedule.seed, config.augmentation.gamma_range) == (7, 4, (0.5, 2))
+    assert config.network == preset.network
+    for content, message in (
+        ('{"schedule": {"step": 7}}', r"config\.json: schedule\.step: no field 'step'; there are epochs, steps"),
+        ('{"loss": 1}', r"config\.json: loss: expected a str, such as 'weighted'"),
+        ("[1]", r"config\.json: expected settings as in a run's config\.json"),
+        ("{", r"config\.json: not valid JSON"),
+    ):
+        file.write_text(content)
+        with pytest.raises(FacemsmError, match=message):
+            override(preset, [], file)
+    with pytest.raises(FacemsmError, match="none"):
+        override(preset, [], tmp_path / "none.json")
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -184,7 +203,9 @@ def test_paper_presets_are_the_paper_s() -> None:
     for schedule, epochs, halve in ((stage_1.schedule, 1000, 400), (stage_2.schedule, 300, 100)):
         assert (schedule.epochs, schedule.halve_every, schedule.decay) == (epochs, halve, "halve")
         assert (schedule.batch_size, schedule.learning_rate, schedule.weight_decay) == (16, 5e-4, 0)
-    assert (stage_1.a, stage_1.b) == (1.0, 0.5)
+    assert (stage_1.a, stage_1.b, stage_1.alone) == (1.0, 0.5, 0.0)
+    assert (stage_1.discriminator_rate, stage_1.real_label, stage_1.saturating) == (1.0, 1.0, True)
+    assert stage_1.generator_steps == 2
     assert (stage_2.network.width, stage_2.network.stacks, stage_2.loss) == (256, 2, "mse")
     for augmentation in (stage_1.augmentation, stage_2.augmentation):
         assert (augmentation.flip, augmentation.rotation, augmentation.scale) == (0.5, 30.0, 0.1)
@@ -444,6 +465,11 @@ def test_the_dictionary_command(drawn: Path, tmp_path: Path, monkeypatch: pytest
     assert facemsm(monkeypatch, *arguments) == 0
     assert "6 shapes from 10 faces" in capfd.readouterr().out
     assert ShapeDictionary.load(output).shapes.shape[0] == 6
+    few = write_faces(tmp_path / "few", 3)
+    few[0].points[4] = np.nan
+    write_coco(few, tmp_path / "few/train.json", SCHEME_68)
+    assert facemsm(monkeypatch, "train", "dictionary", "--data", f"aflw2000={tmp_path}/few:train", "-o", output) == 0
+    assert "4 shapes from 2 faces, 1 with unlabelled points left out" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -456,6 +482,7 @@ def test_the_dictionary_command(drawn: Path, tmp_path: Path, monkeypatch: pytest
         (["--data", "aflw2000={drawn}:train", "--init", "x.safetensors"], "x.safetensors"),
         (["--data", "aflw2000={drawn}:train", "--resume"], "no last.ckpt to resume from"),
         (["--data", "aflw2000={drawn}:train", "--holdout", "0"], "no faces are held out"),
+        (["--data", "aflw2000={drawn}:train", "--config", "x.json"], "x.json"),
     ],
 )
 def test_bad_arguments_get_one_line(
@@ -535,6 +562,35 @@ def test_a_run_stopped_in_its_validation_leaves_no_process_behind(drawn: Path, t
     assert multiprocessing.active_children() == []
 
 
+def test_a_run_ends_when_its_error_stops_falling_and_keeps_its_best(drawn: Path, tmp_path: Path) -> None:
+    module = hourglass(drawn, replace(SCHEDULE, steps=20, validate_every=1, patience=2, keep=2))
+    errors = iter([3.0, 2.0, 2.5, 2.25, 1.0])
+    module.take_errors = lambda: {"box": next(errors)}  # type: ignore[method-assign]
+    fit(module, module.config, tmp_path / "run", loggers=["csv"], progress=False)
+    assert [row["box"] for row in history(tmp_path / "run")] == ["3.0", "2.0", "2.5", "2.25"]
+    assert module.batches_done == checkpoint(tmp_path / "run")["batches_done"] == 4
+    kept = {file.name for file in (tmp_path / "run/checkpoints").iterdir()}
+    assert kept == {"step-2-error-2.000.ckpt", "step-4-error-2.250.ckpt"}
+    assert (
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "run/checkpoints/step-2-error-2.000.ckpt")["batches_done"] == 2
+    )
+    (logged,) = (tmp_path / "run/csv").rglob("metrics.csv")
+    assert "val/box" in logged.read_text().splitlines()[0]
+    assert not (tmp_path / "run/tensorboard").exists()
+
+
+def test_loggers_that_cannot_be(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = hourglass(drawn)
+    monkeypatch.setattr("facemsm.training.run.find_spec", lambda _: None)
+    for name, message in (
+        ("mlflow", "no logger 'mlflow': use tensorboard, csv, wandb"),
+        ("wandb", "pip install wandb"),
+    ):
+        with pytest.raises(FacemsmError, match=message):
+            fit(module, module.config, tmp_path / "run", loggers=cast(Any, [name]), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_ctrl_c_is_a_request_and_signals_are_given_back(drawn: Path, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(FacemsmError, match="stopped and saved after step 1 of 7"):
@@ -596,6 +652,38 @@ def test_a_checkpoint_of_another_run_is_refused(drawn: Path, tmp_path: Path) -> 
     )
     refused(wider, "network.width is 8 there and 16 here")
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
+
+
+def test_a_teacher_fills_in_what_labels_leave_open(drawn: Path, tmp_path: Path) -> None:
+    teacher = StackedHourglass(replace(TINY, width=16)).eval()
+    saved(teacher, tmp_path / "large/best.safetensors", SCHEME_68)
+    (tmp_path / "large/config.json").write_text(as_json(HourglassTraining(teacher.config)))
+    taught: Any = hourglass(drawn, teacher=str(tmp_path / "large"), distil=0.25, coordinate=0.1)
+    assert taught.state_dict().keys() == hourglass(drawn).state_dict().keys()
+
+    images = torch.rand(2, 3, 128, 128)
+    maps = taught._taught(images)
+    with torch.inference_mode():
+        for expected in teacher(images):
+            torch.testing.assert_close(maps[expected.shape[-1]], expected.clamp(min=0))
+    points, peak = torch.full((2, 68, 2), 60.0), torch.ones(2, 68)
+    labelled = torch.ones(2, 68)
+    labelled[:, ::2] = 0
+    seen = torch.zeros(2, 68, 64, 64, requires_grad=True)
+    taught._loss(seen, labelled, points, peak, maps[64]).backward()
+    assert seen.grad is not None
+    label = gaussians((points + 0.5) / 2 - 0.5, 64, taught.config.sigma)
+    for place, target in ((slice(0, None, 2), maps[64]), (slice(1, None, 2), 0.75 * label + 0.25 * maps[64])):
+        wanted = -target[:, place].detach()  # where the loss pulls a dark map
+        cosine = torch.nn.functional.cosine_similarity(seen.grad[:, place].flatten(2), wanted.flatten(2), dim=2)
+        assert cosine.min() > 0.99
+
+    train(taught, tmp_path / "run")
+    assert history(tmp_path / "run")
+    with pytest.raises(FacemsmError, match="large: finds 68 landmarks, expected 12"):
+        HourglassModule(replace(taught.config, network=replace(TINY, landmarks=12)), TWELVE, taught.faces)
+    with pytest.raises(FacemsmError, match=r"distil is 2\.0, expected a number from 0 to 1"):
+        replace(taught.config, distil=2.0)
 
 
 def test_a_checkpoint_of_an_earlier_version_is_resumed(drawn: Path, tmp_path: Path) -> None:
@@ -814,7 +902,7 @@ def test_schemes_are_related_by_what_they_say_of_the_68() -> None:
     own = relation(SCHEME_98, SAID)
     assert [np.flatnonzero(row).tolist() for row in own] == [[60, 64], [68, 72], []]
     for source, target in ((SCHEME_68, SILENT), (SILENT, SCHEME_68)):
-        with pytest.raises(FacemsmError, match=r"'silent' does not say .*: add from_68 to its .toml file, or train"):
+        with pytest.raises(FacemsmError, match=r"'silent' does not say .*: add from_68 to its .toml file"):
             relation(source, target)
     with pytest.raises(FacemsmError, match="from_68 has 2 entries for 3 points"):
         replace(SAID, from_68=((0,), (1,)))
@@ -895,6 +983,19 @@ def test_a_res_50_starts_from_another_scheme(tmp_path: Path) -> None:
     assert torch.equal(new.points.weight[4:], first[4:])
 
 
+def test_a_hourglass_starts_from_a_scheme_of_ones_own(tmp_path: Path) -> None:
+    """Its weights say what the points are: no file of the scheme is needed."""
+    old, new = StackedHourglass(replace(TINY, landmarks=3)).eval(), StackedHourglass(TINY).eval()
+    corners = replace(SAID, from_68=((36,), (45,), ()))
+    path = saved(old, tmp_path / "w.safetensors", corners)
+    assert scheme_from_dict(read_notes(path)["own scheme"], "here").from_68 == corners.from_68
+    line = start_from(new, path, SCHEME_68)
+    assert "5 from 3 to 68 landmarks, of which 2 have relatives" in line
+    faces = torch.rand(2, 3, 128, 128)
+    with torch.inference_mode():
+        torch.testing.assert_close(new(faces)[0][:, 36], old(faces)[0][:, 0], rtol=1e-3, atol=1e-3)
+
+
 def test_weights_that_cannot_start_another_scheme(tmp_path: Path) -> None:
     path = saved(StackedHourglass(TINY), tmp_path / "w.safetensors", None)
     other = StackedHourglass(replace(TINY, landmarks=98))
@@ -902,7 +1003,7 @@ def test_weights_that_cannot_start_another_scheme(tmp_path: Path) -> None:
     with pytest.raises(FacemsmError, match=r"w\.safetensors: does not say which .*; put the config\.json of its run"):
         start_from(other, path, SCHEME_98)
     saved(StackedHourglass(TINY), path, SCHEME_68)
-    with pytest.raises(FacemsmError, match="'silent' does not say"):
+    with pytest.raises(FacemsmError, match=r"'silent' does not say .*, or train without --init"):
         start_from(StackedHourglass(replace(TINY, landmarks=3)), path, SILENT)
     with pytest.raises(
         FacemsmError, match=r"w\.safetensors: not .*: \S+weight is \(8, 8, 2, 2\), expected \(8, 8, 4, 4"
@@ -910,9 +1011,6 @@ def test_weights_that_cannot_start_another_scheme(tmp_path: Path) -> None:
         start_from(StackedHourglass(replace(TINY, landmarks=98, deconvolution=4)), path, SCHEME_98)
     with pytest.raises(FacemsmError, match=r"w\.safetensors: not this network's weights"):
         start_from(StackedHourglass(replace(TINY, landmarks=98, stacks=1)), path, SCHEME_98)
-    saved(StackedHourglass(TINY), path, SAID)  # a scheme of one's own, known by its file alone
-    with pytest.raises(FacemsmError, match="no landmark scheme 'own'"):
-        start_from(other, path, SCHEME_98)
     assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
     same = StackedHourglass(TINY)
     assert start_from(same, path, SCHEME_68).endswith(f"{len(same.state_dict())} tensors, all as they are")
@@ -990,7 +1088,7 @@ def test_a_photo_that_vanishes_is_named(workers: int, when: str, tmp_path: Path)
         lost.unlink()
     with pytest.raises(FacemsmError) as caught:
         train(module, tmp_path / "run")
-    assert str(caught.value) == f"{lost}: cannot be read (No such file or directory)"
+    assert str(caught.value) == f"{lost}: no such file"
     assert module.batches_done == (2 if when == "before it is validated" else 0)
 
 

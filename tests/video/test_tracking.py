@@ -228,3 +228,6 @@ def test_no_face_at_all() -> None:
     assert tracker.detections == 4
     with pytest.raises(FacemsmError, match="detect_every is 0"):
         Tracker(Scene(), detect_every=0)
+    assert tracker(np.zeros((90, 120), np.uint8)) == []  # grey
+    with pytest.raises(FacemsmError, match="frame: is None"):
+        tracker(None)  # type: ignore[arg-type]

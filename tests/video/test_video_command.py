@@ -239,3 +239,12 @@ def test_bad_input_is_one_line(run: Run) -> None:
         assert code == 2
         assert err.startswith(f"facemsm: {message}"), err
         assert err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("stub_aligner")
+@pytest.mark.parametrize("seconds", ["nan", "inf"])
+def test_seconds_are_a_finite_number(run: Run, seconds: str) -> None:
+    write_video(Path("in.avi"), 2)
+    code, _, err = run("in.avi", "--seconds", seconds, "-o", "o.mp4")
+    assert code == 2
+    assert "Invalid value for '--seconds'" in err

@@ -19,7 +19,7 @@ from facemsm.assets import SAMPLE
 from facemsm.errors import FacemsmError
 from facemsm.imaging.io import read_image
 from facemsm.typing import Image
-from facemsm.video import io
+from facemsm.video import io, opencv
 from facemsm.video.io import VideoReader, VideoWriter
 from facemsm.video.opencv import FfmpegEncoder, OpenCVDecoder, OpenCVEncoder
 
@@ -190,7 +190,7 @@ def test_interlaced_video_is_deinterlaced_or_refused(tmp_path: Path, reading: st
     """OpenCV 4.13 and later say that such frames were read, and give black ones or what the memory held."""
     path = interlaced(tmp_path / "a.ts")
     if reading == "opencv" and tuple(map(int, cv2.__version__.split(".")[:2])) >= (4, 13):
-        with pytest.raises(FacemsmError, match=r"pip install 'facemsm\[video\]'"):
+        with pytest.raises(FacemsmError, match=r'pip install "facemsm\[video\]"'):
             VideoReader(path)
         return
     frames, broken = read_video(path)
@@ -413,6 +413,18 @@ def test_the_video_can_be_played_before_it_is_loaded(tmp_path: Path, writing: st
 
 
 @pytest.mark.usefixtures("writing")
+@pytest.mark.usefixtures("reading")
+def test_frames_beyond_the_limit_are_refused_before_one_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / "a.avi", 3)
+    monkeypatch.setattr(opencv, "MAX_PIXELS", 96 * 80)
+    assert len(read_video(path)[0]) == 3
+    monkeypatch.setattr(opencv, "MAX_PIXELS", 96 * 80 - 1)
+    with pytest.raises(FacemsmError, match=r"a\.avi: .*its frames have 96 x 80 pixels, above the limit"):
+        io.VideoReader(path)
+
+
 def test_a_writer_that_is_discarded_leaves_nothing(tmp_path: Path) -> None:
     writer = VideoWriter(tmp_path / "a.mp4", 30.0, 64, 48)
     writer.write(np.zeros((48, 64, 3), np.uint8), 0)

@@ -45,7 +45,7 @@ def align(
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Photos, folders (searched with their subfolders) or quoted patterns such as 'photos/*.jpg'.",
+            help='Photos, folders (searched with their subfolders) or quoted patterns such as "photos/*.jpg".',
             metavar="PATH",
             show_default="a sample photo",
         ),
@@ -183,7 +183,10 @@ def align(
     def todo() -> Iterator[Photo]:
         for photo in photos:
             if photo in results.done:
-                tally["before"] += 1
+                if results.done.changed(photo):
+                    failed(f"{photo}: is not the file any more whose results are there; choose another --output")
+                else:
+                    tally["before"] += 1
             else:  # a relative name would mean another photo beside those of a run that began in another folder
                 named = photo.absolute() if moved else photo
                 yield Photo(named, None if given is None else given.get(photo))

@@ -37,7 +37,7 @@ def tell_written(paths: Iterable[Path], *, plots: bool) -> None:
     """A line for each file, and one that says why there are no ``plots`` if there should be some."""
     paths = list(paths)
     if plots and not any(path.suffix == ".png" for path in paths):
-        warn("no plots, as matplotlib is not installed: pip install 'facemsm[plots]'")
+        warn('no plots, as matplotlib is not installed: pip install "facemsm[plots]"')
     for path in paths:
         tell(f"written: {path}")
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from facemsm.apps.console import track, warn
-from facemsm.apps.options import SOURCE, Boxes, DataBoxes, DataScheme, Root, Split, Weights
+from facemsm.apps.options import SOURCE, Boxes, DataBoxes, DataScheme, Root, Split, Weights, finite
 from facemsm.data.catalogue import CATALOGUE, dataset_scheme, find_dataset, load_dataset, only_split
 from facemsm.data.check import Check, check_dataset
 from facemsm.data.coco import write_coco
@@ -26,13 +25,6 @@ from facemsm.imaging.io import write_image
 app = typer.Typer(
     name="data", add_completion=False, help="Look at annotated faces and convert them.", no_args_is_help=True
 )
-
-
-class Preset(str, Enum):
-    """What ``--augmentation`` takes."""
-
-    PAPER = "paper"
-    FULL = "full"
 
 
 Name = Annotated[str, typer.Argument(help=f"Data set: {', '.join(CATALOGUE)}.")]
@@ -131,13 +123,17 @@ def label(
     weights: Weights = "68",
     views: Annotated[int, typer.Option(min=2, help="Views of each face that are averaged.")] = 6,
     spread: Annotated[
-        float, typer.Option(help="Leave a face out if its views differ by more than this share of its size.")
+        float,
+        typer.Option(callback=finite, help="Leave a face out if its views differ by more than this share of its size."),
     ] = 0.02,
-    score: Annotated[float, typer.Option(help="Leave a face out if its mean score is lower.")] = 0.5,
+    score: Annotated[float, typer.Option(callback=finite, help="Leave a face out if its mean score is lower.")] = 0.5,
     change: Annotated[
-        float, typer.Option(help="Leave a face out if its points move by more than this share of its size.")
+        float,
+        typer.Option(callback=finite, help="Leave a face out if its points move by more than this share of its size."),
     ] = 0.08,
-    smallest: Annotated[float, typer.Option(help="Leave out boxes of the detector with shorter sides, px.")] = 40.0,
+    smallest: Annotated[
+        float, typer.Option(callback=finite, help="Leave out boxes of the detector with shorter sides, px.")
+    ] = 40.0,
 ) -> None:
     """Label faces by a model, to learn from or to correct by hand: faces without labels, or with poor ones.
 
@@ -171,8 +167,9 @@ def preview(
     boxes: DataBoxes = Boxes.GT,
     scheme: DataScheme = None,
     augmentation: Annotated[
-        Preset, typer.Option(help="paper: flip, rotation, scale and colour; full: occluders and camera faults too.")
-    ] = Preset.FULL,
+        Literal["paper", "full"],
+        typer.Option(help="paper: flip, rotation, scale and colour; full: occluders and camera faults too."),
+    ] = "full",
     count: Annotated[int, typer.Option(min=1, help="How many faces.")] = 40,
     columns: Annotated[int, typer.Option(min=1, help="Faces in a row.")] = 8,
     size: Annotated[int, typer.Option(min=32, max=512, help="Side of the crop in pixels; drawn twice as large.")] = 128,
@@ -188,7 +185,7 @@ def preview(
     samples = load_dataset(name, root, split or next(iter(find_dataset(name).splits)), boxes.value, scheme)
     if not samples:
         raise FacemsmError(f"{root}: holds no face to draw")
-    setting = Augmentation.full() if augmentation is Preset.FULL else Augmentation.paper()
+    setting = Augmentation.full() if augmentation == "full" else Augmentation.paper()
     landmarks = dataset_scheme(name, scheme)
     write_image(output, draw(samples, landmarks, setting, columns=columns, size=size, seed=seed, count=count))
     print(f"{output}: {min(count, len(samples))} faces")
@@ -207,7 +204,7 @@ def _print_check(console: Console, found: Check, name: str) -> None:
     lines += [f"{count} x {reason}, skipped" for reason, count in found.skipped.items()]
     lines.append(f"{sum(found.outside.values())} points of {len(found.outside)} faces lie outside their photo")
     lines.append("points: " + (", ".join(f"{count} {kind}" for kind, count in found.visibility.items()) or "none"))
-    lines += [f"doubtful: {doubt}" for doubt in found.doubts]
+    lines += [f"warning: {warning}" for warning in found.warnings]
     count = len(found.problems)
     lines.append(f"{count or 'no'} fault{'s' if count > 1 else ''}")
     for line in lines + found.problems:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,20 +10,13 @@ import typer
 from facemsm.apps.console import tell_written, track
 from facemsm.apps.options import DataScheme, MethodOption, Root, Split, Threads, read_settings
 from facemsm.data.catalogue import CATALOGUE, only_split
+from facemsm.data.sample import BoxSource
 from facemsm.errors import FacemsmError
 from facemsm.evaluation.conditions import Perturbation
-from facemsm.evaluation.report import REPORTED_NORMALISERS, markdown, write_report
+from facemsm.evaluation.report import REPORTED_NORMALISERS, THRESHOLDS, markdown, write_report
 from facemsm.geometry import NORMALISERS, Normaliser
 
 app = typer.Typer(add_completion=False)
-
-
-class EvaluatedBoxes(str, Enum):
-    """What ``--boxes`` takes."""
-
-    PROVIDED = "provided"
-    GT = "gt"
-    DETECTOR = "detector"
 
 
 @app.command()
@@ -34,7 +26,7 @@ def evaluate(
     split: Split = None,
     scheme: DataScheme = None,
     boxes: Annotated[
-        EvaluatedBoxes | None,
+        BoxSource | None,
         typer.Option(
             help="provided: the data set's own; gt: the true ones, tight around the points where there are none; "
             "detector: what the face detector finds.",
@@ -76,8 +68,17 @@ def evaluate(
     normaliser: Annotated[
         list[str] | None,
         typer.Option(
-            help="Divide errors by this: inter-pupil, inter-ocular, box or face-size; may be repeated.",
+            help=f"Divide errors by this: {', '.join(NORMALISERS)}; may be repeated.",
             show_default=", ".join(REPORTED_NORMALISERS),
+        ),
+    ] = None,
+    threshold: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0.01,
+            max=100,
+            help="Failure rate and AUC at this error, in per cent of the normaliser; may be repeated.",
+            show_default=", ".join(f"{limit:g}" for limit in THRESHOLDS),
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take only so many faces, evenly chosen.")] = None,
@@ -93,7 +94,6 @@ def evaluate(
     from facemsm.evaluation.dataset import evaluate_dataset
 
     split = split or only_split(dataset)
-    kinds = [_normaliser(name) for name in normaliser or ()]
     if predictions:
         given: dict[str, object] = {"boxes": boxes, "perturb": perturb, "occlude": occlude or None}
         given |= {"weights": weights, "stages": stages, "method": method, "save-predictions": save}
@@ -105,7 +105,7 @@ def evaluate(
         split,
         scheme,
         limit=limit,
-        boxes=boxes.value if boxes else None,
+        boxes=boxes,
         perturbation=None if perturb is None else Perturbation.parse(perturb, seed),
         occlude=occlude,
         seed=seed,
@@ -114,7 +114,8 @@ def evaluate(
         threads=threads,
         predictions=predictions,
         save=save,
-        normalisers=kinds,
+        normalisers=[_normaliser(name) for name in normaliser or ()],
+        thresholds=threshold or (),
         progress=track,
     )
     print(markdown(report))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,6 +36,13 @@ class Method(str, Enum):
 
     CALIBRATED = "calibrated"
     PAPER = "paper"
+
+
+def finite(value: float | None) -> float | None:
+    """The value of an option that is neither ``nan`` nor ``inf``, which a least value alone lets pass."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number")
+    return value
 
 
 Weights = Annotated[str, typer.Option(help="Trained weights: a bundled model (68 or 98) or a model folder.")]
@@ -105,7 +113,9 @@ Complete = Annotated[
         help="For scheme 98: faces with 98 points (wflw) that teach where the others lie on faces with 68.",
     ),
 ]
-Holdout = Annotated[float, typer.Option(min=0.0, max=0.9, help="Fraction of the photos to validate on.")]
+Holdout = Annotated[
+    float, typer.Option(min=0.0, max=0.9, callback=finite, help="Fraction of the photos to validate on.")
+]
 Faces = Annotated[int, typer.Option(min=1, help="How many of the faces of --data, evenly chosen.")]
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,13 +10,6 @@ from facemsm.apps.console import tell_model
 from facemsm.apps.options import SOURCE, Faces, ModelFolder
 
 app = typer.Typer(add_completion=False)
-
-
-class Quantisation(str, Enum):
-    """What ``--scheme`` takes."""
-
-    INT8 = "int8"
-    POWER_OF_TWO = "power-of-two"
 
 
 @app.command()
@@ -29,8 +21,9 @@ def quantise(
         typer.Option(metavar=SOURCE, help="Faces to measure ranges on, for int8: a part that was trained on."),
     ] = None,
     scheme: Annotated[
-        Quantisation, typer.Option(help="int8: fast here. power-of-two: for hardware that shifts and adds.")
-    ] = Quantisation.INT8,
+        Literal["int8", "power-of-two"],
+        typer.Option(help="int8: fast here. power-of-two: for hardware that shifts and adds."),
+    ] = "int8",
     terms: Annotated[int, typer.Option(min=1, max=2, help="Powers of two per weight.")] = 1,
     faces: Faces = 128,
 ) -> None:
@@ -39,6 +32,6 @@ def quantise(
     from facemsm.runtime.model import load_model
 
     source = load_model(model)
-    seen = faces_to_measure(source, data or [], faces) if scheme is Quantisation.INT8 else None
-    quantise_model(source, output, faces=seen, scheme=scheme.value, terms=terms)
+    seen = faces_to_measure(source, data or [], faces) if scheme == "int8" else None
+    quantise_model(source, output, faces=seen, scheme=scheme, terms=terms)
     tell_model(output)

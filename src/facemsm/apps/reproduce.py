@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,19 +15,13 @@ from facemsm.reproduce.workspace import Workspace
 app = typer.Typer(add_completion=False)
 
 
-class Shown(str, Enum):
-    """What ``--method`` takes."""
-
-    PAPER = "paper"
-
-
 @app.command()
 def reproduce(
     what: Annotated[
         list[str],
         typer.Argument(
-            help="table3 to table9, stages, fig5, fig7 to fig15, speed; 'train' for the networks of the ablation; "
-            "'all' for everything.",
+            help="table3 to table9, stages, stage3, fig5, fig7 to fig15, speed; 'train' for the networks of the "
+            "ablation; 'all' for everything.",
             show_default=False,
         ),
     ],
@@ -49,7 +42,7 @@ def reproduce(
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the report.")] = Path("facemsm-out/report"),
     method: Annotated[
-        Shown | None,
+        Literal["paper"] | None,
         typer.Option(
             case_sensitive=False,
             help="paper: leave out the rows of the calibrated form, which the weights ship with.",
@@ -87,7 +80,11 @@ def reproduce(
     ] = None,
     no_photos: Annotated[bool, typer.Option("--no-photos", help="No pictures of faces of the data sets.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the steps, what they need and how long they take here.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="List the data sets and where they are had, the steps, and what memory and time they take.",
+        ),
     ] = False,
     progress: Progress = True,
 ) -> None:
@@ -95,7 +92,7 @@ def reproduce(
 
     What has been computed is kept and not computed again; an interrupted command goes on when it is given again.
     """
-    exp = Workspace(
+    workspace = Workspace(
         output,
         data or (),
         weights or (),
@@ -110,13 +107,16 @@ def reproduce(
         calibrated=method is None,
         progress=track,
     )
-    report = Report.of(exp, what, scheme or ())
+    report = Report.of(workspace, what, scheme or ())
     if not dry_run:
         report.make(progress=progress, say=tell, warn=warn)
         return
-    total = 0.0
+    total = on_gpu = 0.0
     for step in report.steps():
         total += step.seconds or 0.0
-        time = "" if step.seconds is None else f", about {duration(step.seconds)}"
+        on_gpu += step.on_gpu or 0.0
+        time = "" if step.seconds is None else f", about {duration(step.seconds)} here"
+        time += "" if step.on_gpu is None else f", {duration(step.on_gpu)} on the paper's GTX 1080"
         tell(f"{step.state:14} {step.name}: {step.needs}{time}")
-    tell(f"in all about {duration(total)} on this machine, networks alone")
+    trained = f"; the training about {duration(on_gpu)} on the paper's GTX 1080" if on_gpu else ""
+    tell(f"in all about {duration(total)} on this machine, networks alone{trained}")

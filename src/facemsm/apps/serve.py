@@ -12,7 +12,17 @@ from typing import Annotated
 
 import typer
 
-from facemsm.apps.options import MethodOption, Provider
+from facemsm.apps.options import (
+    ContourThreshold,
+    Detector,
+    DetectorModel,
+    FeatureThreshold,
+    MethodOption,
+    Provider,
+    Stages,
+    Threads,
+    read_settings,
+)
 from facemsm.errors import FacemsmError
 
 app = typer.Typer(add_completion=False)
@@ -32,8 +42,13 @@ def serve(
             show_default="all bundled ones, 68 first",
         ),
     ] = None,
+    stages: Stages = "1,2,3",
     method: MethodOption = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    threshold_contour: ContourThreshold = None,
+    threshold_features: FeatureThreshold = None,
+    detector: Detector = None,
+    detector_model: DetectorModel = None,
+    threads: Threads = 1,
     provider: Provider = None,
     allow_host: Annotated[
         list[str] | None,
@@ -64,19 +79,20 @@ def serve(
         from facemsm.serve.connections import create_server
         from facemsm.serve.limits import Limits
     except ModuleNotFoundError as error:
-        raise FacemsmError(f"serve needs the module {error.name!r}: pip install 'facemsm[serve]'") from error
+        raise FacemsmError(f'serve needs the module {error.name!r}: pip install "facemsm[serve]"') from error
 
     listener = _listener(host, port)
     limits = Limits()
-    aligners = load_aligners(
-        weights or list_models(),
-        limits,
-        method=method.value if method else None,
-        threads=threads,
-        providers=provider or (),
-    )
     application = create_app(
-        aligners,
+        load_aligners(
+            weights or list_models(),
+            limits,
+            settings=read_settings(method, stages, threshold_contour, threshold_features),
+            detector=detector,
+            detector_model=detector_model,
+            threads=threads,
+            providers=provider or (),
+        ),
         host=host,
         allowed_hosts=allow_host or (),
         cors_origins=cors_origin or (),

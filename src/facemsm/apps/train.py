@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from facemsm.apps.options import SOURCE, Boxes, Complete, DataBoxes, Exclude, Holdout, Preset, Progress
-
-if TYPE_CHECKING:
-    from facemsm.schemes import LandmarkScheme
-    from facemsm.training.faces import Faces
-    from facemsm.training.run import StageModule
+from facemsm.data.sources import Source
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Train a stage on annotated faces (needs the extra 'train')."
 )
+
+
+class Logger(str, Enum):
+    """What ``--logger`` takes."""
+
+    TENSORBOARD = "tensorboard"
+    CSV = "csv"
+    WANDB = "wandb"
+    NONE = "none"
+
 
 Data = Annotated[
     list[str],
@@ -28,19 +35,42 @@ Data = Annotated[
     ),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Settings of this JSON file, in the form of a run's config.json; it may name some only."
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="FIELD=VALUE",
         help="Change a setting, e.g. schedule.epochs=10; may be given several times. "
-        "config.json in the run's folder lists them.",
+        "config.json in the run's folder lists them. Comes after --config.",
     ),
 ]
 Scheme = Annotated[str, typer.Option(help="Landmark scheme: 29, 68, 98 or a .toml file.")]
 Init = Annotated[
     Path | None,
     typer.Option(help="Weights to start from (.safetensors); of another landmark scheme or a deeper hourglass too."),
+]
+Devices = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="GPUs of this machine that share each batch; without a GPU, processes. For several machines: torchrun.",
+    ),
+]
+Loggers = Annotated[
+    list[Logger] | None,
+    typer.Option(
+        "--logger",
+        case_sensitive=False,
+        help="Where losses and errors are logged, besides history.csv: tensorboard, csv, wandb (needs the module), or "
+        "none; may be given several times.",
+        show_default="tensorboard",
+    ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")]
 
@@ -50,6 +80,7 @@ def stgan(
     data: Data,
     output: Output,
     preset: Preset = "lite",
+    config: Config = None,
     settings: Settings = None,
     scheme: Scheme = "68",
     boxes: DataBoxes = Boxes.PROVIDED,
@@ -57,15 +88,31 @@ def stgan(
     holdout: Holdout = 0.1,
     init: Init = None,
     resume: Resume = False,
+    devices: Devices = 1,
+    logger: Loggers = None,
     progress: Progress = True,
 ) -> None:
     """Stage 1: the spatial transformer GAN, on crops by detector-like boxes."""
     from facemsm.stgan.training import STGANModule, STGANTraining
     from facemsm.training.config import override
+    from facemsm.training.run import train
 
-    config = override(STGANTraining.preset(preset), settings or [])
-    landmarks, faces = _faces(data, scheme, boxes, holdout, exclude)
-    _train(STGANModule(config, landmarks, faces), config, landmarks, output, init, resume, progress)
+    train(
+        STGANModule,
+        override(STGANTraining.preset(preset), settings or [], config),
+        output,
+        _sources(data),
+        scheme=scheme,
+        boxes=boxes.value,
+        exclude=exclude or (),
+        holdout=holdout,
+        init=init,
+        resume=resume,
+        devices=devices,
+        loggers=_names(logger),
+        progress=progress,
+        say=typer.echo,
+    )
 
 
 # the lower one comes first in the help
@@ -76,6 +123,7 @@ def landmarks(
     data: Data,
     output: Output,
     preset: Preset = "lite",
+    config: Config = None,
     settings: Settings = None,
     scheme: Scheme = "68",
     exclude: Exclude = None,
@@ -83,6 +131,8 @@ def landmarks(
     holdout: Holdout = 0.1,
     init: Init = None,
     resume: Resume = False,
+    devices: Devices = 1,
+    logger: Loggers = None,
     progress: Progress = True,
 ) -> None:
     """Two commands of the same options: networks that find the landmarks of canonical faces."""
@@ -90,15 +140,29 @@ def landmarks(
     from facemsm.resnet50.training import ResNet50Module, ResNet50Training
     from facemsm.schemes import get_scheme
     from facemsm.training.config import override
+    from facemsm.training.run import train
 
     stages: dict[str | None, tuple[Any, Any]] = {
         "hourglass": (HourglassTraining, HourglassModule),
         "resnet50": (ResNet50Training, ResNet50Module),
     }
     training, module = stages[context.info_name]
-    config = override(training.preset(preset, get_scheme(scheme).count), settings or [])
-    found, faces = _faces(data, scheme, Boxes.GT, holdout, exclude, complete)
-    _train(module(config, found, faces), config, found, output, init, resume, progress)
+    train(
+        module,
+        override(training.preset(preset, get_scheme(scheme).count), settings or [], config),
+        output,
+        _sources(data),
+        scheme=scheme,
+        exclude=exclude or (),
+        complete=_source(complete),
+        holdout=holdout,
+        init=init,
+        resume=resume,
+        devices=devices,
+        loggers=_names(logger),
+        progress=progress,
+        say=typer.echo,
+    )
 
 
 @app.command()
@@ -107,63 +171,35 @@ def dictionary(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write (.safetensors).")],
     scheme: Scheme = "68",
     complete: Complete = None,
-    count: Annotated[int, typer.Option(min=1, help="N, shapes in the dictionary.")] = 500,
+    count: Annotated[
+        int | None,
+        typer.Option(min=1, help="N, shapes in the dictionary.", show_default="500, or all where there are no more"),
+    ] = None,
     mirror: Annotated[bool, typer.Option("--mirror/--no-mirror", help="Add every shape's mirror image.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of K-means.")] = 0,
 ) -> None:
     """Stage 3: the exemplar shape dictionary, K-means over canonical shapes."""
-    import numpy as np
+    from facemsm.training.faces import train_dictionary
 
-    from facemsm.shapes.dictionary import build_dictionary
-
-    landmarks, faces = _faces(data, scheme, Boxes.GT, 0.0, None, complete)
-    points = np.stack([face.points for face in faces.training])
-    built = build_dictionary(points, landmarks, count=count, mirror=mirror, seed=seed)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    built.save(output)
-    typer.echo(f"{len(built.shapes)} shapes from {len(points)} faces: {output}")
-
-
-def _faces(
-    data: list[str],
-    scheme: str,
-    boxes: Boxes,
-    holdout: float,
-    exclude: list[str] | None,
-    complete: str | None = None,
-) -> tuple[LandmarkScheme, Faces]:
-    from facemsm.data.sources import Source
-    from facemsm.schemes import get_scheme
-    from facemsm.training.faces import load_faces
-
-    return get_scheme(scheme), load_faces(
-        [Source.parse(text) for text in data],
-        box_source=boxes.value,
+    train_dictionary(
+        output,
+        _sources(data),
         scheme=scheme,
-        holdout=holdout,
-        exclude=exclude or [],
-        complete=Source.parse(complete) if complete else None,
+        complete=_source(complete),
+        count=count,
+        mirror=mirror,
+        seed=seed,
+        say=typer.echo,
     )
 
 
-def _train(
-    module: StageModule,
-    config: object,
-    scheme: LandmarkScheme,
-    output: Path,
-    init: Path | None,
-    resume: bool,
-    progress: bool,
-) -> None:
-    from lightning.pytorch.utilities import rank_zero_only
+def _sources(data: list[str]) -> list[Source]:
+    return [Source.parse(text) for text in data]
 
-    from facemsm.training.run import fit
-    from facemsm.training.transfer import start_from
 
-    say = rank_zero_only(typer.echo)
-    if init and not resume:
-        say(start_from(module.network, init, scheme))
-    faces = module.faces
-    say(f"{len(faces.training)} training faces, {len(faces.validation)} held out, {module.total_steps} steps")
-    best = fit(module, config, output, resume=resume, progress=progress)
-    say(f"best weights: {best}")
+def _source(text: str | None) -> Source | None:
+    return Source.parse(text) if text else None
+
+
+def _names(loggers: list[Logger] | None) -> list[Any]:
+    return [logger.value for logger in loggers or [Logger.TENSORBOARD] if logger is not Logger.NONE]

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
-from itertools import takewhile
 from pathlib import Path
 from typing import Annotated
 
@@ -26,12 +23,13 @@ from facemsm.apps.options import (
     Stages,
     Threads,
     Weights,
+    finite,
     read_settings,
 )
 from facemsm.errors import FacemsmError
 from facemsm.files import new_folder
-from facemsm.results.jsonl import ResultsFile
-from facemsm.video.io import Frame, VideoReader, VideoWriter, frame_line, write_video_csv
+from facemsm.video.annotate import annotate_video
+from facemsm.video.io import Frame, VideoReader, write_video_csv
 from facemsm.video.tracking import Tracker
 
 app = typer.Typer(add_completion=False)
@@ -55,7 +53,9 @@ def video(
         int | None,
         typer.Option(min=0, help="Instead of a file, the camera of this number, until Ctrl-C.", metavar="NUMBER"),
     ] = None,
-    seconds: Annotated[float | None, typer.Option(min=0, help="Stop after so much of the video.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0, callback=finite, help="Stop after so much of the video.")
+    ] = None,
     format: Annotated[
         Format,
         typer.Option(
@@ -92,7 +92,6 @@ def video(
     """
     from facemsm.aligner import Aligner
     from facemsm.detectors import get_detector
-    from facemsm.imaging.drawing import draw_faces
 
     if (source is None) == (camera is None):
         raise FacemsmError("name either a video file or --camera 0")
@@ -103,70 +102,44 @@ def video(
         raise FacemsmError(f"{output}: is {what}; choose another --output")
 
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong with a frame is said once, by us
-    tally: Counter[str] = Counter()
-    identities: set[int] = set()
-
-    def broken(line: str, frames: int = 1) -> None:
-        warn(line)
-        tally["broken"] += frames
-
-    finder = get_detector(detector, model=detector_model, providers=provider or ())
     aligner = Aligner.from_pretrained(
         weights,
-        detector=finder,
+        detector=get_detector(detector, model=detector_model, providers=provider or ()),
         settings=read_settings(method, stages, threshold_contour, threshold_features),
         threads=threads,
         providers=provider or (),
     )
     tracker = Tracker(aligner, detect_every=detect_every, smooth=smooth)
-    interrupt, silent = 0, None
-    with closing(VideoReader(source if source else camera or 0)) as reader:
+    with closing(VideoReader(source if source else camera or 0)) as reader, sigterm_as_interrupt():
         path = output or new_folder() / f"{source.stem if source else f'camera-{camera}'}.mp4"
-        size = reader.width, reader.height
-        writer = VideoWriter(path, reader.rate, *size, aspect=reader.aspect, sound=source)
-        try:
-            with closing(ResultsFile(path.with_suffix(".jsonl"), aligner.scheme.name)) as results:
-                started = time.monotonic()
-                frames: Iterator[Frame] = reader.frames(broken)
-                if seconds is not None:
-                    frames = takewhile(lambda frame: frame.time < seconds, frames)
-                total = reader.count if seconds is None or reader.count is None else round(seconds * reader.rate)
-                try:
-                    with sigterm_as_interrupt():
-                        for frame in _progress(frames, total):
-                            try:
-                                faces = tracker(frame.image)
-                            except Exception as error:  # one frame must not cost the others
-                                broken(f"{reader.name}: frame {frame.number} failed unexpectedly ({error!r}); skipped")
-                                continue
-                            drawn = draw_faces(frame.image, [face for _, face in faces], aligner.scheme, legend=True)
-                            writer.write(drawn, frame.time)
-                            results.append_line(frame_line(frame, reader.name, aligner.scheme.name, faces))
-                            tally["frames"] += 1
-                            identities |= {tracked.id for tracked in faces}
-                except KeyboardInterrupt as stop:
-                    interrupt = stop.args[0] if stop.args else signal.SIGINT
-                spent = time.monotonic() - started
-            silent = writer.finish()
-        finally:
-            writer.discard()
+        made = annotate_video(
+            reader,
+            path,
+            tracker,
+            aligner.scheme,
+            sound=source,
+            seconds=seconds,
+            warn=warn,
+            show=_progress,
+        )
 
+    rate = f"{made.frames / max(made.seconds, 1e-9):.1f} frames per second"
     parts = [
-        f"{plural(tally['frames'], 'frame')} in {spent:.1f} s ({tally['frames'] / max(spent, 1e-9):.1f} a second)",
-        plural(len(identities), "face"),
-        f"looked for faces in {plural(tracker.detections, 'frame')}",
-        f"{tally['broken']} broken, reasons above" if tally["broken"] else "",
+        f"{plural(made.frames, 'frame')} in {made.seconds:.1f} s ({rate})",
+        plural(len(made.identities), "face"),
+        f"looked for faces in {plural(made.detections, 'frame')}",
+        f"{made.broken} broken, reasons above" if made.broken else "",
     ]
     tell(", ".join(filter(None, parts)))
-    tell(f"landmarks: {results.path}")
+    tell(f"landmarks: {made.record}")
     if format is Format.CSV:
-        write_video_csv(path.with_suffix(".csv"), results.path, aligner.scheme.count)
+        write_video_csv(path.with_suffix(".csv"), made.record, aligner.scheme.count)
         tell(f"landmarks: {path.with_suffix('.csv')}")
-    tell(f"video:     {path}{f' (no sound: {silent})' if silent else ''}")
-    if interrupt:
+    tell(f"video:     {path}{f' (no sound: {made.silent})' if made.silent else ''}")
+    if made.interrupt:
         tell("interrupted; the files hold what came before")
-        raise typer.Exit(128 + interrupt)
-    raise typer.Exit(1 if tally["broken"] else 0)
+        raise typer.Exit(128 + made.interrupt)
+    raise typer.Exit(1 if made.broken else 0)
 
 
 def _progress(frames: Iterator[Frame], total: int | None) -> Iterator[Frame]:

@@ -30,7 +30,8 @@ def find_photos(
 ) -> Iterator[Path]:
     """The photos that the paths name, each once, and to ``report`` one line for each path that names none.
 
-    A path that exists and is no folder is taken as a photo whatever its suffix. Folders are searched with their
+    A path that exists and is no folder is taken as a photo whatever its suffix, and the folders that exist at the
+    beginning of a pattern are taken by their names, with whatever brackets. Folders are searched with their
     subfolders, linked ones too, in order of their names; hidden files are left out. So are, with lines to ``left_out``,
     folders of what earlier runs wrote, links that lead back to a folder around the search, and photos of kinds that
     cannot be read, these in one line for each kind and path.
@@ -49,9 +50,7 @@ def common_folder(paths: Sequence[Path]) -> Path:
     """The folder that holds all that the paths name: folders, photos, patterns. ``Path()`` on two drives of Windows."""
     folders = []
     for path in paths:
-        folder = path
-        while not os.path.isdir(folder) and (folder == path or _is_pattern(folder)):  # noqa: PTH112
-            folder = folder.parent
+        folder = path if os.path.isdir(path) else _folder_of(path)  # noqa: PTH112
         folders.append(os.path.abspath(folder))  # noqa: PTH100  (links keep their names)
     try:
         return Path(os.path.commonpath(folders))
@@ -125,7 +124,9 @@ def _all_photos(
         if os.path.isdir(path):  # noqa: PTH112  (unlike Path.is_dir it never raises)
             found = _photos_in(path, report, left_out, unread)
         elif not os.path.exists(path) and _is_pattern(path):  # noqa: PTH110
-            names = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
+            folder = _folder_of(path)
+            pattern = Path(glob.escape(str(folder)), path.relative_to(folder))
+            names = sorted(glob.glob(str(pattern), recursive=True))  # noqa: PTH207
             found = unread.sift("", [name for name in names if not os.path.isdir(name)])  # noqa: PTH112
         empty = True
         for photo in found:
@@ -208,6 +209,14 @@ def _may_overlap(paths: Sequence[Path]) -> bool:
         or any(map(_is_pattern, paths))
         or any(not set(named).isdisjoint(path.parents) for path in named)
     )
+
+
+def _folder_of(path: Path) -> Path:
+    """The folder that a photo is in; of a pattern the last one that is there."""
+    folder = path.parent
+    while not os.path.isdir(folder) and _is_pattern(folder):  # noqa: PTH112
+        folder = folder.parent
+    return folder
 
 
 def _is_pattern(path: Path) -> bool:

@@ -129,14 +129,13 @@ class PhotoAligner:
         path = photo.path
         name = path.as_posix()
         try:
-            if not path.is_file() and not path.is_dir() and path.exists():
-                raise FacemsmError(f"{path}: is a pipe or a device, not a file")  # which may never end, nor begin
             image = read_image(path)
             if self._boxes and photo.boxes is None:
                 raise FacemsmError(f"{path}: has no box in {self._boxes}; add a row for it")
             given = None if photo.boxes is None else check_boxes(photo.boxes, image.shape, where=str(path))
             faces = self._aligner.align(image, given)
-            line = to_line(PhotoResult(name, image.shape[1], image.shape[0], self.scheme.name, faces))
+            size, scheme = path.stat().st_size, self.scheme.name
+            line = to_line(PhotoResult(name, image.shape[1], image.shape[0], scheme, faces, size))
             picture = self._draw(path, image, faces)
         except StorageError:  # no photo's fault
             raise

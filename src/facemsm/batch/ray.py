@@ -20,7 +20,7 @@ try:
     import ray
     from ray.data import ActorPoolStrategy, Dataset
 except ModuleNotFoundError as error:
-    raise FacemsmError(f"Ray needs the module {error.name!r}: pip install 'facemsm[ray]'") from error
+    raise FacemsmError(f'Ray needs the module {error.name!r}: pip install "facemsm[ray]"') from error
 
 BLOCK = 64
 """Photos that a worker takes at once, and that are done again if it dies."""

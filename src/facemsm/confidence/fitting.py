@@ -14,7 +14,7 @@ from facemsm.schemes import VISIBLE, LandmarkScheme
 from facemsm.shapes.posterior import Noise, ShapePrior, observation_covariance, posterior
 from facemsm.typing import Array, BoolArray, FloatArray
 
-CONDITIONS = ("as they are", "behind painted occluders", "in poor photos", "mostly covered")
+FITTING_CONDITIONS = ("as they are", "behind painted occluders", "in poor photos", "mostly covered")
 """Conditions that held-out faces are shown under."""
 
 
@@ -35,7 +35,7 @@ class Observations:
         to_photo: (M, 2, 3), canonical to photo pixels.
         truth: (M, L, 2) photo pixels, NaN where unlabelled.
         visibility: (M, L) int8, as in ``FaceSample``.
-        kind: (M,) of ``CONDITIONS``.
+        kind: (M,) of ``FITTING_CONDITIONS``.
         fold: (M,) from 0 to ``FOLDS`` - 1, the same for all observations of a face.
         source: (M,) name of the data set, or of the part of it.
     """

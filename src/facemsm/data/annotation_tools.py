@@ -24,7 +24,9 @@ from facemsm.data.reading import (
     NO_POINTS,
     DatasetItem,
     LabelledPoint,
+    MissingPhoto,
     Skipped,
+    files_below,
     find_photo,
     gather_points,
     ground_truth_box,
@@ -37,7 +39,7 @@ from facemsm.data.reading import (
     xml_attribute,
 )
 from facemsm.data.sample import BoxSource, FaceSample
-from facemsm.errors import AbsentError, FacemsmError
+from facemsm.errors import FacemsmError
 from facemsm.files import read_text
 from facemsm.results.coco import parse_json
 from facemsm.schemes import OCCLUDED, UNLABELLED, VISIBLE, LandmarkScheme
@@ -64,9 +66,7 @@ def read_labelme(root: Path, split: str, box_source: BoxSource, scheme: Landmark
     Raises:
         AbsentError: there is no ``.json`` file.
     """
-    paths = sorted(root.rglob("*.[jJ][sS][oO][nN]")) if root.is_dir() else [root]
-    if not paths:
-        raise AbsentError(f"{root}: no .json files in this folder")
+    paths = files_below(root, ".json") if root.is_dir() else [root]
     doubles = [path for path in paths if is_apple_double(path)]
     yield from (Skipped(path.name, APPLE_DOUBLE) for path in doubles)
     yield from _faces([try_read(_labelme_photo, path) for path in paths if path not in doubles], scheme)
@@ -134,10 +134,9 @@ def _face(
     return FaceSample(name, path, box, "gt", points, visibility, photo.attributes.get(group, {}))
 
 
-def _find(photo: _Photo) -> Path:
+def _find(photo: _Photo) -> Path | MissingPhoto:
     for name in photo.names[1:]:
-        found = try_read(find_photo, name, photo.where, *photo.folders)
-        if isinstance(found, Path):
+        if isinstance(found := find_photo(name, photo.where, *photo.folders), Path):
             return found
     return find_photo(photo.names[0], photo.where, *photo.folders)
 

@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facemsm.data.occluders import OCCLUDERS, occlude
+from facemsm.data.occluders import OCCLUDERS, hide, occlude
 from facemsm.errors import FacemsmError
 from facemsm.geometry import Matrix, apply_affine, compose, similarity
 from facemsm.imaging.warping import warp
-from facemsm.schemes import OCCLUDED, UNLABELLED, VISIBLE, LandmarkScheme
+from facemsm.schemes import LandmarkScheme
 from facemsm.typing import FloatArray, Image, IntArray
 
 Range = tuple[float, float]
@@ -44,6 +44,7 @@ class Augmentation:
         noise, noise_sigma: probability of sensor noise; standard deviation in grey levels.
         jpeg, jpeg_quality: probability of compression; quality from 0 to 100.
         patch, hand, glasses, mask, hair: probability of each occluder, independent of each other.
+        cut: probability that the photo ends within the face.
     """
 
     flip: float = 0.5
@@ -72,6 +73,7 @@ class Augmentation:
     glasses: float = 0.0
     mask: float = 0.0
     hair: float = 0.0
+    cut: float = 0.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -107,10 +109,11 @@ class Augmentation:
             glasses=0.1,
             mask=0.1,
             hair=0.1,
+            cut=0.05,
         )
 
 
-_PROBABILITIES = {"flip", "grey", "gamma", "low_light", "blur", "motion", "noise", "jpeg", *OCCLUDERS}
+_PROBABILITIES = {"flip", "grey", "gamma", "low_light", "blur", "motion", "noise", "jpeg", "cut", *OCCLUDERS}
 _RANGES = {"gamma_range", "low_light_gain", "blur_sigma", "motion_length", "noise_sigma", "jpeg_quality"}
 
 
@@ -176,23 +179,34 @@ def take_crop(
 
 
 def augment_crop(crop: Crop, augmentation: Augmentation, rng: np.random.Generator, scheme: LandmarkScheme) -> Crop:
-    """Occluders in front of the face, then light, colour and camera. Points stay where they are.
+    """Occluders in front of the face, then light, colour and camera, and the photo's edge. Points stay where they are.
 
     Returns:
-        A new crop. Visible points that an occluder covers become ``OCCLUDED``.
+        A new crop. Visible points that an occluder covers, or beyond the edge, become ``OCCLUDED``.
     """
     odds = {name: getattr(augmentation, name) for name in OCCLUDERS}
     image, covered = occlude(crop.image, crop.points, scheme, odds, rng)
-    return replace(crop, image=camera(image, augmentation, rng), visibility=_hide(crop, covered))
+    image = camera(image, augmentation, rng)
+    if rng.random() < augmentation.cut and np.isfinite(crop.points).all(axis=1).any():
+        image, outside = _cut(image, crop.points, rng)
+        covered |= outside
+    visibility = hide(crop.points, crop.visibility, covered) if covered.any() else crop.visibility
+    return replace(crop, image=image, visibility=visibility)
 
 
-def _hide(crop: Crop, covered: NDArray[np.bool_]) -> NDArray[np.int8] | None:
-    if not covered.any():
-        return crop.visibility
-    visibility = crop.visibility
-    if visibility is None:
-        visibility = np.where(np.isfinite(crop.points).all(axis=1), VISIBLE, UNLABELLED).astype(np.int8)
-    return np.where(covered & (visibility == VISIBLE), OCCLUDED, visibility).astype(np.int8)
+def _cut(image: Image, points: FloatArray, rng: np.random.Generator) -> tuple[Image, NDArray[np.bool_]]:
+    """Black, as crops are beyond their photo, past a line that leaves three fifths of the face or more.
+
+    Returns:
+        The image, and (L,) bool: points past the line.
+    """
+    angle = rng.integers(4) * np.pi / 2 + rng.normal(0.0, 0.2)
+    outwards = np.array([np.cos(angle), np.sin(angle)])
+    along = points @ outwards
+    low, high = np.nanmin(along), np.nanmax(along)
+    edge = high - rng.uniform(-0.1, 0.4) * (high - low)
+    x, y = np.arange(image.shape[1]) * outwards[0], np.arange(image.shape[0]) * outwards[1]
+    return image * (y[:, None, None] + x[:, None] <= edge), along > edge
 
 
 # Light and camera ---------------------------------------------------------------------------------------------------

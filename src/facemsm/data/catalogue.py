@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from facemsm.data import annotation_tools, coco, cofw, cofw68, dlib, ibug, jd106, menpo, pack, table, threed, wflw
-from facemsm.data.reading import DatasetItem, faces
+from facemsm.data.reading import DatasetItem, faces, need_photos
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import FacemsmError
 from facemsm.schemes import LandmarkScheme, get_scheme
@@ -29,6 +29,7 @@ class DataSet:
         scheme: name of its landmark scheme; None where the user says which.
         provided_boxes: whether it comes with face boxes of its own.
         convention: the data set whose habit of placing points its labels follow, where that is another's.
+        about: what it is and where it is had; nothing for anybody's own.
     """
 
     read: Reader
@@ -36,6 +37,7 @@ class DataSet:
     scheme: str | None
     provided_boxes: bool = True
     convention: str | None = None
+    about: str = ""
 
 
 def _coco_split(root: Path, split: str, box_source: BoxSource, scheme: LandmarkScheme) -> Iterator[DatasetItem]:
@@ -55,11 +57,35 @@ CATALOGUE: Mapping[str, DataSet] = {
             **{"helen/testset": 330, "lfpw/testset": 224, "ibug": 135},
         },
         "68",
+        about="photos of LFPW, HELEN, AFW and IBUG with points: https://ibug.doc.ic.ac.uk/resources/facial-point-annotations",
     ),
-    "300w-private": DataSet(ibug.read_private, {"indoor": 300, "outdoor": 300, "full": 600}, "68", convention="300w"),
-    "merl-rav": DataSet(ibug.read_merl_rav, {"train": 15449, "test": 3865}, "68", provided_boxes=False),
-    "cofw": DataSet(cofw.read_cofw, {"train": 1345, "test": 507}, "29"),
-    "cofw68": DataSet(cofw68.read_cofw68, {"test": 507}, "68"),
+    "300w-private": DataSet(
+        ibug.read_private,
+        {"indoor": 300, "outdoor": 300, "full": 600},
+        "68",
+        convention="300w",
+        about="the test set of the 300-W challenge: https://ibug.doc.ic.ac.uk/resources/300-W",
+    ),
+    "merl-rav": DataSet(
+        ibug.read_merl_rav,
+        {"train": 15449, "test": 3865},
+        "68",
+        provided_boxes=False,
+        about="AFLW's photos with points and visibility: https://github.com/abhi1kumar/MERL-RAV_dataset",
+    ),
+    "cofw": DataSet(
+        cofw.read_cofw,
+        {"train": 1345, "test": 507},
+        "29",
+        about="faces under occlusion: https://data.caltech.edu/records/20099",
+    ),
+    "cofw68": DataSet(
+        cofw68.read_cofw68,
+        {"test": 507},
+        "68",
+        about="68 points on COFW's test photos: https://github.com/golnazghiasi/cofw68-benchmark; the photos "
+        "(COFW_test_color.mat): https://data.caltech.edu/records/20099",
+    ),
     "wflw": DataSet(
         wflw.read_wflw,
         {
@@ -67,10 +93,30 @@ CATALOGUE: Mapping[str, DataSet] = {
             **{"pose": 326, "expression": 314, "illumination": 698, "makeup": 206, "occlusion": 736, "blur": 773},
         },
         "98",
+        about="WIDER FACE's photos with 98 points: https://wywu.github.io/projects/LAB/WFLW.html",
     ),
-    "menpo": DataSet(menpo.read_menpo, {"semifrontal": 6679}, "68", provided_boxes=False),
-    "shapes": DataSet(menpo.read_shapes, {"300w_train": 3148, "menpo_semifrontal": 6679}, "68", provided_boxes=False),
-    "aflw2000": DataSet(_coco_split, {"train": None, "val": None}, "68"),
+    "menpo": DataSet(
+        menpo.read_menpo,
+        {"semifrontal": 6679},
+        "68",
+        provided_boxes=False,
+        about="shapes for stage 3: https://ibug.doc.ic.ac.uk/resources/2nd-facial-landmark-tracking-competition-menpo-ben",
+    ),
+    "shapes": DataSet(
+        menpo.read_shapes,
+        {"300w_train": 3148, "menpo_semifrontal": 6679},
+        "68",
+        provided_boxes=False,
+        about="shapes of 300-W and Menpo without photos, for stage 3, in .npz files that you make of those sets; 300w "
+        "and menpo themselves will do",
+    ),
+    "aflw2000": DataSet(
+        _coco_split,
+        {"train": None, "val": None},
+        "68",
+        about="MERL-RAV's labels of AFLW2000's photos as COCO files, which you make ('facemsm data convert merl-rav'): "
+        "https://github.com/abhi1kumar/MERL-RAV_dataset",
+    ),
     "ytf": DataSet(_coco_split, {"train": None, "val": None}, "68"),
     "300w-lp": DataSet(threed.read_3d, {"all": 122450}, "68", provided_boxes=False),
     "aflw2000-3d": DataSet(threed.read_3d, {"all": 2000}, "68", provided_boxes=False),
@@ -89,6 +135,15 @@ CATALOGUE: Mapping[str, DataSet] = {
 """Data sets by name. ``aflw2000`` and ``ytf`` are folders with train.json and val.json, COCO keypoints; those from
 ``coco`` on are anybody's own, files or folders of these formats; ``pack`` is a file of :mod:`facemsm.data.pack`, whose
 splits are the sets in it."""
+
+OWN = [name for name, entry in CATALOGUE.items() if entry.scheme is None and name != "pack"]
+"""Names of formats of anybody's own."""
+
+WAY_IN = (
+    f"formats of one's own that are read: {', '.join(OWN)}; "
+    "any other can be written as a csv table with the columns image, x0, y0, x1, y1, ..."
+)
+"""What is said of files in no format that is known."""
 
 _SIGNS: Sequence[tuple[str, str]] = (
     ("hrnet", r"image_name,.*\boriginal_0_x\b"),
@@ -121,7 +176,13 @@ _SUFFIXES = {".csv", ".json", ".pts", ".txt", ".xml"}
 
 
 def load_dataset(
-    name: str, root: PathLike, split: str, box_source: BoxSource = "gt", scheme: str | None = None
+    name: str,
+    root: PathLike,
+    split: str,
+    box_source: BoxSource = "gt",
+    scheme: PathLike | LandmarkScheme | None = None,
+    *,
+    photos: bool = True,
 ) -> list[FaceSample]:
     """The faces of one split. Photos are not opened until a sample's ``load``.
 
@@ -131,16 +192,23 @@ def load_dataset(
         split: one of the data set's splits; their parts are read as far as they are there.
         box_source: ``gt`` for ground-truth boxes (300-W's own where its box files are there, else tight around the
             labelled points), ``provided`` for the data set's own.
-        scheme: landmark scheme (name or ``.toml`` file), where the data set does not fix it.
+        scheme: landmark scheme (its name, its ``.toml`` file or itself), where the data set does not fix it.
+        photos: whether photos must be there; without them, labels can still be compared with predictions.
 
     Raises:
         FacemsmError: unknown name or split, nothing there, or the first fault in its files.
     """
-    return faces(read_items(name, root, split, box_source, scheme))
+    return faces(read_items(name, root, split, box_source, scheme, photos=photos))
 
 
 def read_items(
-    name: str, root: PathLike, split: str, box_source: BoxSource = "gt", scheme: str | None = None
+    name: str,
+    root: PathLike,
+    split: str,
+    box_source: BoxSource = "gt",
+    scheme: PathLike | LandmarkScheme | None = None,
+    *,
+    photos: bool = True,
 ) -> Iterator[DatasetItem]:
     """As :func:`load_dataset`, but everything that is there, errors and skipped faces included.
 
@@ -156,20 +224,22 @@ def read_items(
         )
     if box_source == "provided" and not dataset.provided_boxes:
         raise FacemsmError(f"{name} provides no face boxes: use boxes 'gt'")
-    return _naming_the_way_in(
-        dataset.read(Path(root), split, box_source, dataset_scheme(name, scheme)), name, Path(root)
-    )
+    items = dataset.read(Path(root), split, box_source, dataset_scheme(name, scheme))
+    return _naming_the_way_in(need_photos(items) if photos else items, name, Path(root))
 
 
 def _naming_the_way_in(items: Iterator[DatasetItem], name: str, root: Path) -> Iterator[DatasetItem]:
-    """The items. An error that ends them says which name reads the file if another one does."""
+    """The items. An error that ends them says which name reads the file if another one does, or which formats are
+    read if nobody knows the file's."""
     try:
         yield from items
     except FacemsmError as error:
         other = recognise(root)
-        if other in (None, name):
-            raise
-        raise type(error)(f"{error}; it looks like the format that is read by the name {other!r}") from error
+        if other and other != name:
+            raise type(error)(f"{error}; it looks like the format that is read by the name {other!r}") from error
+        if other is None and root.exists() and name in OWN:
+            raise type(error)(f"{error}; {WAY_IN}") from error
+        raise
 
 
 def find_dataset(name: str) -> DataSet:
@@ -195,7 +265,7 @@ def only_split(name: str) -> str:
     return splits[0]
 
 
-def dataset_scheme(name: str, scheme: str | None = None) -> LandmarkScheme:
+def dataset_scheme(name: str, scheme: PathLike | LandmarkScheme | None = None) -> LandmarkScheme:
     """The landmark scheme of a data set; ``scheme`` is needed where the data set has any.
 
     Raises:
@@ -204,6 +274,7 @@ def dataset_scheme(name: str, scheme: str | None = None) -> LandmarkScheme:
     fixed = find_dataset(name).scheme
     if fixed is None and scheme is None:
         raise FacemsmError(f"{name} may have any landmark scheme: say which, 29, 68, 98 or a .toml file")
-    if fixed and scheme and scheme != fixed:
-        raise FacemsmError(f"{name} has scheme {fixed}, not {scheme}")
+    asked = scheme.name if isinstance(scheme, LandmarkScheme) else scheme
+    if fixed and asked and str(asked) != fixed:
+        raise FacemsmError(f"{name} has scheme {fixed}, not {asked}")
     return get_scheme(fixed or scheme or "")

@@ -32,7 +32,7 @@ class Check:
         outside: points that lie outside their photo, by face name.
         visibility: number of points that are ``visible``, ``occluded``, ``unlabelled``, or ``labelled`` where the data
             set does not say which are occluded.
-        doubts: one line for each thing that can hardly be meant, such as points far outside their photos.
+        warnings: one line for each thing that can hardly be meant, such as points far outside their photos.
         skipped: faces and photos left out on purpose, by reason.
         problems: one line each: file, line and what was expected.
     """
@@ -45,7 +45,7 @@ class Check:
     without_photo: int = 0
     outside: dict[str, int] = field(default_factory=dict)
     visibility: Counter[str] = field(default_factory=Counter)
-    doubts: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
 
@@ -105,7 +105,7 @@ def check_dataset(
     check.problems = list(problems)
     sizes = _check_photos(check, list(samples.values()), progress)
     check.visibility = _count_visibility(check.samples)
-    check.doubts = _doubts(check.samples, sizes, dataset_scheme(name, scheme))
+    check.warnings = _warnings(check.samples, sizes, dataset_scheme(name, scheme))
     return check
 
 
@@ -147,7 +147,7 @@ def _count_visibility(samples: Sequence[FaceSample]) -> Counter[str]:
     return +count
 
 
-def _doubts(samples: Sequence[FaceSample], sizes: _Sizes, scheme: LandmarkScheme) -> list[str]:
+def _warnings(samples: Sequence[FaceSample], sizes: _Sizes, scheme: LandmarkScheme) -> list[str]:
     """What can hardly be meant, one line each."""
 
     def faces(suspicious: Callable[[FaceSample], bool], what: str) -> str:
@@ -175,12 +175,14 @@ def _doubts(samples: Sequence[FaceSample], sizes: _Sizes, scheme: LandmarkScheme
         eyes = [sample.points[list(eye), 0] for eye in (scheme.right_eye, scheme.left_eye)]
         return bool(np.mean(eyes[0]) > np.mean(eyes[1]))  # NaN, an unlabelled eye, is not greater
 
-    doubts = [
+    warnings = [
         faces(all_hidden, "have no visible point (v = 2); v = 1 means occluded, v = 0 unlabelled"),
         faces(far_outside, "have points further outside their photo than half a face"),
         faces(at_one_place, "have many points at one place; unlabelled ones are v = 0 or empty"),
         faces(tiny, "are at most 2 px large; coordinates are pixels, no shares of the photo"),
     ]
     if sum(map(mirrored, samples)) > len(samples) / 2:
-        doubts.append(faces(mirrored, "have the right eye right of the left one; right and left are the person's own"))
-    return list(filter(None, doubts))
+        warnings.append(
+            faces(mirrored, "have the right eye right of the left one; right and left are the person's own")
+        )
+    return list(filter(None, warnings))

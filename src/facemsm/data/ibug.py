@@ -36,8 +36,10 @@ from facemsm.data.reading import (
     APPLE_DOUBLE,
     NO_POINTS,
     DatasetItem,
+    MissingPhoto,
     Skipped,
     check_box,
+    files_below,
     ground_truth_box,
     is_apple_double,
     number,
@@ -127,16 +129,9 @@ def read_pts_tree(root: Path, split: str, box_source: BoxSource, scheme: Landmar
     Raises:
         AbsentError: there are none.
     """
-    folders = sorted({path.parent for path in root.rglob(PTS_PATTERN)})
-    if not folders:
-        raise AbsentError(f"{root}: no .pts files in this folder")
-    for folder in folders:
+    for folder in sorted({path.parent for path in files_below(root, ".pts")}):
         prefix = "" if folder == root else folder.relative_to(root).as_posix() + "/"
         yield from read_pts_folder(folder, prefix, {}, "gt", _any_points, scheme.count)
-
-
-PTS_PATTERN = "*.[pP][tT][sS]"
-"""Finds ``.pts`` files, however their suffix is written."""
 
 
 def read_pts_folder(
@@ -288,16 +283,18 @@ def _face(
     count: int,
 ) -> FaceSample | Skipped:
     points, visibility = read(path, count)
-    if len(photos) != 1:
-        found = " and ".join(photo.name for photo in photos) or "none"
-        raise FacemsmError(f"{path}: expected one photo of the same name beside it (.jpg, .png, ...), found {found}")
+    found = " and ".join(photo.name for photo in photos) or "none"
+    fault = f"{path}: expected one photo of the same name beside it (.jpg, .png, ...), found {found}"
+    if len(photos) > 1:
+        raise FacemsmError(fault)
     box = boxes.get(stem_of(path))
     if box is None and box_source != "gt":
         raise FacemsmError(f"{path}: the file of provided boxes has none for {path.stem!r}")
     if np.isnan(points).all():
         return Skipped(name, NO_POINTS)
     tight = ground_truth_box(points, path)  # in any case: points without extent are a fault
-    return FaceSample(name, photos[0], tight if box is None else box, box_source, points, visibility)
+    photo = photos[0] if photos else MissingPhoto(fault)
+    return FaceSample(name, photo, tight if box is None else box, box_source, points, visibility)
 
 
 def _by_stem(entries: Iterable[_NamedBox | FacemsmError]) -> tuple[dict[str, FloatArray], list[FacemsmError]]:

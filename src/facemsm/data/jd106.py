@@ -8,23 +8,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from facemsm.data.reading import (
-    APPLE_DOUBLE,
     DatasetItem,
-    Skipped,
+    MissingPhoto,
     check_points,
+    faces_below,
     ground_truth_box,
-    is_apple_double,
     number,
     photos_beside,
-    try_read,
 )
 from facemsm.data.sample import BoxSource, FaceSample
-from facemsm.errors import AbsentError, FacemsmError
+from facemsm.errors import FacemsmError
 from facemsm.files import read_text
 from facemsm.imaging.io import IMAGE_SUFFIXES
 from facemsm.schemes import LandmarkScheme
@@ -56,12 +55,7 @@ def read_jd106(root: Path, split: str, box_source: BoxSource, scheme: LandmarkSc
     Raises:
         AbsentError: there is no ``.txt`` file.
     """
-    paths = sorted(root.rglob("*.[tT][xX][tT]"))
-    if not paths:
-        raise AbsentError(f"{root}: no .txt files in this folder")
-    for path in paths:
-        name = path.relative_to(root).with_suffix("").as_posix()
-        yield Skipped(name, APPLE_DOUBLE) if is_apple_double(path) else try_read(_face, path, name, scheme.count)
+    yield from faces_below(root, ".txt", partial(_face, count=scheme.count))
 
 
 def _face(path: Path, name: str, count: int) -> FaceSample:
@@ -79,10 +73,11 @@ def _face(path: Path, name: str, count: int) -> FaceSample:
     pictured = stem if stem.suffix.lower() in IMAGE_SUFFIXES else path
     above = path.parent.parent
     photos = photos_beside(pictured, path.parent, above / "images", above / "picture")
-    if len(photos) != 1:
-        found = " and ".join(map(str, photos)) or "none"
-        raise FacemsmError(
-            f"{path}: expected one photo of the same name in images/, picture/ or beside it, found {found}"
-        )
+    found = " and ".join(map(str, photos)) or "none"
+    fault = f"{path}: expected one photo of the same name in images/, picture/ or beside it, found {found}"
+    if len(photos) > 1:
+        raise FacemsmError(fault)
     checked = check_points(points[list(POINTS_68)], count, path)
-    return FaceSample(name, photos[0], ground_truth_box(checked, path), "gt", checked)
+    return FaceSample(
+        name, photos[0] if photos else MissingPhoto(fault), ground_truth_box(checked, path), "gt", checked
+    )

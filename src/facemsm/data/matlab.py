@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facemsm.errors import AbsentError, FacemsmError
+from facemsm.errors import FacemsmError
+from facemsm.files import read_bytes, reading
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _MATRIX, _COMPRESSED = 14, 15
@@ -39,9 +40,7 @@ def load_mat5(path: Path, name: str) -> Any:
     """
     if is_hdf5(path):
         raise FacemsmError(f"{path}: is a MATLAB 7.3 file, expected version 5; save it with -v7 in MATLAB")
-    if path.stat().st_size > _MOST_BYTES:
-        raise FacemsmError(f"{path}: has more than {_MOST_BYTES >> 20} MiB, expected a file of annotations")
-    data = path.read_bytes()
+    data = read_bytes(path, _MOST_BYTES)
     try:
         order = {b"IM": "<", b"MI": ">"}[data[126:128]]
         for kind, content in _elements(data[128:], order):
@@ -82,7 +81,7 @@ def open_mat73(path: Path) -> Iterator[Any]:
     try:
         import h5py
     except ImportError as error:
-        raise FacemsmError(f"{path}: reading it needs h5py: pip install 'facemsm[train]'") from error
+        raise FacemsmError(f'{path}: reading it needs h5py: pip install "facemsm[train]"') from error
     try:
         with h5py.File(path, "r") as file:
             yield file
@@ -110,13 +109,8 @@ def is_hdf5(path: Path) -> bool:
         AbsentError: no such file.
         FacemsmError: it cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            start = file.read(512 + len(_HDF5))
-    except FileNotFoundError as error:
-        raise AbsentError(f"{path}: no such file") from error
-    except OSError as error:
-        raise FacemsmError(f"{path}: cannot be read ({error.strerror})") from error
+    with reading(path), path.open("rb") as file:
+        start = file.read(512 + len(_HDF5))
     return start.startswith(_HDF5) or start[512:] == _HDF5
 
 

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from facemsm.data.ibug import PTS_PATTERN, read_pts
+from facemsm.data.ibug import read_pts
 from facemsm.data.reading import (
     DatasetItem,
     NoPhoto,
     Skipped,
     check_points,
+    faces_below,
     ground_truth_box,
-    is_apple_double,
     photos_beside,
+    read_npz,
     try_read,
 )
 from facemsm.data.sample import BoxSource, FaceSample
-from facemsm.errors import AbsentError, FacemsmError
+from facemsm.errors import FacemsmError
 from facemsm.schemes import LandmarkScheme
 
 PROFILE_POINTS = 39
 """Menpo annotates profile faces with these many points; they are no 68-point faces and are skipped."""
-
-_MOST_BYTES = 1 << 28  # 500,000 faces of 68 points
 
 
 def read_menpo(root: Path, split: str, box_source: BoxSource, scheme: LandmarkScheme) -> Iterator[DatasetItem]:  # noqa: ARG001
@@ -35,11 +34,7 @@ def read_menpo(root: Path, split: str, box_source: BoxSource, scheme: LandmarkSc
     Raises:
         AbsentError: there is no ``.pts`` file.
     """
-    paths = sorted(path for path in root.rglob(PTS_PATTERN) if not is_apple_double(path))
-    if not paths:
-        raise AbsentError(f"{root}: no .pts files in this folder")
-    for path in paths:
-        yield try_read(_face, path, path.relative_to(root).with_suffix("").as_posix(), scheme.count)
+    yield from faces_below(root, ".pts", partial(_face, count=scheme.count))
 
 
 def read_shapes(root: Path, split: str, box_source: BoxSource, scheme: LandmarkScheme) -> Iterator[DatasetItem]:  # noqa: ARG001
@@ -51,23 +46,10 @@ def read_shapes(root: Path, split: str, box_source: BoxSource, scheme: LandmarkS
     """
     count = scheme.count
     path = root if root.suffix == ".npz" else root / f"{split}_{count}.npz"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = archive.getinfo("points.npy").file_size
-        if size > _MOST_BYTES:
-            raise FacemsmError(f"{path}: 'points' unpacks to {size >> 20} MiB, more than {_MOST_BYTES >> 20}")
-        with np.load(path, allow_pickle=False) as arrays:
-            shapes = np.asarray(arrays["points"])
-    except FileNotFoundError as error:
-        raise AbsentError(f"{path}: no such file") from error
-    except OSError as error:
-        raise FacemsmError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise FacemsmError(f"{path}: has no array 'points'") from error
-    except FacemsmError:
-        raise
-    except Exception as error:  # a damaged archive makes zipfile and NumPy raise nearly anything
-        raise FacemsmError(f"{path}: not a readable .npz file ({' '.join(str(error).split())[:120]})") from error
+    arrays = read_npz(path, ["points"])
+    if "points" not in arrays:
+        raise FacemsmError(f"{path}: has no array 'points'")
+    shapes = arrays["points"]
     if shapes.ndim != 3 or shapes.shape[1:] != (count, 2) or shapes.dtype.kind != "f":
         raise FacemsmError(f"{path}: 'points' is {shapes.dtype} {shapes.shape}, expected floats, (N, {count}, 2)")
     missing = NoPhoto(f"{path}: holds shapes only, no photos")

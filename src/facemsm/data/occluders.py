@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facemsm.schemes import LandmarkScheme
+from facemsm.schemes import OCCLUDED, UNLABELLED, VISIBLE, LandmarkScheme
 from facemsm.typing import BoolArray, FloatArray, Image
 
-Generator = np.random.Generator
+Rng = np.random.Generator
 Floats = NDArray[np.floating]
 
 _SHIFT = 4  # fractional bits of OpenCV's drawing coordinates
@@ -82,7 +82,7 @@ class Scene:
 
 
 def occlude(
-    image: Image, points: FloatArray, scheme: LandmarkScheme, odds: Mapping[str, float], rng: Generator
+    image: Image, points: FloatArray, scheme: LandmarkScheme, odds: Mapping[str, float], rng: Rng
 ) -> tuple[Image, BoolArray]:
     """Draw each kind of occluder with its probability, nearest to the face first.
 
@@ -111,10 +111,20 @@ def occlude(
     return image, covered
 
 
+def hide(points: FloatArray, visibility: NDArray[np.int8] | None, covered: BoolArray) -> NDArray[np.int8]:
+    """Visibility (L,) of points (L, 2), those that were visible ``OCCLUDED`` where covered (L,).
+
+    If nothing is known of it before, every labelled point counts as visible.
+    """
+    if visibility is None:
+        visibility = np.where(np.isfinite(points).all(axis=1), VISIBLE, UNLABELLED)
+    return np.where(covered & (visibility == VISIBLE), OCCLUDED, visibility).astype(np.int8)
+
+
 # Occluders ----------------------------------------------------------------------------------------------------------
 
 
-def patch(scene: Scene, rng: Generator) -> Layer:
+def patch(scene: Scene, rng: Rng) -> Layer:
     """A blob, card or band of cloth, noise or the photo's own margin (hair, clothes, background)."""
     size = scene.size
     spread = float(np.ptp(scene.labelled, axis=0).max())
@@ -136,7 +146,7 @@ def patch(scene: Scene, rng: Generator) -> Layer:
     return Layer(_shade(colour, _lighting(size, rng)), alpha)
 
 
-def hand(scene: Scene, rng: Generator) -> Layer:
+def hand(scene: Scene, rng: Rng) -> Layer:
     """A hand that comes in from the side or below and rests on a point of the face."""
     size = scene.size
     low, high = scene.labelled.min(axis=0), scene.labelled.max(axis=0)
@@ -186,7 +196,7 @@ def hand(scene: Scene, rng: Generator) -> Layer:
     return Layer(_shade(tone, _relief(height, 0.04 * palm, rng) * _lighting(size, rng)), _soft(alpha, rng))
 
 
-def glasses(scene: Scene, rng: Generator) -> Layer | None:
+def glasses(scene: Scene, rng: Rng) -> Layer | None:
     """Dark glasses: two rounded lenses, bridge and arms, partly see-through, with a highlight."""
     if scene.frame is None:
         return None
@@ -221,7 +231,7 @@ def glasses(scene: Scene, rng: Generator) -> Layer | None:
     return Layer(colour, np.asarray(cv2.GaussianBlur(alpha, (0, 0), rng.uniform(0.4, 0.9)), np.float32))
 
 
-def mask(scene: Scene, rng: Generator) -> Layer | None:
+def mask(scene: Scene, rng: Rng) -> Layer | None:
     """A cloth or surgical mask from the bridge of the nose (or below it) over mouth and jaw."""
     if scene.frame is None:
         return None
@@ -262,7 +272,7 @@ def mask(scene: Scene, rng: Generator) -> Layer | None:
     return Layer(_shade(colour, gain * _lighting(size, rng)), _soft(alpha, rng))
 
 
-def hair(scene: Scene, rng: Generator) -> Layer | None:
+def hair(scene: Scene, rng: Rng) -> Layer | None:
     """A strand or a whole fringe that falls from the top over a brow."""
     if scene.frame is None:
         return None
@@ -301,7 +311,7 @@ def hair(scene: Scene, rng: Generator) -> Layer | None:
     return Layer(_shade(colour, _lighting(size, rng)), _soft(alpha, rng))
 
 
-OCCLUDERS: Mapping[str, Callable[[Scene, Generator], Layer | None]] = {
+OCCLUDERS: Mapping[str, Callable[[Scene, Rng], Layer | None]] = {
     "hair": hair,
     "glasses": glasses,
     "mask": mask,
@@ -312,7 +322,7 @@ OCCLUDERS: Mapping[str, Callable[[Scene, Generator], Layer | None]] = {
 # Drawing ------------------------------------------------------------------------------------------------------------
 
 
-def _composite(image: Image, layer: Layer, grey: bool, rng: Generator) -> Image:
+def _composite(image: Image, layer: Layer, grey: bool, rng: Rng) -> Image:
     """The layer over the image, with the soft shadow it casts; without colour in a photo that has none."""
     colour = layer.colour
     if grey:
@@ -331,12 +341,12 @@ def _shade(colour: Image, gain: Floats) -> Image:
     return np.asarray(cv2.multiply(colour, cv2.merge((bytes_, bytes_, bytes_)), scale=1 / 128), np.uint8)
 
 
-def _soft(alpha: Image, rng: Generator) -> FloatArray:
+def _soft(alpha: Image, rng: Rng) -> FloatArray:
     """uint8 opacity with an edge as soft as a photo's: a hard one would give the occluder away."""
     return np.asarray(cv2.GaussianBlur(alpha, (0, 0), rng.uniform(0.5, 1.3)) * np.float32(1 / 255), np.float32)
 
 
-def _lighting(size: int, rng: Generator) -> FloatArray:
+def _lighting(size: int, rng: Rng) -> FloatArray:
     """(S, S) gain around 1 that changes slowly."""
     cubic = _cubic(size)
     return np.asarray(cubic @ rng.uniform(0.78, 1.2, (4, 4)).astype(np.float32) @ cubic.T, np.float32)
@@ -348,7 +358,7 @@ def _cubic(size: int) -> FloatArray:
     return np.asarray(cv2.resize(np.eye(4, dtype=np.float32), (4, size), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
-def _relief(height: FloatArray, smooth: float, rng: Generator) -> FloatArray:
+def _relief(height: FloatArray, smooth: float, rng: Rng) -> FloatArray:
     """(S, S) gain of a surface of the given height, in pixels, lit from above by a soft light."""
     smoothed = cv2.GaussianBlur(height, (0, 0), max(smooth, 0.6))
     slope_x, slope_y = (cv2.Sobel(smoothed, cv2.CV_32F, dx, 1 - dx, scale=1 / 8) for dx in (1, 0))
@@ -362,7 +372,7 @@ def _plain(size: int, colour: Floats) -> Image:
     return np.tile(row, (size, 1)).reshape(size, size, 3)  # long rows: six times faster than np.full
 
 
-def _cloth(size: int, rng: Generator) -> Image:
+def _cloth(size: int, rng: Rng) -> Image:
     """Plain, striped, checked or mottled stuff of any colour."""
     x, y = np.arange(size, dtype=np.float32) * np.float32(rng.uniform(0.08, 1.0)), np.zeros(size, np.float32)
     kind = rng.random()
@@ -379,7 +389,7 @@ def _cloth(size: int, rng: Generator) -> Image:
     return _shade(colour, 1.0 + pattern + mottle)
 
 
-def _margin(scene: Scene, rng: Generator) -> Image:
+def _margin(scene: Scene, rng: Rng) -> Image:
     """The photo's own texture, taken enlarged and turned from its margin, where no features lie."""
     size = scene.size
     along, depth = rng.uniform(0.0, 1.0), rng.uniform(0.03, 0.12)

@@ -23,8 +23,9 @@ from facemsm.data.completion import to_68
 from facemsm.data.reading import DatasetItem, Skipped, check_box, try_read
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import AbsentError, FacemsmError
-from facemsm.files import atomic_write
+from facemsm.files import atomic_write, reading
 from facemsm.geometry import apply_affine, tight_box
+from facemsm.imaging.decoding import decode_image
 from facemsm.imaging.warping import warp
 from facemsm.schemes import LandmarkScheme
 from facemsm.typing import FloatArray, Image
@@ -32,6 +33,9 @@ from facemsm.typing import FloatArray, Image
 SIDE, MARGIN, QUALITY = 208, 2.1, 70
 """Of a crop: largest side in pixels, side over the face box's larger side (room for all that training's jitter asks
 for), and JPEG quality."""
+
+MAX_PIXELS, MAX_LABEL = 1 << 24, 1 << 20
+"""Most of a crop, and most bytes of a label: far above what is written, below what a forged file can claim."""
 
 SETS = ("300w", "aflw2000", "wflw", "cofw", "ytf", "coco", "csv", "pts")
 """Data sets that may be in a pack."""
@@ -63,16 +67,12 @@ class PackedCrop:
         Raises:
             FacemsmError: the file is gone or damaged.
         """
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                data = np.frombuffer(file.read(self.size), np.uint8)
-        except OSError as error:
-            raise FacemsmError(f"{self.path}: cannot be read ({error.strerror})") from error
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) == self.size else None
-        if image is None:
+        with reading(self.path), self.path.open("rb") as file:
+            file.seek(self.offset)
+            data = file.read(self.size)
+        if len(data) != self.size:
             raise FacemsmError(f"{self.path}: holds no whole crop at byte {self.offset}; copy it again")
-        return np.asarray(image, np.uint8)
+        return decode_image(data, f"{self.path}: crop at byte {self.offset}", max_pixels=MAX_PIXELS, kinds=("JPEG",))
 
 
 def write_pack(faces: Iterable[Packed], path: Path, *, side: int = SIDE, quality: int = QUALITY) -> int:
@@ -140,24 +140,28 @@ def read_pack(root: Path, split: str, box_source: BoxSource, scheme: LandmarkSch
     if not root.is_file():
         raise AbsentError(f"{root}: no such file; make it with 'facemsm data pack'")
     sets: set[str] = set()
-    with root.open("rb") as file:
+    with reading(root), root.open("rb") as file:
         file.seek(max(0, root.stat().st_size - 1024))
         if file.read() != bytes(1024):  # an archive ends in two empty blocks; without them tarfile reads what is there
             raise FacemsmError(f"{root}: not a whole file of 'facemsm data pack'; copy it again")
     try:
-        with tarfile.open(root) as archive:
+        with tarfile.open(root, "r:") as archive:  # not packed, which could hold anything
             members = [member for member in archive if member.isfile()]
             crops = {m.name.removesuffix(".jpg"): m for m in members if m.name.endswith(".jpg")}
             for member in members:
                 if member.name.endswith(".json"):
                     content = archive.extractfile(member)
-                    assert content is not None
+                    if content is None or member.size > MAX_LABEL:
+                        raise ValueError(f"{member.name} is no label")
                     label = json.loads(content.read())
                     sets.add(label["set"])
                     if split in (label["set"], "all"):
                         crop = crops[member.name.removesuffix(".json")]
                         yield try_read(_face, label, root, crop, box_source, scheme.count)
-    except (tarfile.TarError, OSError, ValueError, KeyError, TypeError) as error:
+    except (
+        *(tarfile.TarError, OSError, ValueError, KeyError, TypeError),
+        *(AttributeError, OverflowError, RecursionError),
+    ) as error:
         raise FacemsmError(
             f"{root}: not a whole file of 'facemsm data pack' ({type(error).__name__}: {error})"
         ) from error

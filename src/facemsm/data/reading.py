@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,12 +23,14 @@ from numpy.typing import NDArray
 
 from facemsm.data.sample import FaceSample
 from facemsm.errors import AbsentError, FacemsmError
+from facemsm.files import read_bytes, reading
 from facemsm.geometry import tight_box
 from facemsm.imaging.io import IMAGE_SUFFIXES
 from facemsm.schemes import UNLABELLED, LandmarkScheme
 from facemsm.typing import FloatArray, Image
 
 _LARGEST = 1e6  # pixels; no photo is as large, and float32 still holds it to a tenth of a pixel
+_MOST_BYTES = 1 << 28  # of the arrays of a file: 150,000 faces of 68 points, with all that a method says of them
 
 Floats = NDArray[np.floating[Any]]
 P = ParamSpec("P")
@@ -51,6 +54,10 @@ class NoPhoto:
     def __call__(self) -> Image:
         """Raise ``FacemsmError``, always."""
         raise FacemsmError(self.why)
+
+
+class MissingPhoto(NoPhoto):
+    """Stands for a photo that should be there. To read a data set with its photos is an error then."""
 
 
 DatasetItem = FaceSample | Skipped | FacemsmError
@@ -109,14 +116,18 @@ def reject_duplicate(item: T, where: object, first: dict[tuple[str, bytes], obje
     return item
 
 
-def find_photo(name: str, where: object, *folders: Path) -> Path:
+def need_photos(items: Iterable[DatasetItem]) -> Iterator[DatasetItem]:
+    """The stream with an error in the place of every face whose photo is missing."""
+    for item in items:
+        missing = isinstance(item, FaceSample) and isinstance(item.image, MissingPhoto)
+        yield FacemsmError(item.image.why) if missing else item  # type: ignore[union-attr]
+
+
+def find_photo(name: str, where: object, *folders: Path) -> Path | MissingPhoto:
     """The photo called ``name`` in the first of ``folders`` that has it. ``where`` is what names it, for the error.
 
     A name that no folder has is also looked for as other systems spell it: with ``\\`` between folders, letters in
     other case (Windows), accents composed or apart (macOS).
-
-    Raises:
-        FacemsmError: none has it.
     """
     try:
         for folder in folders:
@@ -128,7 +139,7 @@ def find_photo(name: str, where: object, *folders: Path) -> Path:
                 return found
     except (OSError, ValueError):  # a name no file can have: too long, or with a NUL
         pass
-    raise FacemsmError(f"{where}: there is no photo {name[:200]!r} in {' or '.join(map(str, folders))}")
+    return MissingPhoto(f"{where}: there is no photo {name[:200]!r} in {' or '.join(map(str, folders))}")
 
 
 def _spelt_otherwise(folder: Path, name: str) -> Path | None:
@@ -163,6 +174,29 @@ def photos_beside(path: Path, *folders: Path) -> list[Path]:
 def stem_of(path: Path) -> str:
     """The stem of a file's name with composed accents, the same whichever way a system spells them."""
     return unicodedata.normalize("NFC", path.stem)
+
+
+def files_below(root: Path, suffix: str) -> list[Path]:
+    """The files of a suffix, in letters of any case, in a folder and the folders in it, in order of their paths.
+
+    Raises:
+        AbsentError: there are none.
+    """
+    paths = sorted(root.rglob("*." + "".join(f"[{letter}{letter.upper()}]" for letter in suffix.removeprefix("."))))
+    if not paths:
+        raise AbsentError(f"{root}: no {suffix} files in this folder")
+    return paths
+
+
+def faces_below(root: Path, suffix: str, read: Callable[[Path, str], FaceSample | Skipped]) -> Iterator[DatasetItem]:
+    """What ``read`` makes of each of :func:`files_below` and its name, the path in ``root`` without suffix.
+
+    Raises:
+        AbsentError: as there.
+    """
+    for path in files_below(root, suffix):
+        name = path.relative_to(root).with_suffix("").as_posix()
+        yield Skipped(name, APPLE_DOUBLE) if is_apple_double(path) else try_read(read, path, name)
 
 
 def is_apple_double(path: Path) -> bool:
@@ -224,6 +258,32 @@ def gather_points(
     return check_points(found, scheme.count, where), visibility
 
 
+def read_npz(path: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Those of the named arrays that an ``.npz`` file holds.
+
+    Raises:
+        AbsentError: no such file.
+        FacemsmError: unreadable, damaged, or they take more than 256 MiB.
+    """
+    arrays = {}
+    with reading(path):
+        file = path.open("rb")
+    try:
+        with file, zipfile.ZipFile(file) as archive:
+            there = set(archive.namelist())
+            held = {name: archive.getinfo(f"{name}.npy") for name in names if f"{name}.npy" in there}
+            size = sum(member.file_size for member in held.values())
+            if size > _MOST_BYTES:
+                raise ValueError(f"its arrays unpack to {size >> 20} MiB, more than {_MOST_BYTES >> 20}")
+            for name, member in held.items():
+                with archive.open(member) as content:
+                    arrays[name] = np.lib.format.read_array(content, allow_pickle=False)
+    except Exception as error:  # a damaged or hostile file makes zipfile and NumPy raise nearly anything
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise FacemsmError(f"{path}: not a readable .npz file ({reason})") from error
+    return arrays
+
+
 class _WithoutDoctype(TreeBuilder):
     """No entities that unpack to gigabytes."""
 
@@ -238,14 +298,11 @@ def parse_xml(path: Path, tag: str) -> Element:
         AbsentError: no such file.
         FacemsmError: unreadable, not XML, with a DOCTYPE, or another root than ``tag``.
     """
+    content = read_bytes(path)
     try:
         parser = XMLParser(target=_WithoutDoctype())
-        parser.feed(path.read_bytes())
+        parser.feed(content)
         root: Element = parser.close()
-    except FileNotFoundError as error:
-        raise AbsentError(f"{path}: no such file") from error
-    except OSError as error:
-        raise FacemsmError(f"{path}: cannot be read ({error.strerror})") from error
     except ParseError as error:
         raise FacemsmError(f"{path}:{error.position[0]}: not valid XML: {error}") from error
     except (ValueError, LookupError) as error:

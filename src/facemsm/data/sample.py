@@ -6,17 +6,15 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facemsm.imaging.io import read_image
-from facemsm.typing import FloatArray, Image
+from facemsm.typing import FloatArray, Image, T
 
 BoxSource = Literal["gt", "provided", "detector"]
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

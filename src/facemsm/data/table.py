@@ -15,7 +15,8 @@ HRNet's files for 300-W and WFLW (``face_landmarks_300w_train.csv``) have the co
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ from facemsm.data.reading import (
 )
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import AbsentError, FacemsmError
-from facemsm.files import read_rows
+from facemsm.files import Row, read_rows
 from facemsm.schemes import UNLABELLED, LandmarkScheme
 
 _BOX = ("x_min", "y_min", "x_max", "y_max")
@@ -63,18 +64,8 @@ def read_csv(path: Path, split: str, box_source: BoxSource, scheme: LandmarkSche
     if beyond:
         raise FacemsmError(f"{path}:1: has a column {beyond[0]!r}, expected {count} points, 0 to {count - 1}")
     extra = [column for column in header if column not in {"image", *axes, *flags, *_BOX}]
-    shown = Counter(entry[1]["image"] for entry in rows if not isinstance(entry, FacemsmError))
-    seen: dict[tuple[str, bytes], object] = {}
-    for entry in rows:
-        if isinstance(entry, FacemsmError):
-            yield entry
-            continue
-        n, row = entry
-        where = f"{path}:{n}"
-        name = row["image"] if shown[row["image"]] == 1 else f"{row['image']}#{n}"
-        attributes = {column: row[column] for column in extra}
-        face = try_read(_face, row, where, name, path.parent, box_source, axes, flags if flagged else [], attributes)
-        yield reject_duplicate(face, where, seen)
+    read = partial(_face, folder=path.parent, box_source=box_source, axes=axes, flags=flags * flagged, extra=extra)
+    yield from _faces(path, rows, "image", read)
 
 
 def read_hrnet(path: Path, split: str, box_source: BoxSource, scheme: LandmarkScheme) -> Iterator[DatasetItem]:  # noqa: ARG001
@@ -90,7 +81,14 @@ def read_hrnet(path: Path, split: str, box_source: BoxSource, scheme: LandmarkSc
             raise FacemsmError(f"{path}:1: no column {column!r}, expected HRNet's and {scheme.count} points")
     if f"original_{scheme.count}_x" in header:
         raise FacemsmError(f"{path}:1: has more than the {scheme.count} points of scheme {scheme.name}")
-    shown = Counter(entry[1]["image_name"] for entry in rows if not isinstance(entry, FacemsmError))
+    yield from _faces(path, rows, "image_name", partial(_hrnet_face, folder=path.parent, axes=axes))
+
+
+def _faces(
+    path: Path, rows: list[Row | FacemsmError], photo: str, read: Callable[[Mapping[str, str], str, str], DatasetItem]
+) -> Iterator[DatasetItem]:
+    """What ``read`` makes of each row, of where it stands and of the face's name; ``photo`` is the photo's column."""
+    shown = Counter(entry[1][photo] for entry in rows if not isinstance(entry, FacemsmError))
     seen: dict[tuple[str, bytes], object] = {}
     for entry in rows:
         if isinstance(entry, FacemsmError):
@@ -98,8 +96,8 @@ def read_hrnet(path: Path, split: str, box_source: BoxSource, scheme: LandmarkSc
             continue
         n, row = entry
         where = f"{path}:{n}"
-        name = row["image_name"] if shown[row["image_name"]] == 1 else f"{row['image_name']}#{n}"
-        yield reject_duplicate(try_read(_hrnet_face, row, where, name, path.parent, axes), where, seen)
+        name = row[photo] if shown[row[photo]] == 1 else f"{row[photo]}#{n}"
+        yield reject_duplicate(try_read(read, row, where, name), where, seen)
 
 
 def _hrnet_face(row: Mapping[str, str], where: str, name: str, folder: Path, axes: list[str]) -> FaceSample:
@@ -117,7 +115,7 @@ def _face(
     box_source: BoxSource,
     axes: list[str],
     flags: list[str],
-    attributes: Mapping[str, str],
+    extra: list[str],
 ) -> FaceSample | Skipped:
     photo = find_photo(row["image"], where, folder, folder / "images")
     values = [number(row[axis], f"{where} ({axis})") if row[axis] else np.nan for axis in axes]
@@ -136,4 +134,4 @@ def _face(
         box = check_box(np.array([number(row[column], f"{where} ({column})") for column in _BOX]), where)
     else:
         box = ground_truth_box(points, where)
-    return FaceSample(name, photo, box, box_source, points, visibility, attributes)
+    return FaceSample(name, photo, box, box_source, points, visibility, {column: row[column] for column in extra})

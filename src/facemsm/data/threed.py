@@ -8,21 +8,13 @@ lies behind the cheek, not on the outline that 300-W's labels follow.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from facemsm.data.matlab import load_mat5_numbers
-from facemsm.data.reading import (
-    APPLE_DOUBLE,
-    DatasetItem,
-    Skipped,
-    check_points,
-    ground_truth_box,
-    is_apple_double,
-    photos_beside,
-    try_read,
-)
+from facemsm.data.reading import DatasetItem, Skipped, check_points, faces_below, ground_truth_box, photos_beside
 from facemsm.data.sample import BoxSource, FaceSample
-from facemsm.errors import AbsentError, FacemsmError
+from facemsm.errors import FacemsmError
 from facemsm.schemes import LandmarkScheme
 
 
@@ -32,21 +24,14 @@ def read_3d(root: Path, split: str, box_source: BoxSource, scheme: LandmarkSchem
     Raises:
         AbsentError: there is no ``.mat`` file.
     """
-    paths = sorted(root.rglob("*.[mM][aA][tT]"))
-    if not paths:
-        raise AbsentError(f"{root}: no .mat files in this folder")
-    for path in paths:
-        name = path.relative_to(root).with_suffix("").as_posix()
-        if is_apple_double(path):
-            yield Skipped(name, APPLE_DOUBLE)
-        elif photos := photos_beside(path):
-            yield try_read(_face, path, name, photos, scheme.count)
-        else:
-            yield Skipped(name, ".mat file without a photo beside it")
+    yield from faces_below(root, ".mat", partial(_face, count=scheme.count))
 
 
-def _face(path: Path, name: str, photos: list[Path], count: int) -> FaceSample:
-    if len(photos) != 1:
+def _face(path: Path, name: str, count: int) -> FaceSample | Skipped:
+    photos = photos_beside(path)
+    if not photos:
+        return Skipped(name, ".mat file without a photo beside it")
+    if len(photos) > 1:
         raise FacemsmError(f"{path}: expected one photo of the same name, found {' and '.join(p.name for p in photos)}")
     try:
         points = load_mat5_numbers(path, "pt3d_68")

@@ -72,7 +72,7 @@ def get_detector(
         factory = getattr(import_module(f"facemsm.detectors.{name}"), _CLASSES[name])
     except ModuleNotFoundError as error:
         raise FacemsmError(
-            f"face detector {name!r} needs the module {error.name!r}: pip install 'facemsm[detectors]'"
+            f'face detector {name!r} needs the module {error.name!r}: pip install "facemsm[detectors]"'
         ) from error
     options = {"providers": providers} if name == DEFAULT else {}
     detector: FaceDetector = factory(**options) if model is None else factory(model)

@@ -31,7 +31,7 @@ class HaarCascades:
         load = getattr(cv2, "CascadeClassifier", None)
         if load is None:
             raise FacemsmError(
-                f"OpenCV {cv2.__version__} has no Haar cascades: pip install 'opencv-python-headless<5', "
+                f'OpenCV {cv2.__version__} has no Haar cascades: pip install "opencv-python-headless<5", '
                 "or choose another face detector"
             )
         folder = Path(cv2.__file__).parent / "data"

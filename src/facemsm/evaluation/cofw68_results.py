@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError
+from facemsm.files import read_text
 from facemsm.typing import BoolArray, FloatArray, IntArray, PathLike
 
 _POINTS = 68
@@ -40,11 +41,8 @@ def read_cofw68_results(path: PathLike) -> Cofw68Results:
         FacemsmError: the file cannot be read or is empty, a line has the wrong number of values or a value that is not
             a number, a flag is not 0 or 1, a record is cut short, or an image has two records.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise FacemsmError(f"{path}: cannot be read ({error.strerror})") from error
-    lines = [(number, line.split()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    text = read_text(Path(path))
+    lines = [(number, line.split()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
         raise FacemsmError(f"{path}: is empty; a record of 4 lines is expected for each image")
     if len(lines) % 4:

@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 
 from facemsm.data.augment import Augmentation, camera
-from facemsm.data.occluders import OCCLUDERS, occlude
+from facemsm.data.occluders import OCCLUDERS, hide, occlude
 from facemsm.data.sample import FaceSample, face_rng
 from facemsm.errors import FacemsmError
 from facemsm.geometry import Matrix, apply_affine, compose, perturb_box, similarity
 from facemsm.imaging.warping import BORDER_MODE, BORDER_VALUE
-from facemsm.schemes import OCCLUDED, UNLABELLED, VISIBLE, LandmarkScheme
+from facemsm.schemes import LandmarkScheme
 from facemsm.typing import BoolArray, FloatArray, Image
 
 
@@ -22,7 +22,7 @@ from facemsm.typing import BoolArray, FloatArray, Image
 class Perturbation:
     """Perturbs a face's box by uniform random amounts, the same for a face whatever method or part of the data is run.
 
-    A box cannot be turned, so the photo is, about the box's centre.
+    A box cannot be rotated, so the photo is, about the box's centre.
 
     Attributes:
         shift: at most, in box widths and heights.
@@ -63,24 +63,24 @@ class Perturbation:
             name: of the face; decides the amounts, together with the seed.
 
         Returns:
-            The turned photo, enlarged so that nothing is cut off; the box in it; the (2, 3) map from the photo to it.
+            The rotated photo, enlarged so that nothing is cut off; the box in it; the (2, 3) map from the photo to it.
         """
         rng = face_rng(name, self.seed)
         dx, dy, growth, angle = rng.uniform(-1, 1, 4) * (self.shift, self.shift, self.scale, np.deg2rad(self.rotation))
         centre = (box[:2] + box[2:]) / 2
-        to_turned = similarity(0.0)
+        to_rotated = similarity(0.0)
         if angle:
-            turn = similarity(angle, centre=centre)
+            rotate = similarity(angle, centre=centre)
             height, width = image.shape[:2]
             corners = np.array([[0, 0], [width, 0], [0, height], [width, height]]) - 0.5
-            turned = apply_affine(turn, corners)
-            low = turned.min(axis=0)
-            size = np.ceil(turned.max(axis=0) - low).astype(int)
-            to_turned = compose(similarity(shift=-low - 0.5), turn)
+            rotated = apply_affine(rotate, corners)
+            low = rotated.min(axis=0)
+            size = np.ceil(rotated.max(axis=0) - low).astype(int)
+            to_rotated = compose(similarity(shift=-low - 0.5), rotate)
             image = np.asarray(
                 cv2.warpAffine(
                     image,
-                    to_turned,
+                    to_rotated,
                     (int(size[0]), int(size[1])),
                     flags=cv2.INTER_LINEAR,
                     borderMode=BORDER_MODE,
@@ -88,8 +88,8 @@ class Perturbation:
                 ),
                 np.uint8,
             )
-        moved = np.tile(apply_affine(to_turned, centre[None])[0] - centre, 2)
-        return image, perturb_box(box + moved, (dx, dy), 1 + growth), to_turned
+        moved = np.tile(apply_affine(to_rotated, centre[None])[0] - centre, 2)
+        return image, perturb_box(box + moved, (dx, dy), 1 + growth), to_rotated
 
 
 EVALUATED = ("mask", "hand", "glasses")
@@ -113,11 +113,7 @@ def painted(sample: FaceSample, scheme: LandmarkScheme, kinds: Sequence[str] = E
 
 
 def _behind(sample: FaceSample, load: Callable[[], Image], covered: BoolArray) -> FaceSample:
-    before = sample.visibility
-    if before is None:
-        before = np.where(np.isfinite(sample.points).all(axis=1), VISIBLE, UNLABELLED).astype(np.int8)
-    visibility = np.where(covered & (before == VISIBLE), OCCLUDED, before).astype(np.int8)
-    return replace(sample, image=load, visibility=visibility)
+    return replace(sample, image=load, visibility=hide(sample.points, sample.visibility, covered))
 
 
 COVERED_SHARE = (0.35, 0.9)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from facemsm.errors import FacemsmError
 from facemsm.evaluation.conditions import EVALUATED, Perturbation, painted
 from facemsm.evaluation.evaluate import run_aligner
 from facemsm.evaluation.predictions import Predictions, check_ending, load_predictions, save_predictions
-from facemsm.evaluation.report import THRESHOLDS, Evaluation, compare, measure
+from facemsm.evaluation.report import THRESHOLDS, Evaluation, compare_painted, measure
 from facemsm.geometry import CROP_ENLARGEMENT, Normaliser
 from facemsm.provenance import commit, machine
 from facemsm.schemes import LandmarkScheme
@@ -40,6 +40,7 @@ def evaluate_dataset(
     predictions: Path | None = None,
     save: Path | None = None,
     normalisers: Sequence[Normaliser] = (),
+    thresholds: Sequence[float] = (),
     progress: Progress = untracked,
 ) -> tuple[Evaluation, dict[str, Any]]:
     """Measure weights, or the predictions in a file, on a split of a data set.
@@ -54,12 +55,12 @@ def evaluate_dataset(
         weights, settings, threads: of the aligner.
         predictions: score this file instead of running anything; see :func:`load_predictions`.
         save: keep the predictions in this ``.npz`` file.
-        normalisers: as for :func:`measure`.
+        normalisers, thresholds: as for :func:`measure`.
         progress: shows the faces that are aligned.
 
     Returns:
         Predictions beside the truth; the figures of :func:`measure`, with ``run``, which says how they were made, and
-        for ``occlude`` with ``occluded and clean``, the rows of :func:`compare`.
+        for ``occlude`` with ``occluded and clean``, the rows of :func:`compare_painted`.
 
     Raises:
         FacemsmError: data, weights or predictions cannot be used, or do not fit together.
@@ -69,7 +70,7 @@ def evaluate_dataset(
         check_ending(save)
     provided: BoxSource = "provided" if find_dataset(dataset).provided_boxes else "gt"
     source = "gt" if predictions else boxes or provided
-    there = load_dataset(dataset, root, split, "gt" if source == "detector" else source, scheme)
+    there = load_dataset(dataset, root, split, "gt" if source == "detector" else source, scheme, photos=not predictions)
     if not there:
         raise FacemsmError(f"{root}: holds no face of {dataset}, {split}")
     samples = evenly_chosen(there, limit)
@@ -90,13 +91,13 @@ def evaluate_dataset(
 
     convention = predicted.origin.get("convention")
     evaluation = Evaluation.of(samples, predicted, landmarks, convention)
-    report = measure(evaluation, normalisers)
+    report = measure(evaluation, normalisers, thresholds)
     report["run"] = {
         "data set": f"{dataset}, {split}",
         "faces": {"used": len(samples), "there": len(there), "published": find_dataset(dataset).splits[split]},
         "scheme": landmarks.name,
         "normalisers": list(report["errors"]),
-        "thresholds (%)": list(THRESHOLDS),
+        "thresholds (%)": _plain(sorted(set(thresholds)) or THRESHOLDS),
         "predictions": dict(predicted.origin),
         "commit": commit(),
         "machine": machine(),
@@ -104,7 +105,7 @@ def evaluate_dataset(
     if clean:
         unpainted = Evaluation.of(samples, clean, landmarks, convention)
         report["run"]["painted over"] = list(EVALUATED)
-        report["occluded and clean"] = compare(evaluation, unpainted, normalisers)
+        report["occluded and clean"] = compare_painted(evaluation, unpainted, normalisers)
     return evaluation, report
 
 
@@ -135,3 +136,7 @@ def _predict(
         "machine": machine(),
     }
     return replace(run_aligner(aligner, progress(samples, "aligning"), detector, perturbation), origin=origin)
+
+
+def _plain(values: Iterable[float]) -> list[float]:
+    return [int(value) if value == int(value) else value for value in values]

@@ -33,6 +33,7 @@ def evaluate(
     detector: FaceDetector | None = None,
     perturbation: Perturbation | None = None,
     normalisers: Sequence[Normaliser] = (),
+    thresholds: Sequence[float] = (),
     convention: str | None = None,
 ) -> dict[str, Any]:
     """Measure an aligner on annotated faces, as ``facemsm evaluate`` does.
@@ -40,7 +41,7 @@ def evaluate(
     Args:
         aligner, detector, perturbation: as for :func:`run_aligner`.
         samples: of the aligner's scheme, by :func:`facemsm.load_dataset`.
-        normalisers: as for :func:`facemsm.evaluation.report.measure`.
+        normalisers, thresholds: as for :func:`facemsm.evaluation.report.measure`.
         convention: name of a data set; if the model knows its convention, errors in that are reported, too.
 
     Returns:
@@ -53,6 +54,7 @@ def evaluate(
     return measure(
         Evaluation.of(samples, predictions, aligner.scheme, aligner.model.conventions.get(convention or "")),
         normalisers,
+        thresholds,
     )
 
 
@@ -111,8 +113,8 @@ def _align(
             return None
         box = match
     if perturbation is not None:
-        image, box, to_turned = perturbation.apply(image, box, sample.name)
-        to_photo = invert(to_turned)
+        image, box, to_rotated = perturbation.apply(image, box, sample.name)
+        to_photo = invert(to_rotated)
     face = aligner.align(image, box[None])[0]
     return replace(
         face,

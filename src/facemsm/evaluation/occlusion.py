@@ -24,7 +24,7 @@ def precision_recall(flags: ArrayLike, occluded: ArrayLike) -> tuple[float, floa
 
     Args:
         flags: bool or 0/1, flagged as occluded.
-        occluded: bool or 0/1 of the same shape, truly occluded.
+        occluded: bool or 0/1 of the same shape, occluded by the labels.
 
     Returns:
         precision, recall in [0, 1]. Precision is NaN when nothing is flagged, recall when nothing is occluded.
@@ -45,7 +45,7 @@ def precision_recall_curve(scores: ArrayLike, occluded: ArrayLike) -> tuple[Arra
 
     Args:
         scores: finite, higher means more likely occluded.
-        occluded: bool or 0/1 of the same shape, truly occluded.
+        occluded: bool or 0/1 of the same shape, occluded by the labels.
 
     Returns:
         precision, recall, threshold: (T,) each, by falling threshold and so by rising recall; one per distinct score.
@@ -116,7 +116,7 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 10, kind:
     Args:
         confidence: in [0, 1], the stated chance of being correct.
         correct: bool or 0/1 of the same shape. What counts as correct (say, an error below 5 % of the inter-ocular
-            distance, or a point truly occluded) is the caller's choice and belongs into the report.
+            distance, or a point occluded by the labels) is the caller's choice and belongs into the report.
         bins: how many.
         kind: ``equal-width``, or ``equal-mass``: edges at the quantiles of the confidences. Equal confidences are never
             split, so with ties there can be fewer bins and they can differ in mass.

@@ -18,6 +18,8 @@ from numpy.typing import ArrayLike
 from facemsm.errors import FacemsmError
 from facemsm.evaluation.metrics import ced, summarise
 from facemsm.evaluation.occlusion import Reliability, average_precision, precision_recall_curve, recall_at_precision
+from facemsm.evaluation.published_curves import Curve
+from facemsm.files import atomic_write
 from facemsm.geometry import Normaliser
 from facemsm.typing import PathLike
 
@@ -30,7 +32,14 @@ _DASHES = ("-", "--", "-.", ":")
 _GREY = "#767676"
 
 
-def plot_ced(curves: Mapping[str, ArrayLike], path: PathLike, *, normaliser: Normaliser, threshold: float = 10) -> None:
+def plot_ced(
+    curves: Mapping[str, ArrayLike],
+    path: PathLike,
+    *,
+    normaliser: Normaliser,
+    threshold: float = 10,
+    published: Mapping[str, Curve] | None = None,
+) -> None:
     """Cumulative error curves of one or more methods, up to the threshold.
 
     Args:
@@ -38,13 +47,15 @@ def plot_ced(curves: Mapping[str, ArrayLike], path: PathLike, *, normaliser: Nor
         path: the file to write; its ending says the format.
         normaliser: what the errors were divided by.
         threshold: per cent of the normaliser; failure rate and AUC in the legend are at this threshold.
+        published: name -> a curve of which the single errors are not known; it must be of the same normaliser.
 
     Raises:
         FacemsmError: no curve, a curve without a scored face, no matplotlib, or the file cannot be written.
     """
-    with _figure(path) as figure:
+    with new_figure(path) as figure:
         axes = figure.subplots()
-        for (name, errors), style in zip(_filled(curves).items(), _styles(), strict=False):
+        styles = line_styles()
+        for (name, errors), style in zip(_filled(curves).items(), styles, strict=False):
             x, share = ced(errors)
             figures = summarise(errors, [threshold])
             fr, area = figures[f"fr@{threshold:g}"], figures[f"auc@{threshold:g}"]
@@ -54,9 +65,12 @@ def plot_ced(curves: Mapping[str, ArrayLike], path: PathLike, *, normaliser: Nor
             # hold the last share up to the edge: the curve is flat after its last step
             x, share = np.append(x * 100, max(threshold, x[-1] * 100)), np.append(share, share[-1])
             axes.step(x, share * 100, where="post", label=label, **style)
+        for (name, (x, share)), style in zip((published or {}).items(), styles, strict=False):
+            failed = 100 - 100 * np.interp(threshold / 100, x, share)
+            axes.plot(x * 100, share * 100, label=f"{name}: FR@{threshold:g} {failed:.2f} % (published curve)", **style)
         axes.set(xlim=(0, threshold), ylim=(0, 100))
         axes.set(xlabel=f"NME (% of {normaliser}), up to {threshold:g} %", ylabel="faces with this error or less (%)")
-        _legend(axes, figure)
+        add_legend(axes, figure)
 
 
 def plot_precision_recall(
@@ -77,10 +91,10 @@ def plot_precision_recall(
     Raises:
         FacemsmError: no curve, arguments the measures refuse, no matplotlib, or the file cannot be written.
     """
-    with _figure(path) as figure:
+    with new_figure(path) as figure:
         axes = figure.subplots()
         at = f"recall@{precision * 100:g}P"
-        for (name, (scores, occluded)), style in zip(_filled(curves).items(), _styles(), strict=False):
+        for (name, (scores, occluded)), style in zip(_filled(curves).items(), line_styles(), strict=False):
             p, r, _ = precision_recall_curve(scores, occluded)
             recall, _ = recall_at_precision(scores, occluded, precision)
             label = f"{name}: AP {average_precision(scores, occluded):.3f}, {at} {recall * 100:.1f} %"
@@ -92,7 +106,7 @@ def plot_precision_recall(
         axes.axhline(precision * 100, color=_GREY, linewidth=0.8, linestyle=(0, (2, 3)))
         axes.set(xlim=(0, 100), ylim=(0, 100))
         axes.set(xlabel="recall of occluded points (%)", ylabel="precision of occlusion flags (%)")
-        _legend(axes, figure)
+        add_legend(axes, figure)
 
 
 def plot_reliability(bins: Reliability, path: PathLike, *, correct: str) -> None:
@@ -106,7 +120,7 @@ def plot_reliability(bins: Reliability, path: PathLike, *, correct: str) -> None
     Raises:
         FacemsmError: no matplotlib, or the file cannot be written.
     """
-    with _figure(path, height=5.4) as figure:
+    with new_figure(path, height=5.4) as figure:
         axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
         bars: dict[str, Any] = {"width": np.diff(bins.edges), "align": "edge", "edgecolor": "white", "linewidth": 0.8}
         left = bins.edges[:-1]
@@ -125,31 +139,31 @@ def plot_reliability(bins: Reliability, path: PathLike, *, correct: str) -> None
         below.set(xlim=(0, 1), xlabel="score", ylabel="predictions")
         ece = f"expected calibration error {bins.expected_calibration_error * 100:.2f} %"
         axes.set_title(f"{ece} ({len(bins.count)} bins, {bins.count.sum():,} predictions)", fontsize="medium")
-        _legend(axes, figure)
+        add_legend(axes, figure)
 
 
 @contextmanager
-def _figure(path: PathLike, height: float = 4.8) -> Iterator[Figure]:
+def new_figure(path: PathLike, height: float = 4.8) -> Iterator[Figure]:
     """A figure that is saved on leaving. Made without pyplot: no global state, no window."""
-    if Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
+    path = Path(path)
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise FacemsmError(f"{path}: end the name of a plot in .png, .svg or .pdf")
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise FacemsmError("plots need matplotlib: pip install 'facemsm[plots]'") from error
+        raise FacemsmError('plots need matplotlib: pip install "facemsm[plots]"') from error
     figure = Figure(figsize=(6.4, height), layout="constrained")
     yield figure
     for axes in figure.axes:
         axes.grid(color="#E0E0E0", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise FacemsmError(f"{path}: cannot be written ({error.strerror})") from error
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=150, format=path.suffix[1:])
 
 
-def _styles() -> Iterator[dict[str, Any]]:
+def line_styles() -> Iterator[dict[str, Any]]:
+    """Colours and dashes of one line after the other, without end."""
     for colour, dashes in zip(cycle(_COLOURS), cycle(_DASHES), strict=False):
         yield {"color": colour, "linestyle": dashes, "linewidth": 1.8}
 
@@ -160,7 +174,7 @@ def _filled(curves: Mapping[str, Any]) -> Mapping[str, Any]:
     return curves
 
 
-def _legend(axes: Axes, figure: Figure) -> None:
+def add_legend(axes: Axes, figure: Figure) -> None:
     """Above the plot, where it covers no curve."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", frameon=False, fontsize="small")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from facemsm.data.reading import read_npz
 from facemsm.errors import FacemsmError
 from facemsm.evaluation.cofw68_results import read_cofw68_results
 from facemsm.files import atomic_write
@@ -129,9 +129,8 @@ def load_predictions(path: Path, count: int) -> Predictions:
 
 
 def _load_npz(path: Path) -> Predictions:
+    arrays = read_npz(path, (field.name for field in fields(Predictions)))
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
         names = tuple(str(name) for name in arrays["names"])
         points = arrays["points"].astype(np.float32)
         n, count, _ = points.shape
@@ -152,8 +151,6 @@ def _load_npz(path: Path) -> Predictions:
             arrays["occlusion"].astype(np.float32) if "occlusion" in arrays else None,
             dict(json.loads(str(arrays["origin"]))),
         )
-    except OSError as error:
-        raise FacemsmError(f"{path}: cannot be read ({error.strerror or 'damaged'})") from error
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         reason = " ".join(str(error).split())[:120]
         raise FacemsmError(f"{path}: not a file of predictions, or damaged ({reason})") from error

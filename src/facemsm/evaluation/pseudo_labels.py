@@ -1,6 +1,6 @@
 """Labels made by a model: for faces without any, or with poor ones.
 
-Each face is aligned in several views (turned, scaled, shifted, every other one mirrored) and the points are averaged.
+Each face is aligned in several views (rotated, scaled, shifted, every other one mirrored) and the points are averaged.
 Faces whose views disagree are left out.
 """
 
@@ -20,15 +20,15 @@ from facemsm.data.reading import try_read
 from facemsm.data.sample import FaceSample
 from facemsm.data.sources import Source
 from facemsm.errors import FacemsmError
-from facemsm.geometry import apply_affine, box_to_crop, compose, invert, tight_box
+from facemsm.geometry import apply_affine, box_scale, box_to_crop, compose, invert, tight_box
 from facemsm.imaging.io import read_image
 from facemsm.imaging.warping import warp
 from facemsm.schemes import OCCLUDED, VISIBLE
 from facemsm.typing import FloatArray, Image, Progress, untracked
 
-VIEW = 384
+VIEW_SIDE = 384
 """Side of a view, px: three times that of what the networks take, so that it costs no detail."""
-MARGIN = 2.0
+VIEW_MARGIN = 2.0
 """Side of a view over the box's larger side: room for stage 1's crop wherever the jitter puts it."""
 JITTER = Augmentation(rotation=12.0, scale=0.1, shift=0.03)
 """How views differ; :func:`~facemsm.data.augment.jitter_matrix` alone is used."""
@@ -89,7 +89,7 @@ def label_files(
     if not photos and not sources:
         raise FacemsmError("nothing to label: name photos, or a data set with --data NAME=ROOT:SPLIT")
     aligner = Aligner.from_pretrained(weights)
-    samples = [s for at in sources for s in load_dataset(at.name, at.root, at.split, "gt", aligner.scheme.name)]
+    samples = [s for at in sources for s in load_dataset(at.name, at.root, at.split, "gt", aligner.scheme)]
     nothing = np.full((aligner.scheme.count, 2), np.nan, np.float32)
     for photo in progress(photos, "photos"):
         try:
@@ -135,8 +135,7 @@ def label(
     for sample in samples:
         points, scores, hidden = _views(aligner, sample.load(), sample.box, views)
         mean = points.mean(0)
-        box = tight_box(mean)
-        size = float(np.sqrt((box[2] - box[0]) * (box[3] - box[1])))
+        size = float(box_scale(mean))
         spread = float(np.sqrt(np.square(points - mean).sum(-1).mean())) / size
         known = np.isfinite(sample.points).all(1)
         change = float(np.linalg.norm(mean - sample.points, axis=1)[known].mean()) / size if known.any() else 0.0
@@ -144,21 +143,21 @@ def label(
             yield None
             continue
         visibility = np.where(hidden.mean(0) > 0.5, OCCLUDED, VISIBLE).astype(np.int8)
-        yield replace(sample, points=mean, visibility=visibility, box=box, box_source="gt")
+        yield replace(sample, points=mean, visibility=visibility, box=tight_box(mean), box_source="gt")
 
 
 def _views(aligner: Aligner, photo: Image, box: FloatArray, count: int) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Points (count, L, 2) in photo pixels, scores (count, L) and occlusion flags (count, L) of each view."""
     rng = np.random.default_rng(0)
-    to_view = box_to_crop(box, VIEW, MARGIN)
+    to_view = box_to_crop(box, VIEW_SIDE, VIEW_MARGIN)
     middle = (box[:2] + box[2:]) / 2
     views, boxes, back, order = [], [], [], []
     for index in range(count):
-        jitter, flipped = jitter_matrix(replace(JITTER, flip=float(index % 2)), rng, VIEW)
+        jitter, flipped = jitter_matrix(replace(JITTER, flip=float(index % 2)), rng, VIEW_SIDE)
         matrix = compose(jitter, to_view)
         centre = apply_affine(matrix, middle[None])[0]
-        views.append(warp(photo, matrix, VIEW))
-        boxes.append(np.concatenate((centre - VIEW / MARGIN / 2, centre + VIEW / MARGIN / 2))[None])
+        views.append(warp(photo, matrix, VIEW_SIDE))
+        boxes.append(np.concatenate((centre - VIEW_SIDE / VIEW_MARGIN / 2, centre + VIEW_SIDE / VIEW_MARGIN / 2))[None])
         back.append(invert(matrix))
         order.append(aligner.scheme.flip if flipped else np.arange(aligner.scheme.count))
     faces = [found[0] for found in aligner.align_batch(views, boxes)]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facemsm.data.sample import FaceSample
-from facemsm.errors import FacemsmError
+from facemsm.errors import FacemsmError, check_number
 from facemsm.evaluation import metrics, occlusion, plots
 from facemsm.evaluation.markdown import markdown_table
 from facemsm.evaluation.predictions import Predictions
@@ -33,14 +33,14 @@ _ERROR_NOTE = """\
 NME, median and FR in per cent, AUC as a fraction. FR@T: faces with an error of T % of the normaliser or more; missed
 faces are among them, but not in NME and median. Unscored: the normaliser cannot be computed."""
 
-THRESHOLDS = (8, 10)
-"""Of failure rate and AUC, in per cent of the normaliser."""
+THRESHOLDS: tuple[float, ...] = (8, 10)
+"""Of failure rate and AUC, in per cent of the normaliser, unless asked otherwise."""
 
 CORRECT_PERCENT = 5
 """A point counts as correct for the calibration of scores below this error, in per cent of the normaliser."""
 
-PRECISION = 0.8
-"""At which the recall of occlusion scores is read, as in the COFW literature."""
+PRECISIONS = (0.8, 0.9)
+"""At which the recall of occlusion scores is read; the first as in the COFW literature."""
 
 FINAL, BEFORE, OWN = "final", "before stage 3", "in the set's convention"
 
@@ -146,12 +146,15 @@ class Evaluation:
         return kind, occlusion.reliability(self.predictions.scores[counted], errors[counted] < CORRECT_PERCENT / 100)
 
 
-def measure(evaluation: Evaluation, normalisers: Iterable[Normaliser] = ()) -> dict[str, Any]:
+def measure(
+    evaluation: Evaluation, normalisers: Iterable[Normaliser] = (), thresholds: Iterable[float] = ()
+) -> dict[str, Any]:
     """All figures; what cannot be computed is None.
 
     Args:
         evaluation: predictions and truth.
         normalisers: which to divide by; those of ``REPORTED_NORMALISERS`` that any face has, by default.
+        thresholds: of failure rate and AUC, in per cent of the normaliser; ``THRESHOLDS`` by default.
 
     Returns:
         - ``faces``, ``missed``: how many, and how many of them have no prediction.
@@ -160,12 +163,16 @@ def measure(evaluation: Evaluation, normalisers: Iterable[Normaliser] = ()) -> d
           ``per landmark``, (L,); the latter two of the faces found, in per cent.
         - ``occlusion``: None where the data set marks none; else ``points``, ``occluded`` (of faces found), precision
           and recall of the ``flags`` and, where the method gives scores, ``average precision``,
-          ``recall@80P`` and its ``threshold`` on the score for occlusion. Fractions.
+          ``recall@80P``, ``recall@90P`` and, for each, the ``threshold@…`` on the score for occlusion. Fractions.
         - ``calibration``: None without scores; else ``correct`` (what counts as such), ``ece``, and the bins.
 
     Raises:
-        FacemsmError: no face can be scored by a normaliser that was asked for, or by any.
+        FacemsmError: no face can be scored by a normaliser that was asked for, or by any; or a threshold is no per
+            cent.
     """
+    limits = sorted(set(thresholds)) or THRESHOLDS
+    for limit in limits:
+        check_number("threshold", limit, 0.01, 100)
     chosen = list(normalisers) or [kind for kind in REPORTED_NORMALISERS if evaluation.usable(kind)]
     if not chosen:
         raise FacemsmError("no face can be scored: none has labelled points enough for any normaliser")
@@ -173,7 +180,7 @@ def measure(evaluation: Evaluation, normalisers: Iterable[Normaliser] = ()) -> d
         "faces": len(evaluation.truth),
         "missed": int((~evaluation.found).sum()),
         "errors": {
-            kind: {stage: _errors(evaluation, kind, stage) for stage in evaluation.stages}
+            kind: {stage: _errors(evaluation, kind, stage, limits) for stage in evaluation.stages}
             for kind in dict.fromkeys(chosen)
         },
         "occlusion": _occlusion(evaluation),
@@ -183,7 +190,7 @@ def measure(evaluation: Evaluation, normalisers: Iterable[Normaliser] = ()) -> d
     return plain
 
 
-def _errors(evaluation: Evaluation, kind: Normaliser, stage: str) -> dict[str, Any]:
+def _errors(evaluation: Evaluation, kind: Normaliser, stage: str, thresholds: Sequence[float]) -> dict[str, Any]:
     scheme, visibility = evaluation.scheme, evaluation.visibility
     errors = 100 * metrics.normalised_errors(evaluation.stages[stage], evaluation.truth, scheme, kind)
     errors[~evaluation.found] = np.nan
@@ -193,7 +200,7 @@ def _errors(evaluation: Evaluation, kind: Normaliser, stage: str) -> dict[str, A
         by_visibility = metrics.per_group(known, scheme, visibility == OCCLUDED)
         groups |= {name: by_visibility[name] for name in ("visible", "occluded")}
     try:
-        summary = metrics.summarise(evaluation.nme(kind, stage), THRESHOLDS)
+        summary = metrics.summarise(evaluation.nme(kind, stage), thresholds)
     except FacemsmError as error:
         raise FacemsmError(f"normaliser {kind}: {error}") from error
     return {"summary": summary, "groups": groups, "per landmark": metrics.per_landmark(errors)}
@@ -211,12 +218,10 @@ def _occlusion(evaluation: Evaluation) -> dict[str, Any] | None:
         "flags": {"precision": precision, "recall": recall},
     }
     if pair := evaluation.occlusion_scores():
-        recall_at, threshold = occlusion.recall_at_precision(*pair, PRECISION)
-        report["scores"] = {
-            "average precision": occlusion.average_precision(*pair),
-            f"recall@{PRECISION * 100:g}P": recall_at,
-            "threshold": threshold,
-        }
+        report["scores"] = {"average precision": occlusion.average_precision(*pair)}
+        for precision in PRECISIONS:
+            recall, threshold = occlusion.recall_at_precision(*pair, precision)
+            report["scores"] |= {f"recall@{_at(precision)}": recall, f"threshold@{_at(precision)}": threshold}
     return report
 
 
@@ -247,7 +252,7 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, np.integer) else value
 
 
-def compare(painted: Evaluation, clean: Evaluation, kinds: Sequence[Normaliser]) -> list[dict[str, Any]]:
+def compare_painted(painted: Evaluation, clean: Evaluation, kinds: Sequence[Normaliser]) -> list[dict[str, Any]]:
     """Errors of the same points with and without something in front of them, %, and their ratio.
 
     One entry for each normaliser, stage and group of points: all, those that are seen and those that are hidden.
@@ -316,13 +321,14 @@ def _flat(value: Any, name: str = "") -> list[list[str]]:
 
 def _error_table(report: Mapping[str, Any]) -> str:
     head = ["normaliser", "points", "NME", "95 % interval", "median"]
-    head += [f"FR@{t}" for t in THRESHOLDS] + [f"AUC@{t}" for t in THRESHOLDS] + ["faces", "missed", "unscored"]
+    rates = _thresholds(report)
+    head += [f"FR@{t}" for t in rates] + [f"AUC@{t}" for t in rates] + ["faces", "missed", "unscored"]
     rows = []
     for kind, stage, entry in _entries(report):
         s = entry["summary"]
         interval = f"{_number(s['nme low'])} to {_number(s['nme high'])}"
         row = [kind, stage, _number(s["nme"]), interval, _number(s["median"])]
-        row += [_number(s[f"fr@{t}"]) for t in THRESHOLDS] + [_number(s[f"auc@{t}"], 4) for t in THRESHOLDS]
+        row += [_number(s[f"fr@{t}"]) for t in rates] + [_number(s[f"auc@{t}"], 4) for t in rates]
         rows.append(row + [str(s[name]) for name in ("faces", "missed", "unscored")])
     return markdown_table(head, rows, "<<>")
 
@@ -352,13 +358,12 @@ def _occlusion_text(found: Mapping[str, Any]) -> str:
     ]
     if "scores" in found:
         scores = found["scores"]
-        at = f"recall@{PRECISION * 100:g}P"
-        threshold = scores["threshold"]
-        reached = "never reached" if threshold is None else f"flagging from {threshold:.3f} on"
-        lines.append(
-            f"- Scores: average precision {_percent(scores['average precision'])}, "
-            f"recall {_percent(scores[at])} at {PRECISION * 100:g} % precision ({reached})"
-        )
+        line = f"- Scores: average precision {_percent(scores['average precision'])}"
+        for precision in PRECISIONS:
+            recall, threshold = (scores[f"{name}@{_at(precision)}"] for name in ("recall", "threshold"))
+            reached = "never reached" if threshold is None else f"flagging from {threshold:.3f} on"
+            line += f", recall {_percent(recall)} at {100 * precision:g} % precision ({reached})"
+        lines.append(line)
     return "\n".join([lines[0], "", *lines[1:]])
 
 
@@ -366,8 +371,18 @@ def _entries(report: Mapping[str, Any]) -> Iterable[tuple[str, str, Mapping[str,
     return ((kind, stage, entry) for kind, stages in report["errors"].items() for stage, entry in stages.items())
 
 
+def _thresholds(report: Mapping[str, Any]) -> list[str]:
+    """Those of failure rate and AUC, as the names of figures have them."""
+    summary = next(entry["summary"] for _, _, entry in _entries(report))
+    return [name.removeprefix("fr@") for name in summary if name.startswith("fr@")]
+
+
 def _number(value: float | None, digits: int = 2, sign: str = "") -> str:
     return "-" if value is None else f"{value:{sign}.{digits}f}"
+
+
+def _at(precision: float) -> str:
+    return f"{100 * precision:g}P"
 
 
 def _percent(value: float | None) -> str:
@@ -393,19 +408,24 @@ def write_report(evaluation: Evaluation, report: Mapping[str, Any], stem: Path) 
     for path, text in zip(written, texts, strict=True):
         with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    return written + (draw_plots(evaluation, list(report["errors"]), stem) if find_spec("matplotlib") else [])
+    if not find_spec("matplotlib"):
+        return written
+    return written + draw_plots(evaluation, list(report["errors"]), stem, max(map(float, _thresholds(report))))
 
 
 # --- Plots -----------------------------------------------------------------------------------------------------------
 
 
-def draw_plots(evaluation: Evaluation, normalisers: Iterable[Normaliser], stem: Path) -> list[Path]:
+def draw_plots(
+    evaluation: Evaluation, normalisers: Iterable[Normaliser], stem: Path, threshold: float = max(THRESHOLDS)
+) -> list[Path]:
     """Draw the CED curve for each normaliser, precision-recall where occlusion is known, and reliability of scores.
 
     Args:
         evaluation: predictions and truth.
         normalisers: as in the report.
         stem: beginning of the files' paths.
+        threshold: where the CED curves end, in per cent of the normaliser.
 
     Returns:
         The files written: ``STEM-ced-NORMALISER.png``, ``STEM-precision-recall.png``, ``STEM-reliability.png``.
@@ -423,12 +443,12 @@ def draw_plots(evaluation: Evaluation, normalisers: Iterable[Normaliser], stem: 
 
     for kind in normalisers:
         curves = {name: evaluation.nme(kind, stage) for stage, name in names.items()}
-        plots.plot_ced(curves, path(f"ced-{kind}"), normaliser=kind, threshold=max(THRESHOLDS))
+        plots.plot_ced(curves, path(f"ced-{kind}"), normaliser=kind, threshold=threshold)
     if scored := evaluation.occlusion_scores():
         hidden = evaluation.visibility[evaluation.scored] == OCCLUDED
         flags = occlusion.precision_recall(evaluation.predictions.occluded[evaluation.scored], hidden)
         marks = {method: flags} if np.isfinite(flags).all() else {}
-        plots.plot_precision_recall({method: scored}, path("precision-recall"), flags=marks, precision=PRECISION)
+        plots.plot_precision_recall({method: scored}, path("precision-recall"), flags=marks, precision=PRECISIONS[0])
     if calibration := evaluation.calibration():
         length, bins = calibration
         plots.plot_reliability(bins, path("reliability"), correct=_correct(length))

@@ -26,6 +26,7 @@ from facemsm.data.sample import BoxSource, FaceSample, evenly_chosen
 from facemsm.errors import FacemsmError
 from facemsm.evaluation.markdown import markdown_table
 from facemsm.evaluation.metrics import nme
+from facemsm.evaluation.plots import new_figure
 from facemsm.files import atomic_write
 from facemsm.geometry import box_to_crop
 from facemsm.imaging.io import read_image, write_image
@@ -37,14 +38,14 @@ from facemsm.typing import FloatArray, Image
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 ROUNDS = 5
-BENCH = "pip install 'facemsm[bench]'"
+BENCH = 'pip install "facemsm[bench]"'
 
 Find = Callable[[Image, FloatArray], FloatArray | None]
 """A landmark finder: photo and box to points (L, 2) in the photo, or None if they are not those of the scheme."""
 
 
 @dataclass(frozen=True)
-class Method:
+class Finder:
     """A landmark finder in the comparison, and what must be said of it."""
 
     name: str
@@ -130,7 +131,7 @@ def _samples(aligner: Aligner, data: str | None, count: int) -> list[FaceSample]
 
     source = Source.parse(data)
     boxes: BoxSource = "provided" if find_dataset(source.name).provided_boxes else "gt"
-    there = load_dataset(source.name, source.root, source.split, boxes, aligner.scheme.name)
+    there = load_dataset(source.name, source.root, source.split, boxes, aligner.scheme)
     return evenly_chosen(there, count)
 
 
@@ -241,20 +242,20 @@ def _fresh(code: str) -> tuple[float, float, float, float]:
     return clock, within, used, peak / 1e3
 
 
-def _ours(name: str, providers: Sequence[str]) -> Method:
+def _ours(name: str, providers: Sequence[str]) -> Finder:
     aligner = Aligner.from_pretrained(name, providers=providers)
     made = aligner.model.provenance.get("quantisation", {"scheme": "float"})
     note = ", ".join(str(value) if key == "scheme" else f"{key}: {value}" for key, value in made.items())
     # powers of two are stored as floats, but need fewer bits
     megabytes = _megabytes(*map(aligner.model.path, (STGAN, HOURGLASS))) * made.get("bits", 32) / 32
-    return Method(f"facemsm {name}", lambda photo, box: aligner.align(photo, [box])[0].points, megabytes, note)
+    return Finder(f"facemsm {name}", lambda photo, box: aligner.align(photo, [box])[0].points, megabytes, note)
 
 
 def _megabytes(*files: Path) -> float:
     return sum(file.stat().st_size for file in files) / 1e6
 
 
-def _dlib() -> Method:
+def _dlib() -> Finder:
     spec = find_spec("face_recognition_models")
     if not find_spec("dlib") or not spec or not spec.submodule_search_locations:
         raise FacemsmError(f"dlib's shape predictor: {BENCH}")
@@ -270,10 +271,10 @@ def _dlib() -> Method:
         return np.array([(part.x, part.y) for part in shape.parts()], np.float32)
 
     note = "regression trees, 68 points; trained on boxes of its own detector"
-    return Method(f"dlib {version('dlib-bin')}", find, _megabytes(trees), note)
+    return Finder(f"dlib {version('dlib-bin')}", find, _megabytes(trees), note)
 
 
-def _mediapipe() -> Method:
+def _mediapipe() -> Finder:
     if not find_spec("mediapipe"):
         raise FacemsmError(
             "MediaPipe is not installed: pip install mediapipe==0.10.21, where its NumPy 1 does not disturb"
@@ -286,11 +287,11 @@ def _mediapipe() -> Method:
         mesh.process(warp(photo, box_to_crop(box[None], 256)[0], 256))
 
     note = "face mesh, 478 other points; finds the face in the crop itself, on several threads"
-    return Method(f"MediaPipe {version('mediapipe')}", find, None, note)
+    return Finder(f"MediaPipe {version('mediapipe')}", find, None, note)
 
 
-def _network(path: Path) -> Callable[[], Method]:
-    def load() -> Method:
+def _network(path: Path) -> Callable[[], Finder]:
+    def load() -> Finder:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         try:
@@ -309,13 +310,13 @@ def _network(path: Path) -> Callable[[], Method]:
             values = image if kind is np.uint8 else image.astype(np.float32) / 255
             session.run(None, {taken.name: (values.transpose(2, 0, 1) if first else values)[None]})
 
-        return Method(path.name, find, _megabytes(path), "the network alone, a crop at a time; speed only")
+        return Finder(path.name, find, _megabytes(path), "the network alone, a crop at a time; speed only")
 
     return load
 
 
 def _compare(
-    methods: Sequence[Method],
+    methods: Sequence[Finder],
     samples: Sequence[FaceSample],
     photos: Sequence[Image],
     aligner: Aligner,
@@ -416,16 +417,13 @@ def write_report(report: dict[str, Any], folder: Path) -> list[Path]:
 
 def _plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Error against time, one point per method."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    for row in rows:
-        at = (row["ms"], row["inter-ocular NME, %"])
-        axes.scatter(*at, color="#0072B2")
-        axes.annotate(row["method"], at, xytext=(6, 4), textcoords="offset points")
-    axes.set(xlabel="ms per face from a box, one thread", ylabel="inter-ocular NME, %")
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
-    axes.margins(0.25)
-    figure.savefig(path, dpi=150)
+    with new_figure(path) as figure:
+        axes = figure.subplots()
+        for row in rows:
+            at = (row["ms"], row["inter-ocular NME, %"])
+            axes.scatter(*at, color="#0072B2")
+            axes.annotate(row["method"], at, xytext=(6, 4), textcoords="offset points")
+        axes.set(xlabel="ms per face from a box, one thread", ylabel="inter-ocular NME, %")
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        axes.margins(0.25)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -34,9 +36,9 @@ from facemsm.runtime.session import Network
 from facemsm.schemes import scheme_to_dict
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.stgan.networks import Generator
-from facemsm.training.config import from_mapping
+from facemsm.training.config import from_mapping, read_config
 from facemsm.training.landmarks import images_to_tensor
-from facemsm.training.run import load_weights, read_notes
+from facemsm.training.weights import load_weights, read_notes
 from facemsm.typing import FloatArray, Image
 
 OPSET = 18
@@ -339,7 +341,7 @@ def export_model(
         FacemsmError: a file is missing, the stages do not fit each other, or an exported network computes something
             else than PyTorch's.
     """
-    config = _config(hourglass)
+    config = read_config(hourglass)
     codec = HeatmapCodec(INPUT_SIZE, HEATMAP_SIZE, config.get("sigma", HeatmapCodec.sigma), refinement="mass")
     generator = Generator()
     load_weights(generator, stgan / "best.safetensors")
@@ -401,18 +403,19 @@ def _stage_2(
 
 
 def _export(network: nn.Module, path: Path, faces: Image, expected: Mapping[str, FloatArray]) -> None:
-    torch.onnx.export(
-        network.eval(),
-        (torch.from_numpy(faces[:2]),),
-        path,
-        input_names=["images"],
-        output_names=list(expected),
-        dynamic_shapes={"images": {0: torch.export.Dim("faces")}},
-        opset_version=OPSET,
-        external_data=False,
-        dynamo=True,
-        verbose=False,
-    )
+    with _exporter_silenced():
+        torch.onnx.export(
+            network.eval(),
+            (torch.from_numpy(faces[:2]),),
+            path,
+            input_names=["images"],
+            output_names=list(expected),
+            dynamic_shapes={"images": {0: torch.export.Dim("faces")}},
+            opset_version=OPSET,
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
     _strip(path)
     for name, actual in zip(expected, Network(path, list(expected))(faces), strict=True):
         difference = float(np.abs(actual - expected[name]).max())
@@ -423,6 +426,20 @@ def _export(network: nn.Module, path: Path, faces: Image, expected: Mapping[str,
             )
 
 
+@contextmanager
+def _exporter_silenced() -> Iterator[None]:
+    """Without the exporter's remarks about itself and about libraries that are not used, such as torchvision."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
 def _strip(path: Path) -> None:
     """Remove what the exporter notes beside each operator: source lines and paths of this machine."""
     model = onnx.load(path)
@@ -431,14 +448,3 @@ def _strip(path: Path) -> None:
         item.doc_string = ""
     del model.graph.metadata_props[:], model.metadata_props[:]
     onnx.save(model, path)
-
-
-def _config(run: Path) -> dict[str, Any]:
-    path = run / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(config["network"], dict):
-            return cast(dict[str, Any], config)
-        raise TypeError
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise FacemsmError(f"{path}: not the configuration of a training run; name the run's folder") from error

@@ -125,7 +125,7 @@ def faces_to_measure(model: Model, data: Sequence[str], count: int) -> Measured:
         raise FacemsmError("int8 needs faces to measure ranges on: name some with --data NAME=ROOT:SPLIT")
     aligner = Aligner(model, settings=Settings(stages=(1, 2)))
     sources = [Source.parse(text) for text in data]
-    samples = [face for s in sources for face in load_dataset(s.name, s.root, s.split, "gt", model.scheme.name)]
+    samples = [face for s in sources for face in load_dataset(s.name, s.root, s.split, "gt", model.scheme)]
     rng, size = np.random.default_rng(0), model.codec.input_size
     crops, canonical = [], []
     for sample in evenly_chosen(samples, count):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,22 @@ import torch
 from torch import Tensor
 
 from facemsm.data.augment import Augmentation
-from facemsm.errors import FacemsmError
+from facemsm.errors import FacemsmError, check_number
 from facemsm.heatmaps import HeatmapCodec, Refinement
 from facemsm.hourglass.losses import LOSSES, by_face, centres, distance, gaussians
 from facemsm.hourglass.network import HEATMAP_SIZE, INPUT_SIZE, HourglassConfig, StackedHourglass
 from facemsm.schemes import LandmarkScheme
-from facemsm.training.config import Schedule
+from facemsm.training.config import Schedule, from_mapping, read_config
 from facemsm.training.faces import Faces
-from facemsm.training.landmarks import CanonicalExamples, LandmarkModule, canonical_errors, images_to_tensor
+from facemsm.training.landmarks import (
+    LITE_AUGMENTATION,
+    LITE_SCHEDULE,
+    CanonicalExamples,
+    LandmarkModule,
+    canonical_errors,
+    images_to_tensor,
+)
+from facemsm.training.weights import load_weights
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,9 @@ class HourglassTraining:
             the heatmap's side; 0 is the paper's. It teaches the maps to be right where they are read.
         refinement: how points are read from heatmaps, see :class:`facemsm.heatmaps.HeatmapCodec`.
         occluded_peak: height of the target peak of points known to be hidden; 1 is the paper's.
+        teacher: folder of the run of a hourglass to learn from besides the labels, such as a larger one; it sees the
+            same faces. Hinton et al., 2015, on heatmaps.
+        distil: the teacher's part in the targets. Labels have the rest; where a point has none, the teacher has all.
         adapt: how fast each data set's convention is learned: the part of a step's mean offset between its labels and
             the network's points that its shift takes up; 0 is the paper's and leaves labels as they are. Label
             adaptation, after Wood et al., ICCV 2021.
@@ -48,6 +60,11 @@ class HourglassTraining:
     refinement: Refinement = "gaussian"
     occluded_peak: float = 1.0
     adapt: float = 0.0
+    teacher: str = ""
+    distil: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_number("distil", self.distil, 0, 1)
 
     @classmethod
     def preset(cls, name: str, landmarks: int) -> HourglassTraining:
@@ -61,17 +78,8 @@ class HourglassTraining:
         if name == "lite":
             return cls(
                 HourglassConfig(landmarks, width=128, body_size=32, stem=32, deconvolution=2),
-                Schedule(
-                    epochs=60,
-                    learning_rate=1e-3,
-                    decay="cosine",
-                    warmup=200,
-                    weight_decay=0.01,
-                    ema=0.999,
-                    clip=1.0,
-                    precision="auto",
-                ),
-                replace(Augmentation.full(), scale=0.15, shift=0.05),
+                replace(LITE_SCHEDULE, clip=1.0),
+                LITE_AUGMENTATION,
                 loss="weighted",
                 coordinate=0.1,
                 refinement="mass",
@@ -79,6 +87,19 @@ class HourglassTraining:
                 adapt=0.01,
             )
         raise FacemsmError(f"no preset {name!r}: use paper or lite")
+
+
+def load_hourglass(run: Path, landmarks: int) -> StackedHourglass:
+    """The network of a run's folder with its best weights, for inference.
+
+    Raises:
+        FacemsmError: the folder holds no trained hourglass, or one of other landmarks.
+    """
+    network = StackedHourglass(from_mapping(HourglassConfig, read_config(run)["network"]))
+    if network.config.landmarks != landmarks:
+        raise FacemsmError(f"{run}: finds {network.config.landmarks} landmarks, expected {landmarks}")
+    load_weights(network, run / "best.safetensors")
+    return network.eval().requires_grad_(False)
 
 
 class HourglassModule(LandmarkModule):
@@ -96,6 +117,8 @@ class HourglassModule(LandmarkModule):
             CanonicalExamples(scheme, INPUT_SIZE, None, conventions=known),
         )
         self.config, self.codec, self.scheme = config, final, scheme
+        # in a list, which keeps it out of what is saved
+        self._teachers = [load_hourglass(Path(config.teacher), scheme.count)] if config.teacher else []
         self.network = StackedHourglass(config.network)
         self.shifts: Tensor
         self.register_buffer("shifts", torch.zeros(len(known), 2))
@@ -123,12 +146,21 @@ class HourglassModule(LandmarkModule):
         """Sum of the losses of all stacks (intermediate supervision)."""
         loss = torch.zeros((), device=self.device)
         points, heatmaps = self._consensus(batch), loss
-        for heatmaps in self.network(images_to_tensor(batch["image"])):
-            loss = loss + by_face(self._loss, heatmaps, batch["labelled"], points, batch["peak"])
+        images = images_to_tensor(batch["image"])
+        taught = self._taught(images)
+        for heatmaps in self.network(images):
+            targets = [taught[size] for size in taught if size == heatmaps.shape[-1]]
+            loss = loss + by_face(self._loss, heatmaps, batch["labelled"], points, batch["peak"], *targets)
         if self.config.adapt:
             self._adapt(batch, points, heatmaps.detach().float())
         self.log("train/loss", loss)
         return loss
+
+    @torch.no_grad()
+    def _taught(self, images: Tensor) -> dict[int, Tensor]:
+        """The teacher's heatmaps by their side."""
+        heatmaps = (maps for teacher in self._teachers for maps in teacher.to(images.device)(images))
+        return {maps.shape[-1]: maps.float().clamp(min=0) for maps in heatmaps}
 
     def _adapt(self, batch: dict[str, Any], points: Tensor, heatmaps: Tensor) -> None:
         """Let each data set's shift follow the offset between its labels and the points of the last stack.
@@ -147,12 +179,21 @@ class HourglassModule(LandmarkModule):
                 self.shifts[i] += self.config.adapt * offset[own].mean(0)
         self.shifts[:, 1] -= self._share.to(self.shifts) @ self.shifts[:, 1]
 
-    def _loss(self, heatmaps: Tensor, labelled: Tensor, points: Tensor, peak: Tensor) -> Tensor:
-        """Of one stack's heatmaps (n, L, H, W); points (n, L, 2) in canonical px, heights of peaks (n, L)."""
+    def _loss(
+        self, heatmaps: Tensor, labelled: Tensor, points: Tensor, peak: Tensor, taught: Tensor | None = None
+    ) -> Tensor:
+        """Of one stack's heatmaps (n, L, H, W); points (n, L, 2) in canonical px, heights of peaks (n, L), and the
+        teacher's heatmaps (n, L, H, W)."""
         size = heatmaps.shape[-1]
         cells = (points + 0.5) * (size / INPUT_SIZE) - 0.5
         target = peak[..., None, None] * gaussians(cells, size, self.config.sigma * size / HEATMAP_SIZE)
-        loss = LOSSES[self.config.loss](heatmaps, target, labelled)
+        counted = labelled
+        if taught is not None:
+            part = 1 + (self.config.distil - 1) * labelled  # the teacher's alone where there is no label
+            target = target.lerp(taught, part[..., None, None])
+            cells = cells.lerp(centres(taught), self.config.distil)
+            counted = labelled.clamp(min=self.config.distil)
+        loss = LOSSES[self.config.loss](heatmaps, target, counted)
         if self.config.coordinate:
             loss = loss + self.config.coordinate / heatmaps.shape[-1] * distance(centres(heatmaps), cells, labelled)
         return loss

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError
 from facemsm.imaging.io import as_image
-from facemsm.schemes import LandmarkScheme, get_scheme
+from facemsm.schemes import LandmarkScheme, scheme_of
 from facemsm.typing import BoolArray, FloatArray, Image
 
 if TYPE_CHECKING:
@@ -62,9 +62,12 @@ def draw_faces(
         (H, W, 3) uint8 RGB.
 
     Raises:
-        FacemsmError: the image cannot be used.
+        FacemsmError: the image cannot be used, or a face has another number of points.
     """
     canvas: Image = as_image(image).copy()
+    for face in faces:
+        if len(face.points) != scheme.count:
+            raise FacemsmError(f"a face has {len(face.points)} points, not the {scheme.count} of scheme {scheme.name}")
     for face in faces:
         _draw_face(canvas, face, scheme, boxes)
     if faces or legend:
@@ -156,7 +159,7 @@ def sketch(face: Drawable) -> str:
     points = (face.points - low) * (200 / max(1e-6, float(np.ptp(face.points, axis=0).max()))) + 10
     width, height = points.max(axis=0) + 10
     try:
-        edges = get_scheme(str(len(points))).edges
+        edges = scheme_of(len(points)).edges
     except FacemsmError:  # a scheme of one's own: its lines are not known here
         edges = ()
     ends = points[np.array(edges, np.int64).reshape(-1, 2)].tolist()

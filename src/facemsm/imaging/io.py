@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError
-from facemsm.files import atomic_write
+from facemsm.files import atomic_write, check_file, reading
 from facemsm.imaging.decoding import SIGNATURE_BYTES, decode_image, from_pillow, kind_of
 from facemsm.typing import Image, PathLike
 
@@ -48,19 +48,12 @@ def read_image(path: PathLike) -> Image:
             ``MAX_PIXELS`` or ``MAX_BYTES``.
     """
     path = Path(path)
-    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113  (these never raise)
-        raise FacemsmError(f"{path}: cannot be read (it is a folder, a pipe or a device); give a file")
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            data = file.read(SIGNATURE_BYTES)
-            if kind_of(data) and size <= MAX_BYTES:
-                file.seek(0)
-                data = file.read(size)
-    except (OSError, ValueError) as error:  # a null character in a name is a ValueError
-        raise FacemsmError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from error
-    if size > MAX_BYTES:
-        raise FacemsmError(f"{path}: has {size / 1e6:.0f} MB, above the limit of {MAX_BYTES // 10**6}; make it smaller")
+    check_file(path, MAX_BYTES)
+    with reading(path), path.open("rb") as file:
+        data = file.read(SIGNATURE_BYTES)
+        if kind_of(data):
+            file.seek(0)
+            data = file.read()
     return decode_image(data, str(path))
 
 
@@ -99,9 +92,10 @@ def write_image(path: PathLike, image: Image) -> None:
     """Write RGB to a file of the kind its suffix names (JPEG at quality 95); the file appears whole or not at all.
 
     Raises:
-        FacemsmError: unknown suffix, or the file cannot be written.
+        FacemsmError: unknown suffix, not an image (see :func:`check_image`), or the file cannot be written.
     """
     path = Path(path)
+    image = check_image(image, str(path))
     try:
         encoded, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     except cv2.error:
@@ -113,7 +107,7 @@ def write_image(path: PathLike, image: Image) -> None:
 
 
 def check_image(image: Any, where: str = "image") -> Image:
-    """An array from outside as (H, W, 3) uint8; grey (H, W) becomes RGB and a fourth channel (alpha) is dropped.
+    """An array from outside as (H, W, 3) uint8; grey (H, W) or (H, W, 1) becomes RGB, a fourth channel is dropped.
 
     Raises:
         FacemsmError: not uint8, another shape, or no pixel; ``where`` begins the message.
@@ -129,8 +123,9 @@ def check_image(image: Any, where: str = "image") -> Image:
         )
     if image.dtype != np.uint8:
         raise FacemsmError(f"{where}: pixels are {image.dtype}; convert them to uint8, 0 to 255")
-    if image.ndim == 2:
-        image = np.repeat(image[..., None], 3, axis=2)
+    image = np.asarray(image)  # no subclass: with np.matrix NumPy writes beyond its memory
+    if image.ndim == 2 or image.shape[2:] == (1,):
+        image = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
     if image.ndim != 3 or image.shape[2] not in (3, 4):
         raise FacemsmError(f"{where}: the shape is {image.shape}; expected (height, width, 3), RGB")
     if image.size == 0:

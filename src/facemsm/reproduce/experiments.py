@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,25 @@ from typing import Any
 import numpy as np
 
 from facemsm.assets import SAMPLE, SAMPLE_BOX
+from facemsm.data.catalogue import find_dataset
 from facemsm.evaluation.markdown import markdown_table
 from facemsm.files import atomic_write
 from facemsm.imaging.io import read_image
 from facemsm.provenance import commit, machine
-from facemsm.reproduce import figures, paper, render, tables
-from facemsm.reproduce.outputs import CONDITIONS
+from facemsm.reproduce import figures, known_truth, paper, render, tables
+from facemsm.reproduce.outputs import CONDITIONS, DRAWN_OCCLUDERS, GIVEN, PERTURBED_BOXES
 from facemsm.reproduce.render import Block
 from facemsm.reproduce.tables import Sets
 from facemsm.reproduce.workspace import (
     CONFIGURATIONS,
     MODEL,
+    TRAINING,
     WITHOUT_STAGE1,
     MissingError,
     Workspace,
     digest,
     listing,
 )
-
-GIVEN, PERTURBED_BOXES, DRAWN = CONDITIONS
 
 _FORMAT = 3
 """Of results; those with another number are computed anew, and not shown before that."""
@@ -47,7 +47,7 @@ class Experiment:
         scheme: of the landmarks.
         sets: (data set, split), those that are there are used.
         networks: whose outputs it needs.
-        conditions: under which.
+        conditions: under which; under none it takes labels only, of faces with photos or without.
         alone: can be made, in part, without any of its sets.
         pictures: consists of pictures of faces.
     """
@@ -87,7 +87,10 @@ EXPERIMENTS: dict[str, Experiment] = {
         conditions=_EVERY,
     ),
     "table9": _table("table9", tables.thresholds, "68", _SETS_68),
-    "fig5": Experiment("Fig. 5: heatmaps", figures.heatmaps, "68", _SETS_68, conditions=(GIVEN, DRAWN)),
+    "stage3": Experiment(
+        "Stage 3 with known truth: readings of Section III-C", known_truth.readings, "68", _COFW, conditions=()
+    ),
+    "fig5": Experiment("Fig. 5: heatmaps", figures.heatmaps, "68", _SETS_68, conditions=(GIVEN, DRAWN_OCCLUDERS)),
     "fig7": Experiment("Fig. 7: size N of the dictionary, number k of exemplars", figures.neighbours, "68", _SETS_68),
     "fig8": Experiment("Fig. 8: examples on 300-W", figures.examples, "68", (("300w", "full"),), pictures=True),
     "fig9": Experiment("Fig. 9: CED on 300-W private", figures.ced_of_model, "68", (("300w-private", "full"),)),
@@ -112,18 +115,20 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to do: what it needs, whether it is done, and its time if it is to be done."""
+    """One thing to do: what it needs, whether it is done, and its time in seconds if it is to be done: here, and of
+    training on the paper's GPU."""
 
     name: str
     needs: str
     state: str
     seconds: float | None = None
+    on_gpu: float | None = None
 
 
 # --- Making ----------------------------------------------------------------------------------------------------------
 
 
-def make(exp: Workspace, name: str) -> bool:
+def make(workspace: Workspace, name: str) -> bool:
     """Make one table or figure, unless its result is there already.
 
     Returns:
@@ -132,26 +137,27 @@ def make(exp: Workspace, name: str) -> bool:
     Raises:
         MissingError: data or weights are missing.
     """
-    experiment, path = EXPERIMENTS[name], exp.report / "results" / f"{name}.json"
-    there = sets_there(exp, experiment)
-    key = _key(exp, name, there)
+    experiment, path = EXPERIMENTS[name], workspace.report / "results" / f"{name}.json"
+    there = sets_there(workspace, experiment)
+    key = _key(workspace, name, there)
     if path.is_file():
         try:
             old = json.loads(path.read_text(encoding="utf-8"))
-            if old.get("key") == key and all((exp.report / file).is_file() for file in _files(old["section"])):
+            if old.get("key") == key and all((workspace.report / file).is_file() for file in _files(old["section"])):
                 return False
         except (ValueError, KeyError):
             pass  # cut short or of an older form: computed again
     start = time.monotonic()
-    blocks = experiment.make(exp, there, name, experiment.scheme)
-    weights = {key: value for one in _networks(exp, experiment, there) for key, value in one.items()}
+    blocks = experiment.make(workspace, there, name, experiment.scheme)
+    weights = {key: value for one in _networks(workspace, experiment, there) for key, value in one.items()}
     if weights:
         named = ", ".join(f"{key} {value[:12]}" for key, value in weights.items())
         blocks.append(render.text(f"Networks (checksums): {named}."))
-    used = "; ".join(exp.used(*one) for one in dict.fromkeys((*experiment.sets[:1], *_columns(name), *there)))
+    shown = dict.fromkeys((*experiment.sets[:1], *_columns(name), *there))
+    used = "; ".join(workspace.used(*one, photos=bool(experiment.conditions)) for one in shown)
     heading = experiment.title
-    if experiment.pictures and exp.own_photos:
-        heading, used = f"{heading.partition(' on ')[0]} on photos of {exp.own_photos.name}", ""
+    if experiment.pictures and workspace.own_photos:
+        heading, used = f"{heading.partition(' on ')[0]} on photos of {workspace.own_photos.name}", ""
     title = f"{heading} ({used})" if used else heading
     _write(
         path,
@@ -167,52 +173,60 @@ def make(exp: Workspace, name: str) -> bool:
     return True
 
 
-def sets_there(exp: Workspace, experiment: Experiment) -> Sets:
+def sets_there(workspace: Workspace, experiment: Experiment) -> Sets:
     """Those of an experiment's sets that can be used.
 
     Raises:
         MissingError: none, or the networks are missing.
     """
-    there = [one for one in experiment.sets if exp.has(*one)]
-    own = experiment.pictures and exp.own_photos
+    there = [one for one in experiment.sets if (workspace.has if experiment.conditions else workspace.labelled)(*one)]
+    own = experiment.pictures and workspace.own_photos
     if experiment.sets and not there and not experiment.alone and not own:
-        exp.samples(*experiment.sets[0])  # says what is missing
+        (workspace.samples if experiment.conditions else workspace.every)(*experiment.sets[0])  # says what is missing
     if experiment.alone and not there:
-        exp.every(*experiment.sets[0])
+        workspace.every(*experiment.sets[0])
     else:
-        for network in _used(exp, experiment):
-            exp.network_key(experiment.scheme, network)
+        for network in _used(workspace, experiment):
+            workspace.network_key(experiment.scheme, network)
     return there
 
 
-def _used(exp: Workspace, experiment: Experiment) -> Sequence[str]:
+def _used(workspace: Workspace, experiment: Experiment) -> Sequence[str]:
     """The networks of an experiment; of an ablation those configurations that are trained, if any is."""
-    return exp.configurations(experiment.scheme) if experiment.networks == _ALL else experiment.networks
+    return workspace.configurations(experiment.scheme) if experiment.networks == _ALL else experiment.networks
 
 
-def _key(exp: Workspace, name: str, there: Sets) -> str:
+def _key(workspace: Workspace, name: str, there: Sets) -> str:
     """Of all that a result depends on."""
     experiment = EXPERIMENTS[name]
     outputs = [
-        exp.output_path(experiment.scheme, network, *one, condition).name
+        workspace.output_path(experiment.scheme, network, *one, condition).name
         for one in there
-        for network in _used(exp, experiment)
+        for network in _used(workspace, experiment)
         for condition in experiment.conditions
     ]
-    networks = _networks(exp, experiment, there)
-    own = sorted(str(path) for path in exp.own_photos.rglob("*")) if experiment.pictures and exp.own_photos else []
-    subsets = [[*one, listing(exp.every(*one))] for one in _columns(name) if exp.has(*one)]
+    networks = _networks(workspace, experiment, there)
+    own = (
+        sorted(str(path) for path in workspace.own_photos.rglob("*"))
+        if experiment.pictures and workspace.own_photos
+        else []
+    )
+    subsets = [[*one, listing(workspace.every(*one))] for one in _columns(name) if workspace.has(*one)]
     timed = machine() if experiment.make is figures.speed else ""
-    shapes = exp.shapes_checksum(experiment.scheme) if there else ""
+    shapes = workspace.shapes_checksum(experiment.scheme) if there else ""
     printed = paper.FILE.read_text(encoding="utf-8")
-    rows = [] if exp.calibrated else ["paper"]
-    return digest([_FORMAT, name, outputs, networks, own, subsets, shapes, exp.photos, timed, printed, *rows])
+    rows = [] if workspace.calibrated else ["paper"]
+    files = [[file.name, file.stat().st_size] for file in tables.published_files(workspace, name)]
+    published = [files] if files else []
+    return digest(
+        [_FORMAT, name, outputs, networks, own, subsets, shapes, workspace.photos, timed, printed, *rows, *published]
+    )
 
 
-def _networks(exp: Workspace, experiment: Experiment, there: Sets) -> list[dict[str, Any]]:
+def _networks(workspace: Workspace, experiment: Experiment, there: Sets) -> list[dict[str, Any]]:
     """What names the networks that an experiment uses."""
     return (
-        [exp.network_key(experiment.scheme, one) for one in _used(exp, experiment)]
+        [workspace.network_key(experiment.scheme, one) for one in _used(workspace, experiment)]
         if there or not experiment.alone
         else []
     )
@@ -233,14 +247,14 @@ def _write(path: Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def note_missing(exp: Workspace, name: str, why: str) -> None:
+def note_missing(workspace: Workspace, name: str, why: str) -> None:
     """Remember why a table could not be made, unless an earlier run made it; without this machine's folders."""
-    for place, called in [(text.partition("=")[2] or text, "DATA") for text in exp.data] + [
-        (str(exp.report), "REPORT")
+    for place, called in [(text.partition("=")[2] or text, "DATA") for text in workspace.data] + [
+        (str(workspace.report), "REPORT")
     ]:
         if Path(place).is_absolute():
             why = why.replace(place, called)
-    path = exp.report / "results" / f"{name}.json"
+    path = workspace.report / "results" / f"{name}.json"
     if not path.is_file() or "missing" in json.loads(path.read_text(encoding="utf-8")):
         _write(path, {"missing": why})
 
@@ -255,11 +269,11 @@ otherwise.
 """
 
 
-def write_index(exp: Workspace) -> Path:
+def write_index(workspace: Workspace) -> Path:
     """``index.md``: all results there, the claims first."""
     results = {}
     for name in EXPERIMENTS:
-        path = exp.report / "results" / f"{name}.json"
+        path = workspace.report / "results" / f"{name}.json"
         if path.is_file():
             results[name] = json.loads(path.read_text(encoding="utf-8"))
     made = {name: result for name, result in results.items() if result.get("format") == _FORMAT}
@@ -278,7 +292,7 @@ def write_index(exp: Workspace) -> Path:
     if missing:
         parts.append("## Not made\n")
         parts.append("\n".join(f"- {name}: {why}" for name, why in missing.items()) + "\n")
-    index = exp.report / "index.md"
+    index = workspace.report / "index.md"
     with atomic_write(index) as temporary:
         temporary.write_text("\n".join(parts), encoding="utf-8")
     return index
@@ -307,33 +321,33 @@ def _verdicts(found: Sequence[dict[str, Any]]) -> str:
 # --- The plan --------------------------------------------------------------------------------------------------------
 
 
-def steps(exp: Workspace, names: Sequence[str], schemes: Sequence[str]) -> Iterator[Step]:
-    """All that these tables need, in order, with times measured on this machine.
+def steps(workspace: Workspace, names: Sequence[str], schemes: Sequence[str]) -> Iterator[Step]:
+    """All that these tables need, in order, with times for this machine; nothing is trained or run for them.
 
     Args:
-        exp: the experiment.
+        workspace: of the report.
         names: of tables and figures.
         schemes: those to be trained.
     """
+    yield from _data_steps(workspace, names, schemes)
     for scheme in schemes:
-        yield from _training_steps(exp, scheme)
-    for one in dict.fromkeys(one for name in names for one in EXPERIMENTS[name].sets):
-        if why := _missing(exp, one):
-            yield Step(" ".join(one), why, "data missing")
+        yield from _training_steps(workspace, scheme)
     planned: set[tuple[str, ...]] = set()
     per_face: dict[tuple[str, str], float | None] = {}
     for name in names:
         experiment = EXPERIMENTS[name]
         for network in experiment.networks:
-            for one in (one for one in experiment.sets if exp.has(*one)):
+            for one in (one for one in experiment.sets if workspace.has(*one)):
                 new = [c for c in experiment.conditions if (experiment.scheme, network, *one, c) not in planned]
                 planned |= {(experiment.scheme, network, *one, condition) for condition in new}
                 if new:
-                    yield _output_step(exp, experiment.scheme, network, one, new, per_face)
+                    yield _output_step(workspace, experiment.scheme, network, one, new, per_face)
         try:
-            there = sets_there(exp, experiment)
-            path = exp.report / "results" / f"{name}.json"
-            same = path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("key") == _key(exp, name, there)
+            there = sets_there(workspace, experiment)
+            path = workspace.report / "results" / f"{name}.json"
+            same = path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("key") == _key(
+                workspace, name, there
+            )
             yield Step(name, "the outputs above", "done" if same else "to do")
         except MissingError as error:
             untrained = "reproduce train" in str(error)
@@ -341,76 +355,94 @@ def steps(exp: Workspace, names: Sequence[str], schemes: Sequence[str]) -> Itera
             yield Step(name, needs, "after training" if untrained else "data missing")
 
 
-def _missing(exp: Workspace, one: tuple[str, str]) -> str:
+def _missing(workspace: Workspace, one: tuple[str, str]) -> str:
     """Why a set cannot be used; nothing if it can."""
     try:
-        exp.samples(*one)
+        workspace.samples(*one)
     except MissingError as error:
         return str(error)
     return ""
 
 
 def _output_step(
-    exp: Workspace,
+    workspace: Workspace,
     scheme: str,
     network: str,
     one: tuple[str, str],
     conditions: Sequence[str],
     per_face: dict[tuple[str, str], float | None],
 ) -> Step:
-    """Running a network on a set; ``per_face`` keeps times that were measured."""
+    """Running a network on a set; ``per_face`` keeps times that were found."""
     label = f"outputs of {network} ({scheme}), {' '.join(one)}, {', '.join(conditions)}"
     try:
-        paths = [exp.output_path(scheme, network, *one, condition) for condition in conditions]
+        paths = [workspace.output_path(scheme, network, *one, condition) for condition in conditions]
         open_, state = sum(not path.is_file() for path in paths), "to do"
     except MissingError:
         open_, state = len(conditions), "after training"
     if not open_:
-        return Step(label, exp.used(*one), "done")
+        return Step(label, workspace.used(*one), "done")
     if (scheme, network) not in per_face:
         trained = state == "to do"
         able = trained or find_spec("torch") is not None
-        per_face[scheme, network] = _seconds_per_face(exp, scheme, network, trained) if able else None
+        per_face[scheme, network] = _seconds_per_face(workspace, scheme, network, trained) if able else None
     seconds = per_face[scheme, network]
-    count = open_ * len(exp.samples(*one))
-    return Step(label, exp.used(*one), state, None if seconds is None else seconds * count)
+    count = open_ * len(workspace.samples(*one))
+    return Step(label, workspace.used(*one), state, None if seconds is None else seconds * count)
 
 
-def _training_steps(exp: Workspace, scheme: str) -> Iterator[Step]:
+def _data_steps(workspace: Workspace, names: Sequence[str], schemes: Sequence[str]) -> Iterator[Step]:
+    """The data sets, what they are and where they are had."""
+    wanted = [one[0] for name in names for one in EXPERIMENTS[name].sets]
+    sets = dict.fromkeys(one for name in names if EXPERIMENTS[name].conditions for one in EXPERIMENTS[name].sets)
+    for scheme in schemes:
+        if not workspace.training:
+            first, *rest = TRAINING[scheme]
+            wanted += [text.partition(":")[0] for text in (first, *([] if workspace.preset == "paper" else rest))]
+        if scheme == "68":  # for stage 3's dictionary
+            wanted.append("shapes" if workspace.find("shapes") else "menpo")
+    for name in dict.fromkeys(wanted):
+        about = f"; {about}" if (about := find_dataset(name).about) else ""
+        why = next(filter(None, (_missing(workspace, one) for one in sets if one[0] == name)), "")
+        place = workspace.find(name)
+        if place is None:
+            yield Step(name, f"no folder of this name in --data{about}", "data missing")
+        else:
+            yield Step(name, f"{why or place}{about}", "data missing" if why else "data there")
+
+
+def _training_steps(workspace: Workspace, scheme: str) -> Iterator[Step]:
     from facemsm.reproduce import runs
 
     try:
-        plan = exp.plan(scheme)
+        plan = workspace.plan(scheme)
         faces = plan.faces("hourglass")
     except MissingError as error:
         yield Step(f"train {scheme}", str(error), "data missing")
         return
-    per_step: dict[str, float] = {}
     for run in runs.RUNS:
         config = plan.config(run)
-        kind, state = run.removesuffix("-box"), runs.state(exp.runs(scheme) / run)
+        state = runs.state(workspace.runs(scheme) / run)
         total = config.schedule.total_steps(faces.epoch_size)
         needs = f"{len(faces.training)} faces, {total} steps of {config.schedule.batch_size}"
-        seconds = None
+        seconds = on_gpu = None
         if state != "done":
-            if kind not in per_step:
-                per_step[kind] = runs.seconds_per_step(kind, config)
-            seconds = total * per_step[kind]
-        yield Step(
-            f"train {run} ({scheme})", needs, {"done": "done", "half": "half-finished"}.get(state, "to do"), seconds
-        )
+            cost = runs.cost(run.removesuffix("-box"), config)
+            needs += f", {cost.memory / 1e9:.1f} GB of memory"
+            seconds = total * cost.operations / runs.operations_per_second()
+            on_gpu = total * cost.operations / runs.operations_per_second_on_gpu()
+        done = {"done": "done", "half": "half-finished"}.get(state, "to do")
+        yield Step(f"train {run} ({scheme})", needs, done, seconds, on_gpu)
 
 
-def _seconds_per_face(exp: Workspace, scheme: str, network: str, trained: bool) -> float:
-    """Measured on the bundled sample photo, untrained where there are no weights yet."""
-    if trained:
-        stages = exp.stages(scheme, network)
-    else:
-        from facemsm.reproduce.runs import TrainedStages
+def _seconds_per_face(workspace: Workspace, scheme: str, network: str, trained: bool) -> float:
+    """Measured on the bundled sample photo, counted where there are no weights yet."""
+    if not trained:
+        from facemsm.reproduce import runs
 
-        plan = exp.plan(scheme)
-        names = CONFIGURATIONS.get(network, CONFIGURATIONS["ST-GAN + HG"])
-        stages = TrainedStages(plan.scheme, {name: asdict(plan.config(name)) for name in names}, None)
+        plan = workspace.plan(scheme)
+        names = [name.removesuffix("-box") for name in CONFIGURATIONS.get(network, CONFIGURATIONS["ST-GAN + HG"])]
+        return sum(runs.seconds_per_face(name, plan.config(name)) for name in names)
+    stages = workspace.stages(scheme, network)
     photo, boxes = read_image(SAMPLE), np.stack([SAMPLE_BOX] * 4)
     seconds = 0.0
     for _ in range(2):  # the first one warms up
@@ -420,7 +452,7 @@ def _seconds_per_face(exp: Workspace, scheme: str, network: str, trained: bool) 
     return seconds
 
 
-def train(exp: Workspace, schemes: Sequence[str], *, progress: bool) -> None:
+def train(workspace: Workspace, schemes: Sequence[str], *, progress: bool) -> None:
     """Train every network of the ablation for these schemes; finished ones stay, half-finished ones go on.
 
     Raises:
@@ -430,8 +462,8 @@ def train(exp: Workspace, schemes: Sequence[str], *, progress: bool) -> None:
     from facemsm.reproduce import runs
 
     for scheme in schemes:
-        plan = exp.plan(scheme)
+        plan = workspace.plan(scheme)
         for run in runs.RUNS:
-            folder = exp.runs(scheme) / run
+            folder = workspace.runs(scheme) / run
             print(f"{folder}: {runs.state(folder).replace('none', 'begins').replace('half', 'goes on')}", flush=True)
             runs.train(plan, run, folder, progress=progress)

@@ -12,10 +12,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from facemsm.data.occluders import OCCLUDERS, occlude
+from facemsm.data.occluders import OCCLUDERS, hide, occlude
+from facemsm.data.reading import read_npz
 from facemsm.data.sample import FaceSample, face_rng
 from facemsm.errors import FacemsmError
-from facemsm.evaluation import metrics
 from facemsm.evaluation.conditions import Perturbation
 from facemsm.files import atomic_write
 from facemsm.geometry import (
@@ -26,22 +26,22 @@ from facemsm.geometry import (
     tight_box,
 )
 from facemsm.imaging.warping import warp
-from facemsm.schemes import OCCLUDED, UNLABELLED, VISIBLE, LandmarkScheme
+from facemsm.schemes import OCCLUDED, UNLABELLED, LandmarkScheme
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.shapes.reconstruction import Reconstruction, reconstruct
 from facemsm.stages import StageOutputs
-from facemsm.typing import Array, BoolArray, FloatArray, Image
+from facemsm.typing import BoolArray, FloatArray, Image
 
 SIZE = 128
 """Side of crops and canonical images in pixels."""
 
 BATCH = 16
-PERTURBED = Perturbation(shift=0.15, scale=0.25, rotation=30.0)
+PERTURBATION = Perturbation(shift=0.15, scale=0.25, rotation=30.0)
 OCCLUDED_SIZE, OCCLUDED_MARGIN = 256, 2.2
 """Side in pixels of the photo that an occluder is drawn on, and in sides of the face's tight box."""
 
 
-class Stages(Protocol):
+class StageRunner(Protocol):
     """Stages 1 and 2 of the aligner, or of networks trained here."""
 
     @property
@@ -56,7 +56,7 @@ class Stages(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class ShownFace:
     """A face under a condition: photo, box (4,), truth (L, 2) and its visibility (L,), all in one frame."""
 
     image: Image
@@ -65,41 +65,43 @@ class Scene:
     visibility: NDArray[np.int8]
 
 
-def _as_given(sample: FaceSample, scheme: LandmarkScheme) -> Scene:
+def _as_given(sample: FaceSample, scheme: LandmarkScheme) -> ShownFace:
     unknown = np.full(scheme.count, UNLABELLED, np.int8)
-    return Scene(sample.load(), sample.box, sample.points, unknown if sample.visibility is None else sample.visibility)
+    return ShownFace(
+        sample.load(), sample.box, sample.points, unknown if sample.visibility is None else sample.visibility
+    )
 
 
-def _perturbed(sample: FaceSample, scheme: LandmarkScheme) -> Scene:
-    scene = _as_given(sample, scheme)
-    image, box, to_turned = PERTURBED.apply(scene.image, scene.box, sample.name)
-    return replace(scene, image=image, box=box, points=apply_affine(to_turned, scene.points).astype(np.float32))
+def _perturbed(sample: FaceSample, scheme: LandmarkScheme) -> ShownFace:
+    face = _as_given(sample, scheme)
+    image, box, to_rotated = PERTURBATION.apply(face.image, face.box, sample.name)
+    return replace(face, image=image, box=box, points=apply_affine(to_rotated, face.points).astype(np.float32))
 
 
-def _occluded(sample: FaceSample, scheme: LandmarkScheme) -> Scene:
+def _occluded(sample: FaceSample, scheme: LandmarkScheme) -> ShownFace:
     """One occluder, chosen by the face's name, drawn on a crop with a wide margin, which then is the photo."""
-    scene = _as_given(sample, scheme)
+    face = _as_given(sample, scheme)
     rng = face_rng(sample.name)
-    matrix = box_to_crop(tight_box(scene.points), OCCLUDED_SIZE, OCCLUDED_MARGIN)
-    points = apply_affine(matrix, scene.points).astype(np.float32)
-    image = warp(scene.image, matrix, OCCLUDED_SIZE)
+    matrix = box_to_crop(tight_box(face.points), OCCLUDED_SIZE, OCCLUDED_MARGIN)
+    points = apply_affine(matrix, face.points).astype(np.float32)
+    image = warp(face.image, matrix, OCCLUDED_SIZE)
     kinds = list(OCCLUDERS)
     kind = kinds[rng.integers(len(kinds))]
     image, covered = occlude(image, points, scheme, {name: float(name == kind) for name in kinds}, rng)
-    visibility = scene.visibility
-    if not (visibility == OCCLUDED).any():  # the set does not say: what is drawn is all that is known to be hidden
-        visibility = np.where(np.isfinite(points).all(1), VISIBLE, UNLABELLED).astype(np.int8)
-    visibility = np.where(covered & (visibility == VISIBLE), OCCLUDED, visibility).astype(np.int8)
-    box = apply_affine(matrix, scene.box.reshape(2, 2)).astype(np.float32).ravel()
-    return Scene(image, box, points, visibility)
+    # where the set does not say, what is drawn is all that is known to be hidden
+    visibility = hide(points, face.visibility if (face.visibility == OCCLUDED).any() else None, covered)
+    box = apply_affine(matrix, face.box.reshape(2, 2)).astype(np.float32).ravel()
+    return ShownFace(image, box, points, visibility)
 
 
-CONDITIONS: Mapping[str, Callable[[FaceSample, LandmarkScheme], Scene]] = {
+CONDITIONS: Mapping[str, Callable[[FaceSample, LandmarkScheme], ShownFace]] = {
     "as given": _as_given,
     "perturbed boxes": _perturbed,
     "drawn occluders": _occluded,
 }
 """Ways a face is shown. Perturbed: as ``facemsm evaluate --perturb 0.15,0.25,30``."""
+
+GIVEN, PERTURBED_BOXES, DRAWN_OCCLUDERS = CONDITIONS
 
 
 # --- Outputs ---------------------------------------------------------------------------------------------------------
@@ -146,10 +148,6 @@ class CachedOutputs:
         """(N, L) points known to be occluded."""
         return np.asarray(self.visibility == OCCLUDED)
 
-    def errors(self, scheme: LandmarkScheme, kind: Normaliser, points: FloatArray) -> Array:
-        """(N, L) errors of points as fractions of the normaliser, NaN where there is no truth."""
-        return metrics.normalised_errors(points, self.truth, scheme, kind)
-
     def normaliser(self, scheme: LandmarkScheme) -> Normaliser:
         """Inter-ocular if every face has it, else box: profiles show one eye only."""
         every = np.isfinite(normaliser(self.truth, scheme, "inter-ocular")).all()
@@ -169,33 +167,32 @@ class CachedOutputs:
             FacemsmError: it is damaged.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            arrays = read_npz(path, (field.name for field in fields(cls)))
             return cls(tuple(str(name) for name in arrays.pop("names")), **arrays)
-        except (OSError, ValueError, TypeError, KeyError, EOFError) as error:
+        except (FacemsmError, TypeError, KeyError) as error:
             raise FacemsmError(f"{path}: damaged; remove it and run again") from error
 
 
-def locate(stages: Stages, samples: Iterable[FaceSample], condition: str) -> CachedOutputs:
+def locate(stages: StageRunner, samples: Iterable[FaceSample], condition: str) -> CachedOutputs:
     """Run stages 1 and 2 on every face.
 
     Raises:
         FacemsmError: a photo cannot be read or a box not be used.
     """
     outputs: list[StageOutputs] = []
-    scenes: list[Scene] = []
+    faces: list[ShownFace] = []
     names: list[str] = []
     show = CONDITIONS[condition]
     for batch in _batches(samples):
         shown = [show(sample, stages.scheme) for sample in batch]
-        outputs.append(stages.run_stages([scene.image for scene in shown], np.stack([scene.box for scene in shown])))
-        scenes += [replace(scene, image=scene.image[:0]) for scene in shown]  # the photos are not needed again
+        outputs.append(stages.run_stages([face.image for face in shown], np.stack([face.box for face in shown])))
+        faces += [replace(face, image=face.image[:0]) for face in shown]  # the photos are not needed again
         names += [sample.name for sample in batch]
     return CachedOutputs(
         tuple(names),
-        truth=np.stack([scene.points for scene in scenes]),
-        visibility=np.stack([scene.visibility for scene in scenes]),
-        boxes=np.stack([scene.box for scene in scenes]),
+        truth=np.stack([face.points for face in faces]),
+        visibility=np.stack([face.visibility for face in faces]),
+        boxes=np.stack([face.box for face in faces]),
         canonical=np.concatenate([found.points for found in outputs]),
         scores=np.concatenate([found.scores for found in outputs]),
         to_photo=np.concatenate([found.to_photo for found in outputs]),

@@ -59,7 +59,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodRow:
     """A method's figures, None where the paper has none."""
 
     method: str
@@ -74,7 +74,7 @@ class PaperTable:
 
     title: str
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[MethodRow, ...]
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def paper() -> Paper:
         for method, number, cells in table["rows"]:
             source, year = content["sources"][number]
             cited = source if number == "-" else f"{source} [{number}]"
-            rows.append(Row(method, year, cited, tuple(_figure(cell) for cell in cells.split())))
+            rows.append(MethodRow(method, year, cited, tuple(_figure(cell) for cell in cells.split())))
         columns = [Column(**{**column, "parts": tuple(column.get("parts", ()))}) for column in table["columns"]]
         tables[name] = PaperTable(table["title"], tuple(columns), tuple(rows))
     return Paper(tables, content["text"], content["slips"])

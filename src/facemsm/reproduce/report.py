@@ -17,25 +17,25 @@ class Report:
     """What is to be made.
 
     Attributes:
-        exp: where it is made, and from what.
+        workspace: where it is made, and from what.
         names: tables and figures.
         schemes: whose networks are to be trained.
         everything: whether all was asked for; then what is missing is not an error.
         missing: why some of it cannot be made, by name.
     """
 
-    exp: Workspace
+    workspace: Workspace
     names: Sequence[str]
     schemes: Sequence[str]
     everything: bool
     missing: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, exp: Workspace, what: Sequence[str], schemes: Sequence[str] = ()) -> Report:
+    def of(cls, workspace: Workspace, what: Sequence[str], schemes: Sequence[str] = ()) -> Report:
         """Look up names.
 
         Args:
-            exp: the workspace.
+            workspace: the workspace.
             what: names of tables and figures, ``train`` or ``all``.
             schemes: train for these only.
 
@@ -44,23 +44,23 @@ class Report:
         """
         if wrong := [name for name in what if name not in (*EXPERIMENTS, "train", "all")]:
             raise FacemsmError(f"nothing is called {wrong[0]!r}: use {', '.join(EXPERIMENTS)}, train or all")
-        if exp.preset not in ("paper", "lite"):
-            raise FacemsmError(f"no preset {exp.preset!r}: use paper or lite")
-        if exp.own_photos and not exp.own_photos.is_dir():
-            raise FacemsmError(f"{exp.own_photos}: no such folder of photos")
-        for text in exp.data:
+        if workspace.preset not in ("paper", "lite"):
+            raise FacemsmError(f"no preset {workspace.preset!r}: use paper or lite")
+        if workspace.own_photos and not workspace.own_photos.is_dir():
+            raise FacemsmError(f"{workspace.own_photos}: no such folder of photos")
+        for text in workspace.data:
             if not Path(text.partition("=")[2] or text).exists():
                 raise FacemsmError(f"--data {text}: no such folder")
         if unknown := [name for name in schemes if name not in TRAINING]:
             raise FacemsmError(f"--scheme {unknown[0]}: use {' or '.join(TRAINING)}")
         everything = "all" in what
         trained: list[str] = []
-        report = cls(exp, [name for name in EXPERIMENTS if everything or name in what], trained, everything)
-        unknown_names = set(exp.exclude)
+        report = cls(workspace, [name for name in EXPERIMENTS if everything or name in what], trained, everything)
+        unknown_names = set(workspace.exclude)
         if everything or "train" in what:
             for scheme in schemes or TRAINING:
                 with report._noted(f"train {scheme}"):
-                    unknown_names -= set(exp.plan(scheme).exclude)
+                    unknown_names -= set(workspace.plan(scheme).exclude)
                     trained.append(scheme)
             if not trained and not everything:
                 raise FacemsmError(next(iter(report.missing.values())))
@@ -70,7 +70,7 @@ class Report:
 
     def steps(self) -> Iterator[Step]:
         """All that is to be done, with times measured here."""
-        return steps(self.exp, self.names, self.schemes)
+        return steps(self.workspace, self.names, self.schemes)
 
     def make(self, *, progress: bool = True, say: Callable[[str], None], warn: Callable[[str], None]) -> None:
         """Train what is to be trained, make the tables and figures, and write the report.
@@ -83,14 +83,14 @@ class Report:
         Raises:
             FacemsmError: nothing could be made, or a fault in the data.
         """
-        train(self.exp, self.schemes, progress=progress)
+        train(self.workspace, self.schemes, progress=progress)
         for name in self.names:
             with self._noted(name):
-                say(f"{name}: {'made' if make(self.exp, name) else 'there already'}")
+                say(f"{name}: {'made' if make(self.workspace, name) else 'there already'}")
             if name in self.missing:
-                note_missing(self.exp, name, self.missing[name])
+                note_missing(self.workspace, name, self.missing[name])
         if self.names:
-            index = write_index(self.exp)
+            index = write_index(self.workspace)
             if self.everything or len(self.missing) < len(self.names):
                 say(f"report: {index}")
         for name, why in self.missing.items():

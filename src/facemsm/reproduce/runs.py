@@ -1,8 +1,8 @@
 """The networks of the ablation: how each is trained, all with one budget, and how the trained ones are run.
 
 ``stgan``, ``hourglass`` and ``resnet50`` are the stages as ``facemsm train`` trains them: the latter two on canonical
-faces. ``hourglass-box`` and ``resnet50-box`` never meet stage 1: they see crops by the provided boxes, in training and
-after it. Needs the extra ``train``.
+faces. ``hourglass-box`` and ``resnet50-box`` never meet stage 1: they see crops by boxes, in the tests by the provided
+ones. Needs the extra ``train``.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from facemsm.data.sample import FaceSample
+from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.data.sources import Source
 from facemsm.errors import FacemsmError
 from facemsm.files import atomic_write
@@ -28,6 +30,7 @@ from facemsm.heatmaps import HeatmapCodec
 from facemsm.hourglass.network import HourglassConfig, StackedHourglass
 from facemsm.hourglass.training import HourglassModule, HourglassTraining
 from facemsm.reproduce.outputs import SIZE
+from facemsm.reproduce.paper import paper
 from facemsm.resnet50.network import ResNet50, ResNet50Config
 from facemsm.resnet50.training import ResNet50Module, ResNet50Training
 from facemsm.schemes import LandmarkScheme
@@ -37,12 +40,14 @@ from facemsm.stgan.training import STGANModule, STGANTraining
 from facemsm.training.config import from_mapping, override
 from facemsm.training.faces import Faces, load_faces
 from facemsm.training.landmarks import CanonicalExamples, images_to_tensor
-from facemsm.training.run import StageModule, fit, load_weights
-from facemsm.training.trial import choose
+from facemsm.training.run import StageModule, fit
+from facemsm.training.weights import load_weights
 from facemsm.typing import FloatArray, Image
 
 RUNS = ("stgan", "hourglass", "hourglass-box", "resnet50", "resnet50-box")
 DONE = "done.json"
+PAPER_FACES = 3148
+"""300-W's training faces (Section IV-A)."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +97,21 @@ class Plan:
             own += [f"{field}{equals}{value}"] if only in ("", kind) else []
         return own
 
+    def boxes(self, name: str) -> BoxSource:
+        """Those that a run crops by.
+
+        The paper crops stage 2's training faces by ground-truth boxes (Section IV-C), also where it is tested without
+        stage 1. With preset ``lite`` such a run learns from the provided boxes that it is tested with; to cope with
+        boxes of another kind would otherwise be what stage 1 is credited with.
+        """
+        return "provided" if name == "stgan" or (name.endswith("-box") and self.preset == "lite") else "gt"
+
     def faces(self, name: str) -> Faces:
         """Training and validation faces, with the boxes that the run crops by."""
-        provided = name == "stgan" or name.endswith("-box")
         return load_faces(
             self.sources,
-            box_source="provided" if provided else "gt",
-            scheme=self.scheme.name,
+            box_source=self.boxes(name),
+            scheme=self.scheme,
             exclude=self.exclude,
         )
 
@@ -176,7 +189,7 @@ def train(plan: Plan, name: str, folder: Path, *, progress: bool = True) -> None
         raise FacemsmError(str(error).replace(" with --resume", "")) from error  # here the same command goes on
     done = {
         **wanted,
-        "steps": module.total_steps,
+        "steps": module.batches_done or module.total_steps,  # it may have stopped early
         "seconds of the last part": round(time.monotonic() - start),
         "weights": hashlib.sha256(best.read_bytes()).hexdigest(),
     }
@@ -185,10 +198,13 @@ def train(plan: Plan, name: str, folder: Path, *, progress: bool = True) -> None
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], within: str = "") -> list[str]:
-    """Relevant differences, as ``schedule.steps was 600, is 700``; threads, workers and an open precision are none."""
+    """Relevant differences, as ``schedule.steps was 600, is 700``; threads, workers, an open precision and settings
+    that the version before did not have are none."""
     found = []
     for key, value in new.items():
-        before = old.get(key)
+        if key not in old:
+            continue
+        before = old[key]
         if isinstance(value, dict) and isinstance(before, dict):
             found += _differences(before, value, "" if key == "config" else f"{within}{key}.")
         elif before != value and key not in ("threads", "workers") and "auto" not in (before, value):
@@ -197,37 +213,87 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], within: str = "
     return found
 
 
-def seconds_per_step(name: str, config: Any) -> float:
-    """Time of an optimiser step on this machine: the networks forwards and backwards on a batch, the better of two.
+@dataclass(frozen=True)
+class Cost:
+    """What training a network takes.
 
-    Of stage 1 the mean over the run: the discriminator joins late.
+    Attributes:
+        operations: floating point operations of an optimiser step.
+        memory: bytes for weights, their gradients, Adam's state and what the backward pass needs.
     """
-    schedule = config.schedule
-    precision, _ = choose(schedule)
-    networks: list[tuple[nn.Module, float]] = [(_network(name, asdict(config)), 1.0)]
+
+    operations: float
+    memory: float
+
+
+def cost(name: str, config: Any) -> Cost:
+    """Of a run, counted on one face.
+
+    A backward pass counts as two forward ones. Of stage 1 the mean over the run: the discriminator joins late.
+    """
+    batch, passes = config.schedule.batch_size, [3.0]
+    counted = [_count(name, config)]
     if name == "stgan":
-        networks.append((Discriminator(), 3 * (1 - config.alone)))  # true faces, the generator's, and for its loss
-    images = torch.rand(schedule.batch_size, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
-    total = 0.0
-    for network, share in networks:
-        seconds = float("inf")
-        for _ in range(2):
-            start = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
-                output = network(images)
-                outputs = output if isinstance(output, list) else [output]
-                loss = torch.stack([one.float().square().mean() for one in outputs]).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            seconds = min(seconds, time.perf_counter() - start)
-        total += share * seconds
-    return total
+        steps, joined = config.generator_steps, 1 - config.alone if config.b else 0.0
+        # the discriminator sees true faces and the generator's; for the generator's loss its weights get no gradient
+        passes = [3.0 * (1 + (steps - 1) * joined), joined * (2 * 3 + 2 * steps)]
+        counted.append(_count("discriminator", config))
+    operations = batch * sum(n * one.operations for n, one in zip(passes, counted, strict=True))
+    return Cost(operations, sum(4 * (4 * one.weights + batch * one.activations) for one in counted))
+
+
+def seconds_per_face(name: str, config: Any) -> float:
+    """Of a network on this machine, counted as :func:`cost` is."""
+    return _count(name, config).operations / operations_per_second()
+
+
+class _Counts(NamedTuple):
+    operations: int
+    weights: int
+    activations: int
+
+
+@cache
+def _count(name: str, config: Any) -> _Counts:
+    """Of a forward pass of one face."""
+    network = (Discriminator() if name == "discriminator" else _network(name, asdict(config))).eval()
+    activations = []
+    for module in network.modules():
+        if not any(module.children()):
+            module.register_forward_hook(lambda _, __, output: activations.append(output.numel()))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 3, SIZE, SIZE))
+    weights = sum(tensor.numel() for tensor in network.parameters())
+    return _Counts(int(counter.get_total_flops()), weights, sum(activations))
+
+
+@cache
+def operations_per_second_on_gpu() -> float:
+    """How fast the paper's GTX 1080 trained stage 2: all operations of its 300 epochs in 6 hours (Section IV-C)."""
+    config = HourglassTraining.preset("paper", 68)
+    operations = cost("hourglass", config).operations * config.schedule.total_steps(PAPER_FACES)
+    return operations / (3600 * paper().text["hours of training stage 2"])
+
+
+@cache
+def operations_per_second() -> float:
+    """How fast this machine's processor trains, by a convolution as wide as the networks'; about a second."""
+    layer = nn.Conv2d(64, 64, 3, padding=1)
+    images = torch.rand(4, 64, 64, 64)
+    operations = 3 * 2 * images.numel() * 64 * 9
+    best, end = float("inf"), time.monotonic() + 1
+    while time.monotonic() < end or best == float("inf"):
+        start = time.perf_counter()
+        layer(images).square().mean().backward()
+        best = min(best, time.perf_counter() - start)
+    return operations / best
 
 
 # --- Running ---------------------------------------------------------------------------------------------------------
 
 
 class TrainedStages:
-    """Stages 1 and 2 in PyTorch; see :class:`facemsm.reproduce.outputs.Stages`.
+    """Stages 1 and 2 in PyTorch; see :class:`facemsm.reproduce.outputs.StageRunner`.
 
     Args:
         scheme: of the landmarks.

@@ -1,4 +1,4 @@
-"""Tables III to IX. Each function takes the experiment and the sets that are there, and gives a section's blocks."""
+"""Tables III to IX. Each function takes the workspace and the sets that are there, and gives a section's blocks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 
 from facemsm.evaluation import metrics, plots
 from facemsm.evaluation.predictions import load_predictions
+from facemsm.evaluation.published_curves import Curve
 from facemsm.geometry import Normaliser
-from facemsm.reproduce.outputs import CONDITIONS, CachedOutputs
+from facemsm.reproduce.outputs import CONDITIONS, DRAWN_OCCLUDERS, GIVEN, CachedOutputs
 from facemsm.reproduce.paper import Column, paper
 from facemsm.reproduce.render import Block, beside, ours, picture, plain, table, text
 from facemsm.reproduce.workspace import CONFIGURATIONS, MODEL, SHIPPED, WITHOUT_STAGE1, MissingError, Workspace
@@ -25,7 +26,6 @@ Sets = Sequence[tuple[str, str]]
 REBUILT = " + SR"
 ALL_CONFIGURATIONS = (*CONFIGURATIONS, f"HG{REBUILT}", f"ST-GAN + HG{REBUILT}")
 FULL = ALL_CONFIGURATIONS[-1]
-GIVEN, PERTURBED, DRAWN = CONDITIONS
 
 CHOSEN = "0.4 / 0.6"
 """The paper's thresholds, as Table IX names them."""
@@ -47,42 +47,43 @@ _BRACKETS = (
 # --- Tables III to VI ------------------------------------------------------------------------------------------------
 
 
-def compare(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
+def compare(workspace: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
     """Our figure of every column beside the figure of every method."""
     printed, landmarks = paper().tables[name], get_scheme(scheme)
     head = ["method", "year", "source", *(column.name for column in printed.columns)]
     if not there:
         rows = [[*_method(row), *map(beside, row.cells)] for row in printed.rows]
         return [table(head, rows, 3), text("No photo of the set is there, so there is no figure of ours.")]
-    located = exp.located(scheme, MODEL, *there[0])
+    cached = workspace.outputs(scheme, MODEL, *there[0])
     forms = {
-        ("**facemsm**", "stage 3 in the paper's form"): located.points(exp.dictionary(scheme)),
-        ("facemsm", "stages 1 and 2"): located.points(),
+        ("**facemsm**", "stage 3 in the paper's form"): cached.points(workspace.dictionary(scheme)),
+        ("facemsm", "stages 1 and 2"): cached.points(),
     }
-    if own := exp.own_form(scheme):
-        forms["facemsm", f"as shipped, stage 3 by {own}"] = exp.located(scheme, SHIPPED, *there[0]).points()
+    if own := workspace.own_form(scheme):
+        forms["facemsm", f"as shipped, stage 3 by {own}"] = workspace.outputs(scheme, SHIPPED, *there[0]).points()
     results = [
-        [_measured(exp, located, points, column, landmarks) for column in printed.columns] for points in forms.values()
+        [_measured(workspace, cached, points, column, landmarks) for column in printed.columns]
+        for points in forms.values()
     ]
     rows = [[*_method(row), *map(beside, row.cells, map(_value, results[0]))] for row in printed.rows]
     for (label, source), cells in zip(forms, results, strict=True):
         rows.append([label, "", source, *(cell or "-" for cell in cells)])
-    counts = [len(_rows(exp, located, column)) for column in printed.columns]
+    counts = [len(_rows(workspace, cached, column)) for column in printed.columns]
     rows.append(["faces used", "", "", *(f"{n} of {c.faces}" for n, c in zip(counts, printed.columns, strict=True))])
     notes = [_BRACKETS]
     if any(count < column.faces for count, column in zip(counts, printed.columns, strict=True)):
         notes.append("**The set is not complete here: where fewer faces were used, brackets compare different faces.**")
-    if any(not _whole(exp, column) for column in printed.columns):
+    if any(not _whole(workspace, column) for column in printed.columns):
         notes.append("There is no figure of ours for a set of which a whole part is missing.")
     return [table(head, rows, 3), text(" ".join(notes))]
 
 
-def cofw(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
+def cofw(workspace: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
     """Table V, with what published predictions give when they are measured here."""
-    blocks = compare(exp, there, name, scheme)
+    blocks = compare(workspace, there, name, scheme)
     columns, rows = paper().tables[name].columns, []
-    for file, (located, points) in published_predictions(exp).items():
-        cells = [_measured(exp, located, points, column, get_scheme(scheme)) for column in columns]
+    for file, (cached, points) in published_predictions(workspace).items():
+        cells = [_measured(workspace, cached, points, column, get_scheme(scheme)) for column in columns]
         rows.append([file, *(cell or "-" for cell in cells)])
     if rows:
         blocks.append(text("Published predictions, measured here; they test the measures against the rows above."))
@@ -90,9 +91,9 @@ def cofw(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
     return blocks
 
 
-def published_predictions(exp: Workspace) -> dict[str, tuple[CachedOutputs, FloatArray]]:
+def published_predictions(workspace: Workspace) -> dict[str, tuple[CachedOutputs, FloatArray]]:
     """Result files of the COFW-68 benchmark: name -> truth, and points of all 507 faces."""
-    samples, scheme = exp.every("cofw68", "test"), get_scheme("68")
+    samples, scheme = workspace.every("cofw68", "test"), get_scheme("68")
     truth = CachedOutputs(
         tuple(sample.name for sample in samples),
         np.stack([sample.points for sample in samples]),
@@ -102,41 +103,53 @@ def published_predictions(exp: Workspace) -> dict[str, tuple[CachedOutputs, Floa
         np.zeros((0, scheme.count), np.float32),
         np.zeros((0, 2, 3)),
     )
-    files = sorted((exp.root("cofw68") / "Results").glob("*.txt"))
+    files = published_files(workspace, "fig11")
     return {file.stem: (truth, load_predictions(file, scheme.count).for_faces(truth.names).points) for file in files}
 
 
-def _whole(exp: Workspace, column: Column) -> bool:
+def published_files(workspace: Workspace, name: str) -> list[Path]:
+    """Files beside the data sets with what others published for a table or figure: predictions on COFW-68 for
+    ``table5`` and ``fig11``, curves on 300-W private for ``fig9``."""
+    if name in ("table5", "fig11"):
+        return sorted((workspace.root("cofw68") / "Results").glob("*.txt")) if workspace.find("cofw68") else []
+    if name != "fig9":
+        return []
+    places = (("300w-private", "300W_test_all.mat"), ("MenpoBenchmark", "Evaluation/300W/300W_test_all.mat"))
+    files = (folder / file for place, file in places if (folder := workspace.find(place)))
+    return [file for file in files if file.is_file()][:1]
+
+
+def _whole(workspace: Workspace, column: Column) -> bool:
     """Whether there are faces of every part of a column's set."""
-    return all(exp.has(column.set, part) for part in column.parts)
+    return all(workspace.has(column.set, part) for part in column.parts)
 
 
-def _rows(exp: Workspace, located: CachedOutputs, column: Column) -> list[int]:
+def _rows(workspace: Workspace, cached: CachedOutputs, column: Column) -> list[int]:
     """Rows of the faces of a column's split."""
     try:
-        subset = {sample.name for sample in exp.every(column.set, column.split)}
+        subset = {sample.name for sample in workspace.every(column.set, column.split)}
     except MissingError:
         return []
-    return [i for i, name in enumerate(located.names) if name in subset]
+    return [i for i, name in enumerate(cached.names) if name in subset]
 
 
 def _measured(
-    exp: Workspace, located: CachedOutputs, points: FloatArray, column: Column, scheme: LandmarkScheme
+    workspace: Workspace, cached: CachedOutputs, points: FloatArray, column: Column, scheme: LandmarkScheme
 ) -> dict[str, Any] | None:
     """A column's figure of ours, None without faces of each of its parts."""
-    rows = _rows(exp, located, column)
-    if not rows or not _whole(exp, column):
+    rows = _rows(workspace, cached, column)
+    if not rows or not _whole(workspace, column):
         return None
-    errors = metrics.nme(points[rows], located.truth[rows], scheme, column.normaliser)
+    errors = metrics.nme(points[rows], cached.truth[rows], scheme, column.normaliser)
     if not np.isfinite(errors).any():
         return None
     limit = column.threshold / 100
     if column.measure == "nme":
-        return ours(100 * _mean(errors), _interval(100 * errors))
+        return ours(100 * mean_of(errors), interval_of(100 * errors))
     if column.measure == "fr":
         failed = np.where(np.isnan(errors), np.nan, errors >= limit)
-        return ours(100 * metrics.failure_rate(errors, limit), _interval(100 * failed))
-    return ours(metrics.auc(errors, limit), _interval(np.maximum(0, limit - errors) / limit), 4)
+        return ours(100 * metrics.failure_rate(errors, limit), interval_of(100 * failed))
+    return ours(metrics.auc(errors, limit), interval_of(np.maximum(0, limit - errors) / limit), 4)
 
 
 def _value(cell: Mapping[str, Any] | None) -> float | None:
@@ -147,37 +160,39 @@ def _method(row: Any) -> list[str]:
     return [row.method, str(row.year), row.source]
 
 
-def _mean(values: Array) -> float:
+def mean_of(values: Array) -> float:
+    """Of the faces that can be scored."""
     return float(np.mean(values[np.isfinite(values)]))
 
 
-def _interval(values: Array) -> tuple[float, float]:
+def interval_of(values: Array) -> tuple[float, float]:
+    """The 95 % interval of :func:`mean_of`."""
     return metrics.bootstrap_interval(values[np.isfinite(values)])
 
 
 # --- Tables VII and VIII ---------------------------------------------------------------------------------------------
 
 
-def ablation(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
+def ablation(workspace: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
     """The six configurations on every set there: as given, perturbed boxes, drawn occluders; and the paper's claims."""
     printed, landmarks = paper().tables[name], get_scheme(scheme)
     values: dict[str, list[float | None]] = {}
     if printed.columns[0].set in (dataset for dataset, _ in there):
         column = printed.columns[0]
-        for config, (located, points) in outputs_of(exp, scheme, column.set, column.split, GIVEN).items():
-            cells = [_measured(exp, located, points, column, landmarks) for column in printed.columns]
+        for config, (cached, points) in outputs_of(workspace, scheme, column.set, column.split, GIVEN).items():
+            cells = [_measured(workspace, cached, points, column, landmarks) for column in printed.columns]
             values[config] = [_value(cell) for cell in cells]
     none: list[float | None] = [None] * len(printed.columns)
     rows = [[row.method, *map(beside, row.cells, values.get(row.method, none))] for row in printed.rows]
     return [
-        text(_training(exp, scheme)),
+        text(_training(workspace, scheme)),
         table(["method", *(column.name for column in printed.columns)], rows),
         text("The paper's figures; round brackets: ours less the paper's, where faces of its set are there."),
-        *_compared(exp, there, name, scheme, None),
+        *_compared(workspace, there, name, scheme, None),
     ]
 
 
-def stages(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
+def stages(workspace: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
     """The same comparison for the weights shown in Tables III to VI, which need no training."""
     note = (
         "HG is here the same stage 2 on crops by the boxes. It was trained on canonical faces only, so that it needs "
@@ -185,11 +200,11 @@ def stages(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
         f"SR: stage 3 in the paper's form, {_settings()}. {_PERTURBED}"
     )
     networks = {"HG": WITHOUT_STAGE1, "ST-GAN + HG": MODEL}
-    return [text(note), *_compared(exp, there, name, scheme, networks, " (weights)")]
+    return [text(note), *_compared(workspace, there, name, scheme, networks, " (weights)")]
 
 
 def _compared(
-    exp: Workspace, there: Sets, name: str, scheme: str, networks: Mapping[str, str] | None, which: str = ""
+    workspace: Workspace, there: Sets, name: str, scheme: str, networks: Mapping[str, str] | None, which: str = ""
 ) -> list[Block]:
     """Configurations side by side on every set and condition, and what follows for the paper's claims."""
     landmarks, threshold = get_scheme(scheme), 10 if scheme == "98" else 8
@@ -198,8 +213,8 @@ def _compared(
     curves: list[Block] = []
     for dataset, split in there:
         outputs = {
-            condition: outputs_of(exp, scheme, dataset, split, condition, networks) for condition in CONDITIONS
-        }  # condition -> configuration -> located, points
+            condition: outputs_of(workspace, scheme, dataset, split, condition, networks) for condition in CONDITIONS
+        }  # condition -> configuration -> cached, points
         configs = tuple(outputs[GIVEN])
         kind = outputs[GIVEN][configs[0]][0].normaliser(landmarks)
         errors = {
@@ -210,27 +225,31 @@ def _compared(
             condition: {config: _nme(*found, landmarks, kind, "hidden") for config, found in by_config.items()}
             for condition, by_config in outputs.items()
         }
-        seen = {config: _nme(*found, landmarks, kind, "seen") for config, found in outputs[DRAWN].items()}
+        seen = {config: _nme(*found, landmarks, kind, "seen") for config, found in outputs[DRAWN_OCCLUDERS].items()}
         head = ["configuration", *(f"{condition}: NME" for condition in CONDITIONS)]
         head += [f"{condition}: FR@{threshold}" for condition in CONDITIONS]
         head += ["occluded points: NME", "under drawn occluders: NME"]
         rows = []
         for config in configs:
-            cells = [ours(100 * _mean(errors[c][config]), _interval(100 * errors[c][config])) for c in CONDITIONS]
+            cells = [ours(100 * mean_of(errors[c][config]), interval_of(100 * errors[c][config])) for c in CONDITIONS]
             cells += [ours(100 * metrics.failure_rate(errors[c][config], threshold / 100)) for c in CONDITIONS]
-            for points_hidden in (hidden[GIVEN][config], hidden[DRAWN][config]):
+            for points_hidden in (hidden[GIVEN][config], hidden[DRAWN_OCCLUDERS][config]):
                 some = np.isfinite(points_hidden).any()
-                cells.append(ours(100 * _mean(points_hidden), _interval(100 * points_hidden)) if some else ours(None))
+                cells.append(
+                    ours(100 * mean_of(points_hidden), interval_of(100 * points_hidden)) if some else ours(None)
+                )
             rows.append([config, *cells])
         shown += [
-            text(f"**{exp.used(dataset, split)}**, NME and FR in per cent of {kind}, per cent of the faces."),
+            text(f"**{workspace.used(dataset, split)}**, NME and FR in per cent of {kind}, per cent of the faces."),
             table(head, rows),
         ]
         claims += _claims(f"{dataset} {split}{which}", kind, errors, hidden, seen)
         for condition, by_config in errors.items():
             file = f"plots/{name}-{dataset}-{split.replace('/', '-')}-{condition.replace(' ', '-')}.png"
             worst = max(float(np.nanmedian(one)) for one in by_config.values())
-            _ced(exp, by_config, file, kind, max(10, 10 * np.ceil(10 * worst)))  # the middle of every curve is seen
+            draw_ced(
+                workspace, by_config, file, kind, max(10, 10 * np.ceil(10 * worst))
+            )  # the middle of every curve is seen
             curves.append(picture(file, f"CED, {dataset} {split}, {condition}"))
     words = (
         "**What the paper claims**, tested on differences between errors of the same faces; less than 0 is in favour."
@@ -239,7 +258,7 @@ def _compared(
 
 
 def outputs_of(
-    exp: Workspace,
+    workspace: Workspace,
     scheme: str,
     dataset: str,
     split: str,
@@ -247,23 +266,23 @@ def outputs_of(
     networks: Mapping[str, str] | None = None,
 ) -> dict[str, tuple[CachedOutputs, FloatArray]]:
     """Outputs and points of each configuration of these networks, or of those trained for the ablation."""
-    dictionary = exp.dictionary(scheme, MODEL if networks else "ST-GAN + HG")
-    used = networks or {config: config for config in exp.configurations(scheme)}
+    dictionary = workspace.dictionary(scheme, MODEL if networks else "ST-GAN + HG")
+    used = networks or {config: config for config in workspace.configurations(scheme)}
     found = {}
     for config in ALL_CONFIGURATIONS:
         network = used.get(config.removesuffix(REBUILT))
         if network is not None:
-            located = exp.located(scheme, network, dataset, split, condition)
-            found[config] = located, located.points(dictionary if config.endswith(REBUILT) else None)
+            cached = workspace.outputs(scheme, network, dataset, split, condition)
+            found[config] = cached, cached.points(dictionary if config.endswith(REBUILT) else None)
     return found
 
 
 def _nme(
-    located: CachedOutputs, points: FloatArray, scheme: LandmarkScheme, kind: Normaliser, which: str = "all"
+    cached: CachedOutputs, points: FloatArray, scheme: LandmarkScheme, kind: Normaliser, which: str = "all"
 ) -> Array:
     """(N,) errors of all, of the ``hidden`` or of the ``seen`` points; NaN for a face that has none."""
-    counted = {"all": None, "hidden": located.hidden, "seen": ~located.hidden}[which]
-    return metrics.nme(points, located.truth, scheme, kind, counted)
+    counted = {"all": None, "hidden": cached.hidden, "seen": ~cached.hidden}[which]
+    return metrics.nme(points, cached.truth, scheme, kind, counted)
 
 
 def _claims(
@@ -295,7 +314,7 @@ def _claims(
         if base not in given:
             continue
         gain, gain_drawn = given[rebuilt] - given[base], drawn[rebuilt] - drawn[base]
-        under = hidden[DRAWN][rebuilt] - hidden[DRAWN][base]
+        under = hidden[DRAWN_OCCLUDERS][rebuilt] - hidden[DRAWN_OCCLUDERS][base]
         found += [
             claim(f"Stage 3 lowers the error of {base}", where, gain),
             claim(f"Stage 3 lowers the error of {base}", f"{where}, drawn occluders", gain_drawn),
@@ -313,7 +332,7 @@ def _claims(
             ),
         ]
     for condition, by_config in errors.items():
-        others = {config: _mean(one) for config, one in by_config.items() if config != FULL}
+        others = {config: mean_of(one) for config, one in by_config.items() if config != FULL}
         if FULL not in by_config or "HG" not in by_config:
             continue
         best = min(others, key=others.__getitem__)
@@ -350,15 +369,15 @@ def claim(words: str, on: str, differences: Array, of: str = "") -> Block:
     }
 
 
-def _training(exp: Workspace, scheme: str) -> str:
+def _training(workspace: Workspace, scheme: str) -> str:
     """What the runs were trained on and for how long."""
-    trained = exp.configurations(scheme)
+    trained = workspace.configurations(scheme)
     runs = dict.fromkeys(run for config in trained for run in CONFIGURATIONS[config])
     untrained = [config for config in CONFIGURATIONS if config not in trained]
     lacking = f" **Not trained: {', '.join(untrained)}; `facemsm reproduce train` goes on.**" if untrained else ""
     parts = []
     for run in runs:
-        done = json.loads((exp.runs(scheme) / run / "done.json").read_text(encoding="utf-8"))
+        done = json.loads((workspace.runs(scheme) / run / "done.json").read_text(encoding="utf-8"))
         batch = done["config"]["schedule"]["batch_size"]
         parts.append(f"{run} {done['steps']} steps of {batch}")
     return (
@@ -373,32 +392,40 @@ def _settings() -> str:
     return f"k = {form.k}, λ = {form.ridge:g}, thresholds {form.contour_threshold:g} and {form.feature_threshold:g}"
 
 
-def _ced(exp: Workspace, curves: Mapping[str, Array], file: str, kind: Normaliser, threshold: float) -> None:
-    path: Path = exp.report / file
+def draw_ced(
+    workspace: Workspace,
+    curves: Mapping[str, Array],
+    file: str,
+    kind: Normaliser,
+    threshold: float,
+    published: Mapping[str, Curve] | None = None,
+) -> None:
+    """Cumulative error curves, as a file of the report."""
+    path: Path = workspace.report / file
     path.parent.mkdir(parents=True, exist_ok=True)
-    plots.plot_ced(curves, path, normaliser=kind, threshold=threshold)
+    plots.plot_ced(curves, path, normaliser=kind, threshold=threshold, published=published)
 
 
 # --- Table IX --------------------------------------------------------------------------------------------------------
 
 
-def thresholds(exp: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
+def thresholds(workspace: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
     """Stage 3 at each pair of thresholds, on kept outputs of stage 2."""
-    printed, landmarks, dictionary = paper().tables[name], get_scheme(scheme), exp.dictionary(scheme)
+    printed, landmarks, dictionary = paper().tables[name], get_scheme(scheme), workspace.dictionary(scheme)
     columns: list[list[dict[str, Any]]] = []
     claims: list[Block] = []
     head = ["contour / features", "paper, COFW"]
     for dataset, split in there:
-        located = exp.located(scheme, MODEL, dataset, split)
-        kind: Normaliser = "inter-pupil" if located.normaliser(landmarks) == "inter-ocular" else "box"
+        cached = workspace.outputs(scheme, MODEL, dataset, split)
+        kind: Normaliser = "inter-pupil" if cached.normaliser(landmarks) == "inter-ocular" else "box"
         head.append(f"{dataset} {split}, {kind}")
         settings = [Reconstruction(contour_threshold=c, feature_threshold=f) for c, f in _pairs(name)]
-        found = [located.points(dictionary, one) for one in settings]
-        errors = [metrics.nme(points, located.truth, landmarks, kind) for points in [*found, located.points()]]
-        columns.append([ours(100 * _mean(one), _interval(100 * one)) for one in errors])
+        found = [cached.points(dictionary, one) for one in settings]
+        errors = [metrics.nme(points, cached.truth, landmarks, kind) for points in [*found, cached.points()]]
+        columns.append([ours(100 * mean_of(one), interval_of(100 * one)) for one in errors])
         pairs = [row.method for row in printed.rows]
         chosen = errors[pairs.index(CHOSEN)]
-        rival = min((i for i, pair in enumerate(pairs) if pair != CHOSEN), key=lambda i: _mean(errors[i]))
+        rival = min((i for i, pair in enumerate(pairs) if pair != CHOSEN), key=lambda i: mean_of(errors[i]))
         where = f"{dataset} {split}"
         claims += [
             claim("Stage 3 lowers the error of the weights shown", where, chosen - errors[-1], kind),

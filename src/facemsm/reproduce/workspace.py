@@ -20,10 +20,11 @@ from facemsm.data.catalogue import find_dataset, load_dataset
 from facemsm.data.reading import NoPhoto
 from facemsm.data.sample import BoxSource, FaceSample, evenly_chosen
 from facemsm.errors import AbsentError, FacemsmError
-from facemsm.reproduce.outputs import PERTURBED, CachedOutputs, Stages, locate
-from facemsm.runtime.model import DICTIONARY, list_models, load_model
+from facemsm.reproduce.outputs import PERTURBATION, CachedOutputs, StageRunner, locate
+from facemsm.runtime.model import list_models, load_model
 from facemsm.schemes import LandmarkScheme, get_scheme
 from facemsm.shapes.dictionary import ShapeDictionary, build_dictionary
+from facemsm.shapes.posterior import ShapePrior
 from facemsm.stages import StageOutputs
 from facemsm.typing import FloatArray, Image, Progress, untracked
 
@@ -49,7 +50,7 @@ CONFIGURATIONS: Mapping[str, tuple[str, ...]] = {
 }
 """The runs of each configuration of Tables VII and VIII, but for SR, which is stage 3 on top."""
 
-COUNT = 500
+EXEMPLARS = 500
 """N, exemplars of the dictionary unless a sweep says otherwise."""
 
 TRAINING = {"68": ("300w:train", "aflw2000:train"), "98": ("wflw:train",)}
@@ -95,7 +96,7 @@ class Workspace:
     progress: Progress = field(default=untracked, repr=False)
     _faces: dict[tuple[str, str], list[FaceSample]] = field(default_factory=dict, repr=False)
     _shapes: dict[str, str] = field(default_factory=dict, repr=False)
-    _located: dict[Path, CachedOutputs] = field(default_factory=dict, repr=False)
+    _outputs: dict[Path, CachedOutputs] = field(default_factory=dict, repr=False)
 
     # --- Faces -------------------------------------------------------------------------------------------------------
 
@@ -105,12 +106,13 @@ class Workspace:
         Raises:
             MissingError: nowhere that ``data`` names.
         """
-        found = self._find(name)
+        found = self.find(name)
         if found is None:
             raise MissingError(f"{name}: no folder of this name in --data; download it, or say --data {name}=FOLDER")
         return found
 
-    def _find(self, name: str) -> Path | None:
+    def find(self, name: str) -> Path | None:
+        """The same, None for nowhere."""
         named = dict(text.split("=", 1) for text in self.data if "=" in text)
         places = [Path(named[name])] if name in named else [Path(text) / name for text in self.data if "=" not in text]
         return next((place for place in places if place.exists()), None)
@@ -155,10 +157,21 @@ class Workspace:
         except MissingError:
             return False
 
-    def used(self, name: str, split: str) -> str:
-        """Faces used of faces published: ``300w common: 224 of 554 faces``."""
+    def labelled(self, name: str, split: str) -> bool:
+        """Whether there are such faces, with photos or without."""
+        try:
+            return bool(self.every(name, split))
+        except MissingError:
+            return False
+
+    def used(self, name: str, split: str, *, photos: bool = True) -> str:
+        """Faces used of faces published: ``300w common: 224 of 554 faces``.
+
+        Those that have no photo count only if ``photos`` is False.
+        """
         published = find_dataset(name).splits[split]
-        samples = self.samples(name, split) if self.has(name, split) else []
+        there = self.has(name, split) if photos else self.labelled(name, split)
+        samples = (self.samples if photos else self.every)(name, split) if there else []
         boxes = " (tight boxes)" if samples and samples[0].box_source == "gt" else ""
         return f"{name} {split}: {len(samples)} {f'of {published} ' if published else ''}faces{boxes}"
 
@@ -181,7 +194,7 @@ class Workspace:
         sources = [s for s in sources if find_dataset(s.name).scheme in (scheme, None)]
         if not self.training:
             first, *rest = TRAINING[scheme]
-            more = [] if self.preset == "paper" else [text for text in rest if self._find(text.partition(":")[0])]
+            more = [] if self.preset == "paper" else [text for text in rest if self.find(text.partition(":")[0])]
             for name, _, split in (text.partition(":") for text in (first, *more)):
                 sources.append(Source(name, str(self.root(name)), split))
         if not sources:
@@ -257,7 +270,7 @@ class Workspace:
             self.network_key(scheme, next(iter(CONFIGURATIONS)))  # says which run is missing
         return trained
 
-    def stages(self, scheme: str, network: str, *, keep: bool = False) -> Stages:
+    def stages(self, scheme: str, network: str, *, keep: bool = False) -> StageRunner:
         """Stages 1 and 2 of a network, with scores by Eq. 9.
 
         Raises:
@@ -293,7 +306,7 @@ class Workspace:
             "format": _OUTPUT_FORMAT,
             "network": self.network_key(scheme, network),
             "faces": listing(samples),
-            "condition": [condition, asdict(PERTURBED)],
+            "condition": [condition, asdict(PERTURBATION)],
         }
         slug = f"{scheme}-{network}-{name}-{split}-{condition}".replace(" + ", "+").replace(" ", "_").replace("/", "-")
         return self.report / "outputs" / f"{slug}-{digest(key)[:12]}.npz"
@@ -304,7 +317,7 @@ class Workspace:
         calibration = None if model is None else load_model(model).calibration
         return "" if calibration is None or calibration.stage3 == "exemplars" else calibration.stage3
 
-    def located(self, scheme: str, network: str, name: str, split: str, condition: str = "as given") -> CachedOutputs:
+    def outputs(self, scheme: str, network: str, name: str, split: str, condition: str = "as given") -> CachedOutputs:
         """Outputs of stages 1 and 2 for a split, computed if they are not there yet.
 
         Raises:
@@ -312,32 +325,36 @@ class Workspace:
             FacemsmError: a photo cannot be read.
         """
         path = self.output_path(scheme, network, name, split, condition)
-        if path not in self._located:
+        if path not in self._outputs:
             if not path.is_file():
                 samples = self.progress(self.samples(name, split), f"{name} {split}, {condition}, {network}")
                 locate(self.stages(scheme, network), samples, condition).save(path)
-            self._located[path] = CachedOutputs.load(path)
-        return self._located[path]
+            self._outputs[path] = CachedOutputs.load(path)
+        return self._outputs[path]
 
-    def dictionary(self, scheme: str, network: str = MODEL, count: int = COUNT) -> ShapeDictionary:
+    def dictionary(self, scheme: str, network: str = MODEL, count: int = EXEMPLARS) -> ShapeDictionary:
         """The shape dictionary that belongs to a network; that of given weights, or one built from all shapes there.
 
         Raises:
             MissingError: there are no shapes to build it from.
         """
-        if network in (MODEL, WITHOUT_STAGE1) and count == COUNT:
+        if network in (MODEL, WITHOUT_STAGE1) and count == EXEMPLARS:
             model = self._model(scheme)
             if model is not None:
-                return ShapeDictionary.load(load_model(model).path(DICTIONARY))
+                return load_model(model).dictionary()
         shapes = self.shapes(scheme)
         count = min(count, 2 * len(shapes))
         key = digest({"shapes": hashlib.sha256(shapes.tobytes()).hexdigest(), "count": count})
         path = self.report / "dictionaries" / f"{scheme}-{count}-{key[:12]}.safetensors"
         if not path.is_file():
             built = build_dictionary(shapes, get_scheme(scheme), count=count)
-            path.parent.mkdir(parents=True, exist_ok=True)
             built.save(path)
         return ShapeDictionary.load(path)
+
+    def prior(self, scheme: str) -> ShapePrior | None:
+        """The shape prior of given weights, if these are calibrated."""
+        model = self._model(scheme)
+        return None if model is None else load_model(model).prior()
 
     def shapes(self, scheme: str) -> FloatArray:
         """(M, L, 2) complete training shapes: for 68 points 300-W and Menpo, if there, else the training faces'.
@@ -375,7 +392,7 @@ class Workspace:
 
 @dataclass(frozen=True)
 class FullPipeline:
-    """All stages as :class:`facemsm.reproduce.outputs.Stages`, with the points of the last one."""
+    """All stages as :class:`facemsm.reproduce.outputs.StageRunner`, with the points of the last one."""
 
     aligner: Aligner
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +14,14 @@ from facemsm.resnet50.network import INPUT_SIZE, ResNet50, ResNet50Config
 from facemsm.schemes import LandmarkScheme
 from facemsm.training.config import Schedule
 from facemsm.training.faces import Faces
-from facemsm.training.landmarks import CanonicalExamples, LandmarkModule, canonical_errors, images_to_tensor
+from facemsm.training.landmarks import (
+    LITE_AUGMENTATION,
+    LITE_SCHEDULE,
+    CanonicalExamples,
+    LandmarkModule,
+    canonical_errors,
+    images_to_tensor,
+)
 
 
 @dataclass(frozen=True)
@@ -45,16 +52,8 @@ class ResNet50Training:
         if name == "lite":
             return cls(
                 ResNet50Config(landmarks, width=24),
-                Schedule(
-                    epochs=60,
-                    learning_rate=1e-3,
-                    decay="cosine",
-                    warmup=200,
-                    weight_decay=0.01,
-                    ema=0.999,
-                    precision="auto",
-                ),
-                replace(Augmentation.full(), scale=0.15, shift=0.05),
+                LITE_SCHEDULE,
+                LITE_AUGMENTATION,
                 loss="smooth_l1",
             )
         raise FacemsmError(f"no preset {name!r}: use paper or lite")

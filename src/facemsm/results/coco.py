@@ -29,16 +29,19 @@ if TYPE_CHECKING:
 _GAP = re.compile(r"[\s,:]*")  # between the values of a text that is known to be JSON
 
 
-def to_coco(photos: Iterable[PhotoResult]) -> dict[str, Any]:
+def to_coco(photos: Iterable[PhotoResult], scheme: LandmarkScheme | None = None) -> dict[str, Any]:
     """A COCO keypoint document, ready for ``json.dump``; annotation tools and :mod:`facemsm.data.coco` read it.
 
     Args:
-        photos: of one scheme, a built-in one; :func:`facemsm.results.jsonl.read_results` reads those of earlier runs.
+        photos: of one scheme; :func:`facemsm.results.jsonl.read_results` reads those of earlier runs.
+        scheme: theirs; may be left out if it is a built-in one.
 
     Raises:
-        FacemsmError: there is no photo, or their schemes differ or are not built in.
+        FacemsmError: there is no photo, or their schemes differ or are not known.
     """
     photos = list(photos)
+    if not all(hasattr(photo, "scheme") for photo in photos):
+        raise FacemsmError("a COCO document is made of facemsm.PhotoResult, which names the photo of its faces")
     schemes = {photo.scheme for photo in photos}
     if len(schemes) != 1:
         raise FacemsmError(f"a COCO document has one landmark scheme, these photos have {sorted(schemes) or 'none'}")
@@ -48,7 +51,7 @@ def to_coco(photos: Iterable[PhotoResult]) -> dict[str, Any]:
     ]
     faces = [(i, face) for i, photo in enumerate(photos, 1) for face in photo.faces]
     annotations = [face.to_coco(image, number) for number, (image, face) in enumerate(faces, 1)]
-    return coco_document(images, annotations, get_scheme(schemes.pop()))
+    return coco_document(images, annotations, scheme or get_scheme(schemes.pop()))
 
 
 def coco_document(

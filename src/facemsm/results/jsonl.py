@@ -2,7 +2,7 @@
 
 ``landmarks.jsonl`` is the record of a run: one line per photo, in the order they were read, each a JSON object ::
 
-    {"image": "photos/a.jpg", "width": 640, "height": 480, "scheme": "68", "faces": [
+    {"image": "photos/a.jpg", "bytes": 93857, "width": 640, "height": 480, "scheme": "68", "faces": [
         {"box": [x_min, y_min, x_max, y_max], "detection_score": 0.98, "points": [[x, y], ...], "scores": [...],
          "occluded": [0, 1, ...], "preliminary": [[x, y], ...], "theta": [[...], [...]]}, ...]}
 
@@ -32,11 +32,13 @@ from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError
 from facemsm.face import Face
-from facemsm.files import identity, name_hash
+from facemsm.files import identity, name_hash, reading
 from facemsm.results.run import Run
 from facemsm.typing import FloatArray, PathLike
 
-if sys.platform != "win32":
+if sys.platform == "win32":
+    import msvcrt
+else:
     import fcntl
 
 
@@ -49,6 +51,7 @@ class PhotoResult:
         width, height: of the upright photo, pixels.
         scheme: name of the landmark scheme.
         faces: one each, in the order of the boxes; empty without a face.
+        bytes: of the photo's file, by which it is known again; None if it is not known.
     """
 
     image: str
@@ -56,30 +59,47 @@ class PhotoResult:
     height: int
     scheme: str
     faces: Sequence[Face]
+    bytes: int | None = None
 
 
 class PhotoSet:
-    """Photos, at 8 bytes each: a million names would take 200 MB. All spellings of a photo's path are one.
+    """Photos, at 16 bytes each: a million names would take 200 MB. All spellings of a photo's path are one.
 
     Two of a million photos are taken for the same one with a probability of 3e-8.
 
     Args:
-        photos: their paths.
-        folder: where relative ones of them start, if not here.
+        photos: path and ``PhotoResult.bytes`` of each; of two of one path the later counts.
+        folder: where relative paths start, if not here.
     """
 
-    def __init__(self, photos: Iterable[PathLike] = (), folder: PathLike = "") -> None:
-        self._sums = np.unique(np.fromiter((name_hash(identity(photo, folder)) for photo in photos), np.uint64))
+    def __init__(self, photos: Iterable[tuple[PathLike, int | None]] = (), folder: PathLike = "") -> None:
+        entries = ((name_hash(identity(photo, folder)), -1 if size is None else size) for photo, size in photos)
+        table = np.fromiter(entries, [("name", np.uint64), ("bytes", np.int64)])[::-1]
+        self._sums, first = np.unique(table["name"], return_index=True)
+        self._bytes = table["bytes"][first]
 
     def __len__(self) -> int:
         return len(self._sums)
 
     def __contains__(self, photo: PathLike) -> bool:
-        if not len(self._sums):
+        return self._find(photo) is not None
+
+    def changed(self, photo: PathLike) -> bool:
+        """Whether a photo of the set is now another file, by its size."""
+        i = self._find(photo)
+        if i is None or self._bytes[i] < 0:
             return False
+        try:
+            return bool(Path(photo).stat().st_size != self._bytes[i])
+        except OSError:  # there is none
+            return False
+
+    def _find(self, photo: PathLike) -> int | None:
+        if not len(self._sums):
+            return None
         value = np.uint64(name_hash(identity(photo)))
         i = int(np.searchsorted(self._sums, value))
-        return i < len(self._sums) and bool(self._sums[i] == value)
+        return i if i < len(self._sums) and self._sums[i] == value else None
 
 
 class ResultsFile:
@@ -150,24 +170,27 @@ class ResultsFile:
 
     def _open(self) -> None:
         self._file = self.path.open("ab", buffering=0)
-        if sys.platform != "win32":
-            try:  # a scheduler may start a job again that still runs; the lock ends with the process
+        try:  # a scheduler may start a job again that still runs; the lock ends with the process
+            if sys.platform == "win32":
+                self._file.seek(1 << 62)  # far behind the end: nobody may read what is locked
+                msvcrt.locking(self._file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                self.close()
-                raise FacemsmError(
-                    f"{self.path}: another process is writing to it; wait for it or choose another --output"
-                ) from error
-            except OSError:  # a file system without locks
-                pass
+        except (BlockingIOError, PermissionError) as error:
+            self.close()
+            raise FacemsmError(
+                f"{self.path}: another process is writing to it; wait for it or choose another --output"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
 
-    def _earlier(self, scheme: str) -> Iterator[str]:
+    def _earlier(self, scheme: str) -> Iterator[tuple[str, int | None]]:
         for record, where in _records(self.path):
             if record["scheme"] != scheme:
                 raise FacemsmError(
                     f"{where}: holds {record['scheme']}-point results, not {scheme}; choose another --output"
                 )
-            yield record["image"]
+            yield record["image"], _bytes(record)
 
     def _drop_unfinished_line(self) -> None:
         size = self.path.stat().st_size
@@ -183,13 +206,13 @@ class ResultsFile:
             file.truncate(0)
 
 
-def read_results(path: Path) -> Iterator[PhotoResult]:
+def read_results(path: PathLike) -> Iterator[PhotoResult]:
     """The photos of a ``landmarks.jsonl``, one at a time.
 
     Raises:
         FacemsmError: the file cannot be read, or a line is not a result; the message names file and line.
     """
-    for record, where in _records(path):
+    for record, where in _records(Path(path)):
         yield _from_json(record, where)
 
 
@@ -221,6 +244,7 @@ def _to_json(result: PhotoResult) -> dict[str, Any]:
     ]
     return {
         "image": result.image,
+        **({} if result.bytes is None else {"bytes": result.bytes}),
         "width": result.width,
         "height": result.height,
         "scheme": result.scheme,
@@ -230,18 +254,15 @@ def _to_json(result: PhotoResult) -> dict[str, Any]:
 
 def _records(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
     """Each line's JSON object, with an image and a scheme, and ``path:line`` for messages."""
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    record = json.loads(line)
-                    if not isinstance(record["image"], str) or not isinstance(record["scheme"], str):
-                        raise TypeError("image and scheme are text")
-                except _BROKEN as error:
-                    raise _no_result(f"{path}:{number}", error) from error
-                yield record, f"{path}:{number}"
-    except OSError as error:
-        raise FacemsmError(f"{path}: cannot be read ({error.strerror})") from error
+    with reading(path), path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                record = json.loads(line)
+                if not isinstance(record["image"], str) or not isinstance(record["scheme"], str):
+                    raise TypeError("image and scheme are text")
+            except _BROKEN as error:
+                raise _no_result(f"{path}:{number}", error) from error
+            yield record, f"{path}:{number}"
 
 
 def _from_json(record: Mapping[str, Any], where: str) -> PhotoResult:
@@ -265,9 +286,15 @@ def _from_json(record: Mapping[str, Any], where: str) -> PhotoResult:
             )
             for face in record["faces"]
         ]
-        return PhotoResult(record["image"], int(record["width"]), int(record["height"]), record["scheme"], faces)
+        size = int(record["width"]), int(record["height"])
+        return PhotoResult(record["image"], *size, record["scheme"], faces, _bytes(record))
     except _BROKEN as error:
         raise _no_result(where, error) from error
+
+
+def _bytes(record: Mapping[str, Any]) -> int | None:
+    value = record.get("bytes")
+    return value if type(value) is int and 0 <= value < 1 << 62 else None
 
 
 _BROKEN = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)

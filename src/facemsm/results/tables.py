@@ -18,7 +18,6 @@ from facemsm.typing import FloatArray
 if TYPE_CHECKING:
     import pandas
 
-    from facemsm.face import Face
     from facemsm.results.jsonl import PhotoResult
 
 

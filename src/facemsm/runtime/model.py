@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from facemsm.confidence.model import Calibration
 from facemsm.errors import AbsentError, FacemsmError, check_number, short
-from facemsm.files import atomic_write, check_file
+from facemsm.files import atomic_write, read_bytes
 from facemsm.heatmaps import HeatmapCodec
 from facemsm.schemes import LandmarkScheme, scheme_from_dict
 from facemsm.shapes.dictionary import ShapeDictionary
@@ -114,18 +115,18 @@ def load_model(name: PathLike) -> Model:
     Raises:
         FacemsmError: there is no such model, or one of its files is missing, truncated or altered.
     """
-    folder = WEIGHTS / str(name) if str(name) in list_models() else Path(name)
+    bundled = list_models()
+    if str(name) not in bundled and not isinstance(name, (str, os.PathLike)):
+        raise FacemsmError(f"no model {short(name)}: bundled are {', '.join(bundled)}; or name a folder")
+    folder = WEIGHTS / str(name) if str(name) in bundled else Path(name)
     manifest = folder / MANIFEST
     try:
-        check_file(manifest, LARGEST_MANIFEST)
-        content = manifest.read_bytes()
+        content = read_bytes(manifest, LARGEST_MANIFEST)
     except AbsentError as error:
-        choices = ", ".join(list_models()) or "none"
+        choices = ", ".join(bundled) or "none"
         raise FacemsmError(
             f"no model {str(name)!r}: bundled are {choices}; or name a folder with {MANIFEST}"
         ) from error
-    except OSError as error:
-        raise FacemsmError(f"{manifest}: cannot be read ({error.strerror})") from error
     try:
         model, checksums = _parse(folder, content)
     except FacemsmError as error:
@@ -218,15 +219,12 @@ def write_calibration(folder: Path, calibration: Calibration) -> None:
 
 def _verify(path: Path, expected: str) -> None:
     try:
-        check_file(path, LARGEST_FILE)
         actual = _sha256(path)
     except FacemsmError as error:
         raise FacemsmError(f"{error}; install the model again") from error
-    except OSError as error:
-        raise FacemsmError(f"{path}: cannot be read ({error.strerror}); install the model again") from error
     if actual != expected:
         raise FacemsmError(f"{path}: truncated or altered, its checksum is not model.json's; install the model again")
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_bytes(path, LARGEST_FILE)).hexdigest()

@@ -19,9 +19,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError, check_number, short
-from facemsm.files import check_file
+from facemsm.files import read_bytes
 from facemsm.heatmaps import HeatmapCodec
-from facemsm.runtime.external_data import has_external_data
+from facemsm.runtime.model import LARGEST_FILE
+from facemsm.runtime.network_file import check_network
 from facemsm.runtime.providers import CPU, execution_providers
 from facemsm.typing import FloatArray, Image, Provider
 
@@ -30,9 +31,6 @@ CHUNK = 2
 
 LANDMARKS = ("points", "scores", "spread")
 """What stage 2 emits."""
-
-LARGEST_FILE = 1 << 30
-"""Bytes of a network."""
 
 _LARGEST_VALUE = 1e6
 """Of points in px, scores and spreads in px²: far beyond any face, and small enough to be squared."""
@@ -53,8 +51,8 @@ class Session:
         providers: as for :func:`facemsm.runtime.providers.execution_providers`; none for the CPU.
 
     Raises:
-        FacemsmError: the file is not a network that ONNX Runtime can run, or keeps weights in another one; a provider
-            is not there or does not start.
+        FacemsmError: the file is not a network that ONNX Runtime can run, keeps weights in another one, or has a loop;
+            a provider is not there or does not start.
     """
 
     def __init__(self, path: Path, threads: int = 1, providers: Sequence[Provider] = ()) -> None:
@@ -67,12 +65,10 @@ class Session:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.load_model_format", "ONNX")
-        check_file(self.path, LARGEST_FILE)
+        content = read_bytes(self.path, LARGEST_FILE)
         chosen = execution_providers(self.providers) if self.providers else [(CPU, {})]
         try:
-            content = self.path.read_bytes()
-            if has_external_data(content):
-                raise ValueError("it keeps weights in another file, which is not read; save it with them inside")
+            check_network(content)
             self._session = onnxruntime.InferenceSession(content, options, providers=chosen, enable_fallback=0)
         except Exception as error:
             raise FacemsmError(

@@ -24,7 +24,7 @@ from facemsm.serve.answers import AlignAnswer, Extra, ModelAnswer, Problem, face
 from facemsm.serve.guard import HEALTH, Guard, RootPath, SecurityHeaders, check_hosts, check_origins
 from facemsm.serve.limits import Limits
 from facemsm.serve.requests import BODY, Box, Options, first_problem, read_request
-from facemsm.stages import Method, Settings
+from facemsm.stages import Settings
 from facemsm.typing import FloatArray, Image, PathLike, Provider
 
 STATIC = Path(__file__).with_name("static")
@@ -64,17 +64,25 @@ def load_aligners(
     weights: Sequence[PathLike],
     limits: Limits,
     *,
-    method: Method | None = None,
+    settings: Settings | None = None,
+    detector: str | None = None,
+    detector_model: PathLike | None = None,
     threads: int = 1,
     providers: Sequence[Provider] = (),
 ) -> list[Aligner]:
     """The aligners that the server works with, and one detector for all of them.
 
+    Args:
+        weights: bundled models' names or folders.
+        limits: of requests.
+        settings, threads, providers: as for :meth:`facemsm.Aligner.from_pretrained`.
+        detector, detector_model: as for :func:`facemsm.get_detector`.
+
     Raises:
-        FacemsmError: as :meth:`facemsm.Aligner.from_pretrained`.
+        FacemsmError: as those.
     """
-    options: dict[str, Any] = {"method": method, "threads": threads, "providers": providers}
-    options["detector"] = FewFaces(get_detector(providers=providers), limits.faces)
+    options: dict[str, Any] = {"settings": settings, "threads": threads, "providers": providers}
+    options["detector"] = FewFaces(get_detector(detector, model=detector_model, providers=providers), limits.faces)
     return [Aligner.from_pretrained(name, keep=("heatmaps", "canonical"), **options) for name in weights]
 
 

@@ -14,7 +14,7 @@ from facemsm.serve.guard import HEADERS
 
 
 class Connection(H11Protocol):
-    """Uvicorn's, with an end for those that send nothing, or their headers slowly.
+    """Uvicorn's, with an end for those that send nothing, or their headers slowly, and for those that do not read.
 
     Uvicorn itself gives a new connection all the time it likes, and counts it against the limit of connections, at
     which everyone is refused.
@@ -22,10 +22,13 @@ class Connection(H11Protocol):
 
     seconds = 10.0
     """For the headers of a request, from the connection's begin or the last answer on."""
+    stuck = 60.0
+    """In which a client must have read something of an answer; the system's own buffers may take that long to drain."""
     most = 200
     """Connections at once. For the next one the oldest is closed that is not being worked for."""
 
     _waiting: asyncio.TimerHandle
+    _aborted = False
 
     @property
     def is_idle(self) -> bool:
@@ -38,7 +41,7 @@ class Connection(H11Protocol):
         self._waiting = self.loop.call_later(self.seconds, self._close_if_idle)
         if len(self.connections) > self.most:
             spare = [other for other in self.connections if isinstance(other, Connection) and other._may_be_closed]
-            min(spare, key=lambda other: other._waiting.when()).transport.abort()
+            min(spare, key=lambda other: other._waiting.when())._abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
@@ -64,11 +67,28 @@ class Connection(H11Protocol):
 
     @property
     def _may_be_closed(self) -> bool:
-        return not self.transport.is_closing() and (self.is_idle or self.cycle.more_body)
+        """Whether it waits for its client: for a request, the rest of one, or that an answer is read."""
+        waits = self.is_idle or self.cycle.more_body or self.flow.write_paused or self.transport.is_closing()
+        return waits and not self._aborted
 
     def _close_if_idle(self) -> None:
         if self.is_idle:
             self.transport.close()
+            self._waiting = self.loop.call_later(
+                self.stuck, self._abort_if_stuck, self.transport.get_write_buffer_size()
+            )
+
+    def _abort_if_stuck(self, unread: int) -> None:
+        """End a connection that is closing and whose client has not read any more of the last answer."""
+        left = self.transport.get_write_buffer_size()
+        if left >= unread:
+            self._abort()
+        else:
+            self._waiting = self.loop.call_later(self.stuck, self._abort_if_stuck, left)
+
+    def _abort(self) -> None:
+        self._aborted = True
+        self.transport.abort()
 
 
 def create_server(application: ASGIApp, connection: type[Connection] = Connection) -> uvicorn.Server:

@@ -73,7 +73,8 @@ class Options(BaseModel):
             raise HTTPException(
                 422, f"{next(iter(thresholds))}: is for method=paper only; send that too, or leave it out"
             )
-        return replace(aligner.settings, method=method, reconstruction=Reconstruction.with_thresholds(thresholds))
+        reconstruction = Reconstruction.with_thresholds(thresholds, aligner.settings.reconstruction)
+        return replace(aligner.settings, method=method, reconstruction=reconstruction)
 
 
 _PHOTO = {"type": "string", "format": "binary", "description": "A JPEG, PNG or WebP file."}

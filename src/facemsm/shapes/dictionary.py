@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError, check_number
-from facemsm.files import check_file
+from facemsm.files import atomic_write, check_file
 from facemsm.geometry import apply_affine, canonical_matrix
 from facemsm.schemes import LandmarkScheme, scheme_from_dict, scheme_to_dict
 from facemsm.typing import FloatArray, PathLike
@@ -61,7 +61,7 @@ class ShapeDictionary:
         return self.shapes.reshape(len(self.shapes), -1).astype(np.float64) - self.centre
 
     def save(self, path: PathLike) -> None:
-        """Write a safetensors file, with scheme and size in its metadata.
+        """Write a safetensors file, with scheme and size in its metadata, whole or not at all.
 
         Raises:
             FacemsmError: the file cannot be written.
@@ -70,10 +70,8 @@ class ShapeDictionary:
 
         # one entry only: safetensors writes several in an order that differs from run to run
         metadata = {_FORMAT: json.dumps({"size": self.size, "scheme": scheme_to_dict(self.scheme)})}
-        try:
-            Path(path).write_bytes(save({"shapes": np.ascontiguousarray(self.shapes)}, metadata))
-        except OSError as error:
-            raise FacemsmError(f"{path}: cannot be written ({error.strerror})") from error
+        with atomic_write(Path(path)) as partial:
+            partial.write_bytes(save({"shapes": np.ascontiguousarray(self.shapes)}, metadata))
 
     @classmethod
     def load(cls, path: PathLike) -> ShapeDictionary:

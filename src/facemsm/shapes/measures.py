@@ -7,17 +7,21 @@ Hidden points count like the others: look at ``Face.occluded`` first where that 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from facemsm.errors import FacemsmError
-from facemsm.geometry import Matrix, fit_similarity
+from facemsm.errors import FacemsmError, check_number
+from facemsm.geometry import Matrix, fit_similarity, upright_anchors
+from facemsm.imaging.io import as_image
 from facemsm.imaging.warping import warp
-from facemsm.schemes import SCHEME_68, LandmarkScheme, get_scheme, relation
+from facemsm.schemes import SCHEME_68, LandmarkScheme, get_scheme, relation, scheme_of
 from facemsm.typing import Array, Image
+
+if TYPE_CHECKING:
+    from facemsm.imaging.io import ImageSource
 
 ARCFACE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
 """Where face recognition expects right eye, left eye, nose tip and the mouth's right and left corner, in pixels of a
@@ -33,21 +37,28 @@ into the head. Rounded adult means of the lengths that anthropometry measures (o
 52, eyes to chin 113); no single person's."""
 
 
-def as_68(points: NDArray[np.floating], scheme: LandmarkScheme | None = None) -> Array:
+def as_68(points: ArrayLike, scheme: LandmarkScheme | None = None) -> Array:
     """The 68 points among those of another scheme.
 
     Args:
-        points: (..., L, 2).
+        points: (..., L, 2), an array or lists.
         scheme: theirs; by default the built-in one with L points.
 
     Returns:
         (..., 68, 2) float64; NaN where none of the points is near, or one of those is NaN.
 
     Raises:
-        FacemsmError: no such scheme, or it does not say where its points lie among the 68.
+        FacemsmError: not points, no built-in scheme has L of them, or it says nothing of where they lie among the 68.
     """
-    if scheme is None or not scheme.from_68:  # those in model files come without, but under their names
-        scheme = get_scheme(scheme.name if scheme else str(points.shape[-2]))
+    try:
+        points = np.asarray(points, np.float64)
+    except (TypeError, ValueError):
+        points = np.empty(())
+    if points.ndim < 2:
+        raise FacemsmError("points are no numbers of the shape (..., L, 2); give those of a face, such as face.points")
+    scheme = scheme or scheme_of(points.shape[-2])
+    if scheme.built_in and not scheme.from_68:  # one of a model file
+        scheme = get_scheme(scheme.name)
     if points.shape[-2:] != (scheme.count, 2):
         raise FacemsmError(f"points have the shape {points.shape}; scheme {scheme.name} has ({scheme.count}, 2)")
     weights = relation(scheme, SCHEME_68)
@@ -57,30 +68,44 @@ def as_68(points: NDArray[np.floating], scheme: LandmarkScheme | None = None) ->
 
 
 def recognition_crop(
-    image: Image, points: NDArray[np.floating], size: int = 112, scheme: LandmarkScheme | None = None
+    image: ImageSource, points: ArrayLike, size: int = 112, scheme: LandmarkScheme | None = None
 ) -> Image:
     """The face as face recognition wants it, by :func:`recognition_matrix`.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
+        image: a path, bytes, a PIL picture or an array; see :func:`facemsm.imaging.io.as_image`.
         points: (L, 2).
         size: side of the crop; networks take 112.
         scheme: as for :func:`as_68`.
 
     Returns:
         (size, size, 3) uint8 RGB, black beyond the photo.
+
+    Raises:
+        FacemsmError: as :func:`as_68`, no such image or size, or no crop fits the points.
     """
-    return warp(image, recognition_matrix(points, size, scheme), size)
+    check_number("size", size, 1, 4096, whole=True)
+    return warp(as_image(image), recognition_matrix(points, size, scheme), size)
 
 
-def recognition_matrix(points: NDArray[np.floating], size: int = 112, scheme: LandmarkScheme | None = None) -> Matrix:
+def recognition_matrix(points: ArrayLike, size: int = 112, scheme: LandmarkScheme | None = None) -> Matrix:
     """The similarity (2, 3) from photo pixels to the crop that brings five points closest to ``ARCFACE``."""
+    known = _one_face(points, scheme)
+    five = np.stack([*upright_anchors(known, SCHEME_68)[:2], *known[[30, 48, 54]]])
+    matrix = fit_similarity(five, (ARCFACE + 0.5) * (size / 112) - 0.5)
+    if np.isfinite(five).all(axis=1).sum() < 2 or not np.isfinite(matrix).all():
+        raise FacemsmError("no crop fits these points; are they those of a face?")
+    return matrix
+
+
+def _one_face(points: ArrayLike, scheme: LandmarkScheme | None) -> Array:
     known = as_68(points, scheme)
-    eyes = [np.nanmean(known[first : first + 6], axis=0) for first in (36, 42)]
-    return fit_similarity(np.stack([*eyes, *known[[30, 48, 54]]]), (ARCFACE + 0.5) * (size / 112) - 0.5)
+    if known.ndim != 2:
+        raise FacemsmError(f"points of shape {known.shape} are several faces'; give those of one")
+    return known
 
 
-def eye_aspect_ratio(points: NDArray[np.floating], scheme: LandmarkScheme | None = None) -> Array:
+def eye_aspect_ratio(points: ArrayLike, scheme: LandmarkScheme | None = None) -> Array:
     """How far each eye is open, (..., 2): the person's right eye, the left one. Near 0 when closed, 0.2 to 0.4 open.
 
     Mean height over width, of six points (Soukupová and Čech, Real-Time Eye Blink Detection using Facial Landmarks,
@@ -91,7 +116,7 @@ def eye_aspect_ratio(points: NDArray[np.floating], scheme: LandmarkScheme | None
     return np.stack([_openness(known, right), _openness(known, left)], axis=-1)
 
 
-def mouth_openness(points: NDArray[np.floating], scheme: LandmarkScheme | None = None) -> Array:
+def mouth_openness(points: ArrayLike, scheme: LandmarkScheme | None = None) -> Array:
     """How far the mouth is open, (...): the same ratio for the eight points of the inner lips. 0 when closed."""
     return _openness(as_68(points, scheme), ((61, 67), (62, 66), (63, 65), (60, 64)))
 
@@ -117,9 +142,7 @@ class HeadPose(NamedTuple):
     roll: float
 
 
-def head_pose(
-    points: NDArray[np.floating], image_shape: tuple[int, ...], scheme: LandmarkScheme | None = None
-) -> HeadPose:
+def head_pose(points: ArrayLike, image_shape: tuple[int, ...], scheme: LandmarkScheme | None = None) -> HeadPose:
     """Head pose, by fitting ``HEAD`` to nine of the points or as many as there are.
 
     The camera is taken to have no distortion, its centre in the photo's, and a focal length of the photo's width (a
@@ -133,7 +156,7 @@ def head_pose(
     Raises:
         FacemsmError: no head fits the points.
     """
-    seen = as_68(points, scheme)[list(HEAD)]
+    seen = _one_face(points, scheme)[list(HEAD)]
     known = np.isfinite(seen).all(axis=1)
     height, width = image_shape[:2]
     camera = np.array([[width, 0, (width - 1) / 2], [0, width, (height - 1) / 2], [0, 0, 1]])

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError
-from facemsm.files import atomic_write, check_file
+from facemsm.files import atomic_write, read_bytes
 from facemsm.schemes import LandmarkScheme
 from facemsm.shapes.dictionary import FARTHEST, LARGEST_FILE
 from facemsm.typing import Array, BoolArray, FloatArray, PathLike
@@ -82,12 +82,10 @@ class ShapePrior:
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
-        check_file(Path(path), LARGEST_FILE)
+        content = read_bytes(Path(path), LARGEST_FILE)
         try:
-            tensors = load(Path(path).read_bytes())
+            tensors = load(content)
             prior = cls(*(np.asarray(tensors[name], np.float32) for name in ("mean", "modes", "residual")))
-        except OSError as error:
-            raise FacemsmError(f"{path}: cannot be read ({error.strerror})") from error
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise FacemsmError(f"{path}: not a shape prior, or a damaged one ({type(error).__name__})") from error
         shapes = (prior.mean.shape, prior.modes.shape[:2], prior.residual.shape)

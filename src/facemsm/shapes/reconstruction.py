@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facemsm.errors import FacemsmError
+from facemsm.errors import FacemsmError, check_number, short
 from facemsm.schemes import LandmarkScheme
 from facemsm.shapes.dictionary import ShapeDictionary
-from facemsm.typing import BoolArray, FloatArray
+from facemsm.typing import Array, BoolArray, FloatArray
 
+_TINY = 1e-9  # px²
 _CHUNK = 8  # faces at once: bounds the memory, and a chunk's matrices stay in the processor's cache
 
 
@@ -29,7 +30,9 @@ class Reconstruction:
         minimum_reliable: share of points that are taken as reliable even if their scores are too low.
         replace: ``unreliable`` keeps the reliable points where they are, as Section III-C says; ``all`` replaces every
             point, as Algorithm 2 says in line 13.
-        centred: fit deviations from the mean of the k exemplars rather than the shapes themselves.
+        aligned: map every exemplar to the reliable points by a similarity first, so that what stage 1 left of shift,
+            scale and turn does not count, and fit deviations from the mean of the k nearest. False is Eq. 10 and 11 as
+            they are printed.
 
     Raises:
         FacemsmError: a value is out of range.
@@ -41,31 +44,34 @@ class Reconstruction:
     feature_threshold: float = 0.6
     minimum_reliable: float = 0.2
     replace: Literal["unreliable", "all"] = "unreliable"
-    centred: bool = False
+    aligned: bool = True
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise FacemsmError(f"reconstruction: k is {self.k}, at least 1 exemplar is needed")
-        if not 0 <= self.ridge < np.inf:
-            raise FacemsmError(f"reconstruction: ridge is {self.ridge}, it must be 0 or greater")
+        check_number("reconstruction: k", self.k, 1, whole=True)
+        check_number("reconstruction: ridge", self.ridge, 0)
         for name in ("contour_threshold", "feature_threshold", "minimum_reliable"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise FacemsmError(f"reconstruction: {name} is {getattr(self, name)}, it must be between 0 and 1")
+            check_number(f"reconstruction: {name}", getattr(self, name), 0, 1)
         if self.replace not in ("unreliable", "all"):
             raise FacemsmError(f"reconstruction: replace is {self.replace!r}, use 'unreliable' or 'all'")
 
     @classmethod
-    def with_thresholds(cls, thresholds: Mapping[str, float]) -> Reconstruction:
-        """The defaults with other thresholds: ``contour`` and ``features``.
+    def with_thresholds(cls, thresholds: Mapping[str, float], among: Reconstruction | None = None) -> Reconstruction:
+        """Settings with other thresholds: ``contour`` and ``features``.
+
+        Args:
+            thresholds: the others.
+            among: all other settings, and the threshold that is left out; the defaults if None.
 
         Raises:
             FacemsmError: another name, or out of range.
         """
-        if not set(thresholds) <= {"contour", "features"}:
-            raise FacemsmError(f"thresholds are {sorted(thresholds)}: choose from contour and features")
-        return cls(
-            contour_threshold=thresholds.get("contour", cls.contour_threshold),
-            feature_threshold=thresholds.get("features", cls.feature_threshold),
+        before = among or cls()
+        if not isinstance(thresholds, Mapping) or not set(thresholds) <= {"contour", "features"}:
+            raise FacemsmError(f"thresholds are {short(thresholds)}: choose from contour and features")
+        return replace(
+            before,
+            contour_threshold=thresholds.get("contour", before.contour_threshold),
+            feature_threshold=thresholds.get("features", before.feature_threshold),
         )
 
 
@@ -116,7 +122,7 @@ def reliable_points(scores: NDArray[np.floating], scheme: LandmarkScheme, settin
 def reconstruct(
     points: FloatArray, scores: NDArray[np.floating], dictionary: ShapeDictionary, settings: Reconstruction
 ) -> tuple[FloatArray, BoolArray]:
-    """Rebuild the unreliable points of faces (Algorithm 2, lines 5 to 13).
+    """Rebuild the unreliable points of faces (Algorithm 2, lines 5 to 13; Eq. 10, Eq. 11).
 
     Faces do not influence each other: many at once give the same numbers, to the last bit, as one by one.
 
@@ -135,7 +141,7 @@ def reconstruct(
 
     Example::
 
-        >>> dictionary = ShapeDictionary.load(facemsm.load_model("68").path("dictionary.safetensors"))
+        >>> dictionary = facemsm.load_model("68").dictionary()
         >>> points, scores = dictionary.shapes[:1].copy(), np.ones((1, 68), np.float32)
         >>> points[0, 8], scores[0, 8] = 0, 0.1  # the chin, lost
         >>> found, rebuilt = reconstruct(points, scores, dictionary, Reconstruction())
@@ -167,19 +173,20 @@ def _nearest_shapes_fit(
     """Shapes D_S α (C, L, 2) of Eq. 11, with the ridge of Eq. 10.
 
     Eq. 11 fits V*S by the k exemplars that are nearest to it on the reliable points; Eq. 10 adds λ |α|². Both
-    together: α = (A Aᵀ + λ I)⁻¹ A V*S, where the k rows of A are those exemplars, 0 at the unreliable points.
+    together: α = (A Aᵀ + λ I)⁻¹ A V*S, where the k rows of A are those exemplars, 0 at the unreliable points; of all
+    three the mean of the exemplars is taken off first if they are aligned.
     """
-    exemplars = dictionary.rows  # (N, 2L)
     visible = np.repeat(reliable, 2, axis=1).astype(np.float64)  # V*
     target = np.where(reliable[..., None], points - dictionary.centre, 0.0).reshape(visible.shape)  # V*S
-
-    # |V*(S - d)|² without |V*S|², the same for all d. One matrix-vector product a face: the sums of one matrix product
-    # for all faces would be rounded differently for different numbers of faces.
-    distance = (exemplars**2 @ visible[..., None] - 2 * (exemplars @ target[..., None]))[..., 0]
-    k = min(settings.k, len(exemplars))
-    basis = exemplars[np.argpartition(distance, k - 1, axis=1)[:, :k]]  # (C, k, 2L)
-    origin = basis.mean(axis=1, keepdims=True) if settings.centred else np.zeros((1, 1, basis.shape[2]))
-    basis -= origin
+    target = target.astype(np.float64)
+    k = min(settings.k, len(dictionary.shapes))
+    if settings.aligned:
+        basis = _nearest_aligned(target, visible, dictionary, k)
+        origin = basis.mean(axis=1, keepdims=True)
+        basis -= origin
+    else:
+        basis = _nearest(target, visible, dictionary, k)
+        origin = np.zeros((1, 1, basis.shape[2]))
 
     fitted = basis * visible[:, None]
     gram = fitted @ fitted.swapaxes(1, 2)
@@ -190,3 +197,35 @@ def _nearest_shapes_fit(
     alpha = np.linalg.solve(gram, fitted @ (target[:, None] - origin).swapaxes(1, 2))  # (C, k, 1)
     shapes = origin + alpha.swapaxes(1, 2) @ basis
     return np.asarray(shapes.reshape(points.shape) + dictionary.centre)
+
+
+# One product a face in both: the sums of one matrix product for all faces would be rounded differently for different
+# numbers of faces.
+
+
+def _nearest(target: Array, visible: Array, dictionary: ShapeDictionary, k: int) -> Array:
+    """The k exemplars (C, k, 2L) that are nearest to V*S, both (C, 2L), as they are."""
+    rows = dictionary.rows
+    # |V*(S - d)|² without |V*S|², the same for all d
+    distance = (rows**2 @ visible[..., None] - 2 * (rows @ target[..., None]))[..., 0]
+    return np.asarray(rows[np.argpartition(distance, k - 1, axis=1)[:, :k]])
+
+
+def _nearest_aligned(target: Array, visible: Array, dictionary: ShapeDictionary, k: int) -> Array:
+    """The k exemplars (C, k, 2L) that are nearest to V*S once a similarity has mapped each to it.
+
+    With points as complex numbers the similarity is ``s -> a (s - mean) + mean of V*S``: a = <S, d> / <d, d> about the
+    means over the reliable points, and |<S, d>|² / <d, d> is what it takes off |V*S|².
+    """
+    shapes, face = (values.view(np.complex128) for values in (dictionary.rows, target))  # (N, L), (C, L)
+    count = visible.sum(axis=1, keepdims=True) / 2
+    middle = face.sum(axis=1, keepdims=True) / count
+    seen = visible[:, ::2]
+    columns = np.stack((seen * (face - middle).conj(), seen / count), axis=-1)  # (C, L, 2)
+    cross, mean = np.moveaxis(shapes @ columns, -1, 0)  # conj <S, d>, and the means of d
+    square = (dictionary.rows**2 @ visible[..., None])[..., 0] - count * np.abs(mean) ** 2
+    fits = square > _TINY  # else the reliable points coincide, and say nothing of turn and scale
+    a = np.where(fits, cross.conj() / np.where(fits, square, 1), 1)
+    nearest = np.argpartition(-(np.abs(a) ** 2) * square, k - 1, axis=1)[:, :k]
+    a, mean = (np.take_along_axis(values, nearest, axis=1)[..., None] for values in (a, mean))
+    return np.asarray((a * (shapes[nearest] - mean) + middle[..., None]).view(np.float64))

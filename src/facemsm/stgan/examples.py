@@ -48,7 +48,7 @@ class CropExamples:
         crop = take_crop(
             face.load(), face.points, face.visibility, matrix, self.size, flip_table=self.scheme.flip, flipped=flipped
         )
-        # The canonical frame turns and scales with the face, and a mirrored face has it mirrored.
+        # The canonical frame rotates and scales with the face, and a mirrored face has it mirrored.
         theta = compose(pixels_to_normalised(self.size, self.size), compose(matrix, self._to_photo(face)))
         if flipped:
             theta[:, 0] *= -1

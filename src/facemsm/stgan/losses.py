@@ -1,16 +1,10 @@
-"""Stage 1's losses, Eq. 3 to 5, on logits, in the forms that keep training stable.
-
-Eq. 4's ``log(1 - D(G))`` has no gradient once the discriminator wins, as it soon does with thirty times the generator's
-weights; the generator minimises ``-log D(G)`` instead, which has the same optimum.
-"""
+"""Stage 1's losses, Eq. 3 to 5, on logits; as printed, and in the forms that GANs are usually trained with."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
-
-REAL_LABEL = 0.9
-"""One-sided label smoothing: the discriminator may not become certain of real faces."""
 
 
 def theta_loss(predicted: Tensor, truth: Tensor) -> Tensor:
@@ -23,16 +17,26 @@ def theta_loss(predicted: Tensor, truth: Tensor) -> Tensor:
     return loss
 
 
-def discriminator_loss(real_logit: Tensor, fake_logit: Tensor) -> Tensor:
-    """Negative of Eq. 3: what the discriminator minimises."""
-    target = real_logit.new_full(real_logit.shape, REAL_LABEL)
+def discriminator_loss(real_logit: Tensor, fake_logit: Tensor, real_label: float = 1.0) -> Tensor:
+    """Negative of Eq. 3: what the discriminator minimises.
+
+    Args:
+        real_logit, fake_logit: (N,) of canonical and of generated faces.
+        real_label: target of canonical faces; below 1 the discriminator may not become certain of them (one-sided label
+            smoothing).
+    """
+    target = torch.full_like(real_logit, real_label)
     real = functional.binary_cross_entropy_with_logits(real_logit, target)
     return real + functional.softplus(fake_logit).mean()
 
 
-def adversarial_loss(fake_logit: Tensor) -> Tensor:
-    """Eq. 4 in its non-saturating form: ``-E[log D(G(I))]``."""
-    return functional.softplus(-fake_logit).mean()
+def adversarial_loss(fake_logit: Tensor, *, saturating: bool = True) -> Tensor:
+    """Eq. 4, ``E[log(1 - D(G(I)))]``, or its non-saturating form, ``-E[log D(G(I))]``.
+
+    Eq. 4 as it is has no gradient once the discriminator wins, as it soon does with thirty times the generator's
+    weights; the other form has the same optimum and a gradient.
+    """
+    return -functional.softplus(fake_logit).mean() if saturating else functional.softplus(-fake_logit).mean()
 
 
 def corner_error(predicted: Tensor, truth: Tensor, size: int) -> Tensor:

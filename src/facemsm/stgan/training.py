@@ -1,4 +1,4 @@
-"""Training stage 1: Algorithm 1, one discriminator step and one generator step a batch."""
+"""Training stage 1: Algorithm 1."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from facemsm.data.augment import Augmentation
-from facemsm.errors import FacemsmError
+from facemsm.errors import FacemsmError, check_number
 from facemsm.geometry import CANONICAL_MARGIN, CROP_ENLARGEMENT
 from facemsm.schemes import LandmarkScheme
 from facemsm.stgan.examples import CropExamples
@@ -35,6 +35,13 @@ class STGANTraining:
         alone: fraction of the run in which the generator learns from θ alone, before the discriminator joins. From the
             first step on, the discriminator would win before the generator's faces look canonical at all.
         discriminator_rate: the discriminator's learning rate over the generator's.
+        real_label: what the discriminator is told of canonical faces; below 1 is label smoothing.
+        saturating: whether the adversarial loss is Eq. 4 as printed, see :func:`facemsm.stgan.losses.adversarial_loss`.
+        generator_steps: 2 is Algorithm 1, which optimises the generator by Eq. 5 (line 1) and, after the discriminator,
+            by Eq. 6 (line 4); 1 leaves line 1 out and takes Eq. 5 for line 4.
+
+    Raises:
+        FacemsmError: a value is out of range.
     """
 
     schedule: Schedule = field(default_factory=lambda: Schedule(epochs=1000, halve_every=400))
@@ -42,11 +49,22 @@ class STGANTraining:
     a: float = 1.0
     b: float = 0.5
     alone: float = 0.0
-    discriminator_rate: float = 0.2
+    discriminator_rate: float = 1.0
+    real_label: float = 1.0
+    saturating: bool = True
+    generator_steps: int = 2
+
+    def __post_init__(self) -> None:
+        check_number("generator_steps", self.generator_steps, 1, 2, whole=True)
+        for name in ("alone", "real_label"):
+            check_number(name, getattr(self, name), 0, 1)
+        for name in ("a", "b", "discriminator_rate"):
+            check_number(name, getattr(self, name), 0, 1e3)
 
     @classmethod
     def preset(cls, name: str) -> STGANTraining:
-        """``paper``: Section IV-C to the letter. ``lite``: what a CPU trains and what ships.
+        """``paper``: Section IV-C and Algorithm 1, with the deviations that docs/method.md lists. ``lite``: what a CPU
+        trains and what ships.
 
         Raises:
             FacemsmError: no such preset.
@@ -64,12 +82,21 @@ class STGANTraining:
                 precision="auto",
             )
             # Boxes off by a fifth, a quarter too small or large, heads turned by 40°: wider than it will be asked for.
-            return cls(schedule, replace(Augmentation.full(), rotation=40.0, scale=0.3, shift=0.14), b=0.01, alone=0.8)
+            return cls(
+                schedule,
+                replace(Augmentation.full(), rotation=40.0, scale=0.3, shift=0.14),
+                b=0.01,
+                alone=0.8,
+                discriminator_rate=0.2,
+                real_label=0.9,
+                saturating=False,
+                generator_steps=1,
+            )
         raise FacemsmError(f"no preset {name!r}: use paper or lite")
 
 
 class STGANModule(StageModule):
-    """Stage 1 in training."""
+    """Stage 1 in training: Eq. 6, in which the generator minimises L_G of Eq. 5 and the discriminator maximises L_D."""
 
     def __init__(self, config: STGANTraining, scheme: LandmarkScheme, faces: Faces) -> None:
         still = Augmentation(
@@ -102,34 +129,47 @@ class STGANModule(StageModule):
         return [generator, discriminator], schedules
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:  # noqa: ARG002
-        """Lines 1 to 4 of Algorithm 1, read as one step of each network on the same generated faces."""
+        """Algorithm 1 on one batch. Lines 2 and 3, the two terms of Eq. 3, are one step of the discriminator."""
         config = self.config
         generator_step, discriminator_step = self.optimizers()  # type: ignore[attr-defined]
+        generator_schedule, discriminator_schedule = self.lr_schedulers()  # type: ignore[misc]
         image, truth = images_to_tensor(batch["image"]), batch["theta"]
-        with torch.autocast(self.device.type, enabled=False):  # eight bits of mantissa are too few for θ
-            theta = self.network(image)
-            loss = config.a * theta_loss(theta, truth)
-            self.log("train/theta", loss)
-            adversarial = self.batches_done >= self.steps_alone
-            if adversarial:
-                real, fake = warp_by_theta(image, truth), warp_by_theta(image, theta)
-        if adversarial:
-            real_logit, fake_logit = self.discriminator(real).float(), self.discriminator(fake.detach()).float()
+        adversarial = self.batches_done >= self.steps_alone
+        twice = adversarial and config.generator_steps == 2
+        theta = self._theta(image)
+        self.log("train/theta", theta_loss(theta.detach(), truth))
+        if twice:  # line 1
+            self._step_generator(generator_step, image, theta, truth, config.b)
+        if adversarial:  # lines 2 and 3
+            real_logit = self.discriminator(_warped(image, truth)).float()
+            fake_logit = self.discriminator(_warped(image, theta.detach())).float()
             discriminator_step.zero_grad()
-            self.manual_backward(discriminator_loss(real_logit, fake_logit))
+            self.manual_backward(discriminator_loss(real_logit, fake_logit, config.real_label))
             discriminator_step.step()
+            discriminator_schedule.step()
             self.log("train/log D(real)", -torch.nn.functional.softplus(-real_logit).mean())
             self.log("train/log D(fake)", -torch.nn.functional.softplus(-fake_logit).mean())
-            self.toggle_optimizer(generator_step)
-            loss = loss + config.b * adversarial_loss(self.discriminator(fake).float())
-        generator_step.zero_grad()
-        self.manual_backward(loss)
-        generator_step.step()
-        generator_schedule, discriminator_schedule = self.lr_schedulers()  # type: ignore[misc]
+        # line 4; of L_D in Eq. 6 the generator reaches the second term, which is L_A once more
+        weight = config.b + twice if adversarial else 0.0
+        self._step_generator(generator_step, image, self._theta(image) if twice else theta, truth, weight)
         generator_schedule.step()
-        if adversarial:
-            self.untoggle_optimizer(generator_step)
-            discriminator_schedule.step()
+
+    def _theta(self, image: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, enabled=False):  # eight bits of mantissa are too few for θ
+            theta: Tensor = self.network(image)
+            return theta
+
+    def _step_generator(self, optimiser: Any, image: Tensor, theta: Tensor, truth: Tensor, weight: float) -> None:
+        """Eq. 5, the adversarial loss times ``weight``."""
+        self.toggle_optimizer(optimiser)  # no gradients for the discriminator
+        loss = self.config.a * theta_loss(theta, truth)
+        if weight:
+            fake_logit = self.discriminator(_warped(image, theta)).float()
+            loss = loss + weight * adversarial_loss(fake_logit, saturating=self.config.saturating)
+        optimiser.zero_grad()
+        self.manual_backward(loss)
+        optimiser.step()
+        self.untoggle_optimizer(optimiser)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:  # noqa: ARG002
         """Corner error in crop pixels (deciding) and the norm of Eq. 5, on crops jittered the same way every time."""
@@ -146,3 +186,8 @@ class STGANModule(StageModule):
         pixels = rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
         picture: Image = (255 * pixels).round().byte().cpu().numpy()
         return picture
+
+
+def _warped(image: Tensor, theta: Tensor) -> Tensor:
+    with torch.autocast(image.device.type, enabled=False):
+        return warp_by_theta(image, theta)

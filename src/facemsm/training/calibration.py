@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facemsm.aligner import Aligner
-from facemsm.confidence.fitting import CONDITIONS, FOLDS, Observations, fit_logistic, fit_noise
+from facemsm.confidence.fitting import FITTING_CONDITIONS, FOLDS, Observations, fit_logistic, fit_noise
 from facemsm.confidence.model import CORRECT, FEATURES, OF_ERRORS, Calibration, Logistic, Stage3, describe, detail
 from facemsm.data.sample import FaceSample, evenly_chosen
 from facemsm.data.sources import Source
@@ -20,7 +20,7 @@ from facemsm.evaluation import occlusion
 from facemsm.evaluation.conditions import Perturbation, in_poor_photo, mostly_covered, painted
 from facemsm.evaluation.metrics import point_errors
 from facemsm.geometry import apply_affine, canonical_matrix, compose, face_scale, invert, shifted, similarity
-from facemsm.runtime.model import DICTIONARY, PRIOR, write_calibration
+from facemsm.runtime.model import PRIOR, write_calibration
 from facemsm.schemes import OCCLUDED, UNLABELLED, LandmarkScheme
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.shapes.posterior import Noise, Posterior, ShapePrior, learn_prior, observation_covariance, posterior
@@ -29,15 +29,18 @@ from facemsm.training.faces import load_faces
 from facemsm.typing import Array
 
 TIMES = (8, 3, 3, 1)
-"""How often a held-out face is shown in each of ``CONDITIONS``; all but once with a perturbed box."""
+"""How often a held-out face is shown in each of ``FITTING_CONDITIONS``; all but once with a perturbed box."""
 
 FAIR = 2
-"""Of ``CONDITIONS``, those whose points are fair to ask for: the others teach what not to trust."""
+"""Of ``FITTING_CONDITIONS``, those whose points are fair to ask for: the others teach what not to trust."""
 
 FITTED = 1200
 """Observations that the noise is fitted on, for speed."""
 
-KINDS = ("mask", "hand", "glasses", "patch", "hair")
+LEAST = 20
+"""Held-out faces; with fewer, a fold would have too few to learn from."""
+
+OCCLUDER_KINDS = ("mask", "hand", "glasses", "patch", "hair")
 PRECISION = 0.8
 """Of the points that are flagged as occluded, so many are to be."""
 
@@ -60,21 +63,24 @@ def calibrate_model(
         report: takes the lines that say what was found.
 
     Raises:
-        FacemsmError: fewer than 20 faces are held out, or something cannot be read or written.
+        FacemsmError: fewer than ``LEAST`` faces are held out, or something cannot be read or written.
     """
     aligner = Aligner.from_pretrained(model, stages=(1, 2))
     scheme, size = aligner.scheme, aligner.model.codec.input_size
     faces = load_faces(
         sources,
         box_source="provided",
-        scheme=scheme.name,
+        scheme=scheme,
         holdout=holdout,
         exclude=exclude,
         complete=complete,
     )
-    if len(faces.validation) < 20:
-        raise FacemsmError(f"only {len(faces.validation)} faces are held out, at least 20 are needed: give more data")
-    dictionary = ShapeDictionary.load(aligner.model.path(DICTIONARY))
+    if len(faces.validation) < LEAST:
+        raise FacemsmError(
+            f"only {len(faces.validation)} faces are held out, at least {LEAST} are needed: give more data, or train "
+            "and calibrate with a higher --holdout"
+        )
+    dictionary = aligner.model.dictionary()
     shapes = np.stack([face.points for face in faces.training]).astype(np.float64)
     shapes = apply_affine(canonical_matrix(shapes, scheme, size), shapes)
     prior = learn_prior(np.concatenate((shapes, dictionary.shapes)), scheme, size=size)
@@ -84,7 +90,7 @@ def calibrate_model(
     report(f"{len(faces.validation)} faces held out, each shown {sum(TIMES)} times")
     good = np.flatnonzero(seen.kind < FAIR)
     noise = fit_noise(seen.take(np.array(evenly_chosen(good.tolist(), FITTED))), prior, scheme)
-    report(f"log of noise: {noise[0]:.2f} {noise[1]:+.2f} (1 - score) {-noise[2]:+.2f} turn")
+    report(f"log of noise: {noise[0]:.2f} {noise[1]:+.2f} (1 - score) {-noise[2]:+.2f} yaw")
     parts = [_fit(seen.take(seen.fold != fold), prior, scheme, noise) for fold in range(FOLDS)]
     stage3, threshold = _report(report, seen, parts, prior, dictionary, scheme)
     _report_left_out(report, seen, prior, scheme, noise)
@@ -98,11 +104,11 @@ def calibrate_model(
 def _observe(aligner: Aligner, faces: Sequence[FaceSample]) -> Observations:
     """Stages 1 and 2 on every face, as often as ``TIMES`` says.
 
-    Where some data set says which points are hidden, only its faces teach that: elsewhere hidden points pass for seen.
+    Where some data set says which points are hidden, only its faces teach that: elsewhere they pass for visible.
     """
-    ways: tuple[Callable[[FaceSample, int], FaceSample], ...] = (  # in the order of CONDITIONS
+    ways: tuple[Callable[[FaceSample, int], FaceSample], ...] = (  # in the order of FITTING_CONDITIONS
         lambda face, _: face,
-        lambda face, seed: painted(face, aligner.scheme, KINDS, seed),
+        lambda face, seed: painted(face, aligner.scheme, OCCLUDER_KINDS, seed),
         in_poor_photo,
         mostly_covered,
     )
@@ -116,9 +122,9 @@ def _observe(aligner: Aligner, faces: Sequence[FaceSample]) -> Observations:
     marked = {face.name for face in faces if face.visibility is not None} or {face.name for face in faces}
     rows = []
     for face, kind, perturb in shown():
-        image, box, turned = face.load(), face.box, similarity()
+        image, box, to_rotated = face.load(), face.box, similarity()
         if perturb:
-            image, box, turned = perturb.apply(image, box, face.name)
+            image, box, to_rotated = perturb.apply(image, box, face.name)
         found = aligner.run_stages([image], box[None])
         visibility = face.visibility if face.name in marked else None
         if visibility is None:
@@ -129,7 +135,7 @@ def _observe(aligner: Aligner, faces: Sequence[FaceSample]) -> Observations:
         if shift := aligner.model.conventions.get(face.convention):
             truth = shifted(truth, (-shift[0], -shift[1])).astype(np.float32)  # a score is for the consensus
         row = (found.points[0], found.scores[0], found.spread[0], detail(found.canonical)[0])
-        rows.append((*row, compose(invert(turned), found.to_photo[0]), truth, visibility, kind, fold, _part(face)))
+        rows.append((*row, compose(invert(to_rotated), found.to_photo[0]), truth, visibility, kind, fold, _part(face)))
     return Observations(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
@@ -142,7 +148,7 @@ def _fit(seen: Observations, prior: ShapePrior, scheme: LandmarkScheme, noise: N
     """Both logistic regressions, on posteriors by the noise."""
     correct, features = _fit_correct(seen, prior, scheme, noise)
     # rectangles over most of a face show which points not to trust, but real occluders look different
-    labelled = (seen.visibility != UNLABELLED) & (seen.kind != len(CONDITIONS) - 1)[:, None]
+    labelled = (seen.visibility != UNLABELLED) & (seen.kind != len(FITTING_CONDITIONS) - 1)[:, None]
     features[..., [FEATURES.index(name) for name in OF_ERRORS]] = 0
     hidden = fit_logistic(features, seen.visibility == OCCLUDED, labelled, scheme)
     return Calibration(noise, correct, hidden, 0.5, "posterior")
@@ -189,7 +195,7 @@ def _report(
         for name, points in (("none", seen.points), ("exemplars", rebuilt), ("posterior", refined))
     }
     labelled, occluded = seen.visibility != UNLABELLED, seen.visibility == OCCLUDED
-    for condition, title in enumerate(CONDITIONS):
+    for condition, title in enumerate(FITTING_CONDITIONS):
         rows = seen.kind == condition
         report(f"\nheld-out faces {title}; errors in % of the inter-ocular distance, or of the box in profiles")
         report("stage 3         all  visible   hidden")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast, get_args, get_type_hints
 
 from facemsm.errors import FacemsmError, check_number, short
+from facemsm.files import read_text
 
 T = TypeVar("T")
 
@@ -33,6 +35,9 @@ class Schedule:
         clip: largest norm of the gradient; 0 for no limit.
         precision: ``32-true``, ``bf16-mixed``, or ``auto``: whichever is faster on the machine.
         validate_every: steps between validations.
+        patience: validations without a lower error after which the run ends before its time; 0 for never. Algorithm 1
+            goes on "until the accuracy of the validation set stop increasing", Section IV-C for a number of epochs.
+        keep: checkpoints of the best validations that stay in ``checkpoints/``; 0 for none.
         workers: processes that prepare examples; 0 prepares them between steps.
         threads: CPU threads of PyTorch; 0 is as many as make it faster.
         seed: of weights, order and augmentation.
@@ -53,6 +58,8 @@ class Schedule:
     clip: float = 0.0
     precision: Precision = "32-true"
     validate_every: int = 500
+    patience: int = 0
+    keep: int = 0
     workers: int = 1
     threads: int = 0
     seed: int = 0
@@ -60,7 +67,7 @@ class Schedule:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "halve_every", "validate_every"):
             check_number(f"schedule.{name}", getattr(self, name), 1, 1e9, whole=True)
-        for name in ("steps", "warmup", "workers", "threads", "seed"):
+        for name in ("steps", "warmup", "patience", "keep", "workers", "threads", "seed"):
             check_number(f"schedule.{name}", getattr(self, name), 0, 1e9, whole=True)
         for name, most in (("learning_rate", 1e3), ("weight_decay", 1e3), ("ema", 0.999999), ("clip", 1e9)):
             check_number(f"schedule.{name}", getattr(self, name), 0, most)
@@ -73,12 +80,20 @@ class Schedule:
         return self.steps or self.epochs * max(1, epoch_size // self.batch_size)
 
 
-def override(config: T, settings: Sequence[str]) -> T:
-    """A configuration with fields replaced by ``name=value`` or ``group.name=value``; values are JSON or plain words.
+def override(config: T, settings: Sequence[str], file: Path | None = None) -> T:
+    """A configuration with other values in some fields.
+
+    Args:
+        config: the configuration.
+        settings: ``name=value`` or ``group.name=value``; values are JSON or plain words.
+        file: JSON as in a run's ``config.json``, all of it or a part; ``settings`` come after it.
 
     Raises:
-        FacemsmError: no such field, or a value of another kind than the field's.
+        FacemsmError: the file cannot be read, there is no such field, or a value is of another kind than the field's.
     """
+    if file:
+        for path, value in _leaves(_read_object(file)):
+            config = _replaced(config, path, value, f"{file}: {'.'.join(path)}")
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
@@ -87,33 +102,68 @@ def override(config: T, settings: Sequence[str]) -> T:
             value = json.loads(text)
         except json.JSONDecodeError:
             value = text
-        config = _replaced(config, name.split("."), value, setting)
+        config = _replaced(config, name.split("."), value, f"--set {setting!r}")
     return config
 
 
-def _replaced(config: T, path: list[str], value: Any, setting: str) -> T:
+def _read_object(file: Path) -> dict[str, Any]:
+    text = read_text(file)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FacemsmError(f"{file}: not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise FacemsmError(f"{file}: expected settings as in a run's config.json")
+    return content
+
+
+def _leaves(values: Mapping[str, Any], *group: str) -> Iterator[tuple[list[str], Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, *group, name)
+        else:
+            yield [*group, name], value
+
+
+def _replaced(config: T, path: list[str], value: Any, where: str) -> T:
     assert is_dataclass(config)
     assert not isinstance(config, type)
     known = [f.name for f in fields(config)]
     if path[0] not in known:
-        raise FacemsmError(f"--set {setting!r}: no field {path[0]!r}; there are {', '.join(known)}")
+        raise FacemsmError(f"{where}: no field {path[0]!r}; there are {', '.join(known)}")
     old = getattr(config, path[0])
     if len(path) > 1:
         if not is_dataclass(old):
-            raise FacemsmError(f"--set {setting!r}: {path[0]!r} has no fields")
-        new: Any = _replaced(old, path[1:], value, setting)
+            raise FacemsmError(f"{where}: {path[0]!r} has no fields")
+        new: Any = _replaced(old, path[1:], value, where)
     else:
         new = tuple(value) if isinstance(old, tuple) and isinstance(value, list) else value
         if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
             new = float(new)
         if type(new) is not type(old):
-            raise FacemsmError(f"--set {setting!r}: expected a {type(old).__name__}, such as {old!r}")
+            raise FacemsmError(f"{where}: expected a {type(old).__name__}, such as {old!r}")
     return replace(config, **{path[0]: new})
 
 
 def as_json(config: Any) -> str:
     """A configuration as indented JSON, for the file beside the weights."""
     return json.dumps(asdict(config), indent=2) + "\n"
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """What ``config.json`` in a run's folder says, its network's shape under ``network``.
+
+    Raises:
+        FacemsmError: there is none, or it is no run's.
+    """
+    path = run / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(config["network"], dict):
+            return cast(dict[str, Any], config)
+        raise TypeError
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise FacemsmError(f"{path}: not the configuration of a training run; name the run's folder") from error
 
 
 def from_mapping(kind: type[T], values: Mapping[str, Any]) -> T:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -13,7 +14,12 @@ from facemsm.data.completion import Completion, to_68
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.data.sources import Source, faces_per_photo, photo_key
 from facemsm.errors import FacemsmError
-from facemsm.typing import IntArray
+from facemsm.schemes import LandmarkScheme, get_scheme
+from facemsm.shapes.dictionary import ShapeDictionary, build_dictionary
+from facemsm.typing import IntArray, PathLike
+
+DICTIONARY_SIZE = 500
+"""N of Section IV-C."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ def load_faces(
     sources: Sequence[Source],
     *,
     box_source: BoxSource,
-    scheme: str | None = None,
+    scheme: PathLike | LandmarkScheme | None = None,
     holdout: float = 0.1,
     exclude: Sequence[str] = (),
     complete: Source | None = None,
@@ -82,20 +88,22 @@ def load_faces(
     Raises:
         FacemsmError: a source cannot be read, a name to exclude does not exist, or nothing is left to train on.
     """
+    landmarks = None if scheme is None else get_scheme(scheme)
+    points = landmarks.name if landmarks else None
     training: list[FaceSample] = []
     validation: list[FaceSample] = []
     owner: list[int] = []
     unknown = set(exclude)
-    completion = _learn_completion(complete, scheme) if complete else None
+    completion = _learn_completion(complete, points) if complete else None
     for i, source in enumerate(sources):
         if completion and find_dataset(source.name).scheme == "68":
             known = load_dataset(source.name, source.root, source.split, box_source)
             samples = [completion.face(face) for face in known]
-        elif scheme == "68" and find_dataset(source.name).scheme == "98":
+        elif points == "68" and find_dataset(source.name).scheme == "98":
             known = load_dataset(source.name, source.root, source.split, box_source)
             samples = [replace(face, points=to_68(face.points)) for face in known]
         else:
-            samples = load_dataset(source.name, source.root, source.split, box_source, scheme)
+            samples = load_dataset(source.name, source.root, source.split, box_source, landmarks)
         shared = faces_per_photo(samples)
         for face in (replace(face, convention=face.convention or source.name) for face in samples):
             unknown.discard(face.name)
@@ -118,3 +126,41 @@ def _learn_completion(source: Source, scheme: str | None) -> Completion:
     if scheme != "98" or find_dataset(source.name).scheme != "98":
         raise FacemsmError("faces are completed to scheme 98 by a data set of scheme 98 only, such as wflw")
     return Completion.learn(np.stack([f.points for f in load_dataset(source.name, source.root, source.split, "gt")]))
+
+
+def train_dictionary(
+    output: Path,
+    sources: Sequence[Source],
+    *,
+    scheme: PathLike | LandmarkScheme = "68",
+    complete: Source | None = None,
+    count: int | None = None,
+    mirror: bool = True,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> ShapeDictionary:
+    """Build stage 3's dictionary from faces of data sets and write it, as ``facemsm train dictionary`` does.
+
+    Args:
+        output: the safetensors file.
+        sources, scheme, complete: the faces, see :func:`load_faces`.
+        count: N, the number of exemplars; by default 500, or all shapes if there are no more.
+        mirror, seed: as for :func:`facemsm.shapes.dictionary.build_dictionary`.
+        say: takes a line that says what was made. Faces with unlabelled points are left out.
+
+    Raises:
+        FacemsmError: no face has all points, or as those functions.
+    """
+    landmarks = get_scheme(scheme)
+    faces = load_faces(sources, box_source="gt", scheme=landmarks, holdout=0.0, complete=complete)
+    points = np.stack([face.points for face in faces.training])
+    whole = points[np.isfinite(points).all(axis=(1, 2))]
+    if not len(whole):
+        raise FacemsmError(f"{output}: not written, none of the {len(points)} faces has all points labelled")
+    count = min(DICTIONARY_SIZE, len(whole) * (1 + mirror)) if count is None else count
+    built = build_dictionary(whole, landmarks, count=count, mirror=mirror, seed=seed)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    built.save(output)
+    left_out = f", {len(points) - len(whole)} with unlabelled points left out" if len(whole) < len(points) else ""
+    say(f"{count} shapes from {len(whole)} faces{left_out}: {output}")
+    return built

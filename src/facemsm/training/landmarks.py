@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -14,9 +14,16 @@ from facemsm.data.augment import Augmentation, augment_crop, jitter_matrix, take
 from facemsm.data.sample import FaceSample
 from facemsm.geometry import Matrix, box_scale, canonical_matrix, compose
 from facemsm.schemes import OCCLUDED, LandmarkScheme
+from facemsm.training.config import Schedule
 from facemsm.training.run import PICTURED, StageModule
 from facemsm.training.stream import Example
 from facemsm.typing import Image
+
+LITE_SCHEDULE = Schedule(
+    epochs=60, learning_rate=1e-3, decay="cosine", warmup=200, weight_decay=0.01, ema=0.999, precision="auto"
+)
+LITE_AUGMENTATION = replace(Augmentation.full(), scale=0.15, shift=0.05)
+"""Of the preset ``lite``."""
 
 
 def images_to_tensor(images: Tensor) -> Tensor:

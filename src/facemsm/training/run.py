@@ -1,7 +1,7 @@
 """One training run: Lightning does the work, this says what is kept and where.
 
 A run lives in one folder: ``config.json``, ``best.safetensors`` (the weights that validated best), ``last.ckpt``
-(everything needed to go on), ``history.csv`` (one line a validation) and TensorBoard's event files. A run that was
+(everything needed to go on), ``history.csv`` (one line a validation) and the loggers' files. A run that was
 stopped anywhere and resumed ends with the same weights as one that was not.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 import os
 import re
@@ -20,32 +19,45 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import lightning
 import torch
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar, WeightAveraging
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    ModelCheckpoint,
+    TQDMProgressBar,
+    WeightAveraging,
+)
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
-from safetensors import safe_open
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from facemsm.data.sample import BoxSource
+from facemsm.data.sources import Source
 from facemsm.errors import FacemsmError, short
 from facemsm.files import atomic_write
-from facemsm.schemes import LandmarkScheme, scheme_to_dict
+from facemsm.schemes import LandmarkScheme, get_scheme, scheme_to_dict
 from facemsm.training.config import Schedule, as_json
-from facemsm.training.faces import Faces
+from facemsm.training.faces import Faces, load_faces
 from facemsm.training.stream import ExampleStream, FixedExamples, MakeExample, ResumableSampler, loader, stop_workers
+from facemsm.training.transfer import start_from
 from facemsm.training.trial import choose
-from facemsm.typing import Image
+from facemsm.training.weights import save_weights
+from facemsm.typing import Image, PathLike
 
-_NOTES = "facemsm"
+LoggerName = Literal["tensorboard", "csv", "wandb"]
+"""Lightning's loggers that a run may have."""
+
+_ERROR = "error"
+"""What Lightning's callbacks know the deciding error by."""
 
 PICTURED = 8
 """Validation faces that TensorBoard shows after each validation."""
@@ -76,7 +88,7 @@ class StageModule(lightning.LightningModule):
         return {
             "stage": type(self).__name__,
             **({f"network.{name}": value for name, value in asdict(network).items()} if network else {}),
-            "scheme": scheme_to_dict(scheme) if scheme else None,
+            "scheme": scheme_to_dict(replace(scheme, from_68=())) if scheme else None,
             "data": sources,
             "schedule.batch_size": self.schedule.batch_size,
             "schedule.seed": self.schedule.seed,
@@ -222,17 +234,25 @@ class ValidationLog(Callback):
     ) -> None:
         """Show the first faces."""
         assert isinstance(pl_module, StageModule)
-        if batch_idx == 0 and trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
-            picture = pl_module.picture(batch, outputs)
-            trainer.logger.experiment.add_image("val/faces", picture, pl_module.batches_done, dataformats="HWC")
+        if batch_idx or not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                picture = pl_module.picture(batch, outputs)
+                logger.experiment.add_image("val/faces", picture, pl_module.batches_done, dataformats="HWC")
+            elif isinstance(logger, WandbLogger):
+                logger.log_image("val/faces", [pl_module.picture(batch, outputs)])
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Compare with the best so far."""
         assert isinstance(pl_module, StageModule)
         errors = pl_module.take_errors()
-        if trainer.sanity_checking or not trainer.is_global_zero or not errors:
+        if trainer.sanity_checking or not errors:
             return
         decisive = next(iter(errors.values()))
+        pl_module.log_dict({_ERROR: decisive, "steps": float(pl_module.batches_done)}, logger=False)
+        if not trainer.is_global_zero:
+            return
         if decisive < self.best:
             self.best = decisive
             scheme = getattr(pl_module, "scheme", None)  # stage 1 finds no landmarks
@@ -245,8 +265,8 @@ class ValidationLog(Callback):
             trainer.progress_bar_callback.print(line)
         else:
             print(line, flush=True)
-        if trainer.logger:
-            trainer.logger.log_metrics({f"val/{k}": v for k, v in errors.items()}, pl_module.batches_done)
+        for logger in trainer.loggers:
+            logger.log_metrics({f"val/{k}": v for k, v in errors.items()}, pl_module.batches_done)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know."""
@@ -352,8 +372,70 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return content
 
 
-def fit(module: StageModule, config: Any, folder: Path, *, resume: bool = False, progress: bool = True) -> Path:
-    """Train ``module`` to the end of its schedule, in one process or in those that ``torchrun`` has started.
+def train(
+    stage: Callable[[Any, LandmarkScheme, Faces], StageModule],
+    config: Any,
+    folder: Path,
+    sources: Sequence[Source],
+    *,
+    scheme: PathLike = "68",
+    boxes: BoxSource = "gt",
+    holdout: float = 0.1,
+    exclude: Sequence[str] = (),
+    complete: Source | None = None,
+    init: Path | None = None,
+    resume: bool = False,
+    devices: int = 1,
+    loggers: Sequence[LoggerName] = ("tensorboard",),
+    progress: bool = True,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Train a stage on faces of data sets, as ``facemsm train`` does.
+
+    Args:
+        stage: its module's class.
+        config: its settings.
+        folder: of the run.
+        sources, boxes, holdout, exclude, complete: the faces, see :func:`facemsm.training.faces.load_faces`.
+        scheme: landmark scheme.
+        init: weights to start from, see :func:`facemsm.training.transfer.start_from`.
+        resume, devices, loggers, progress: as for :func:`fit`.
+        say: takes the lines that say what is done.
+
+    Returns:
+        The best weights' file.
+
+    Raises:
+        FacemsmError: the network is for another number of landmarks, or as those functions.
+    """
+    say = rank_zero_only(say)
+    landmarks = get_scheme(scheme)
+    emitted = getattr(getattr(config, "network", None), "landmarks", landmarks.count)
+    if emitted != landmarks.count:
+        raise FacemsmError(
+            f"network.landmarks is {emitted}, scheme {landmarks.name} has {landmarks.count}: leave it out"
+        )
+    faces = load_faces(sources, box_source=boxes, scheme=landmarks, holdout=holdout, exclude=exclude, complete=complete)
+    module = stage(config, landmarks, faces)
+    if init and not resume:
+        say(start_from(module.network, init, landmarks))
+    say(f"{len(faces.training)} training faces, {len(faces.validation)} held out, {module.total_steps} steps")
+    best = fit(module, config, folder, resume=resume, devices=devices, loggers=loggers, progress=progress)
+    say(f"best weights: {best}")
+    return best
+
+
+def fit(
+    module: StageModule,
+    config: Any,
+    folder: Path,
+    *,
+    resume: bool = False,
+    devices: int = 1,
+    loggers: Sequence[LoggerName] = ("tensorboard",),
+    progress: bool = True,
+) -> Path:
+    """Train ``module`` to the end of its schedule, in one process or several: ``devices``, or those of ``torchrun``.
 
     However many processes share the work, a step sees the same faces.
 
@@ -362,6 +444,9 @@ def fit(module: StageModule, config: Any, folder: Path, *, resume: bool = False,
         config: saved as ``config.json``.
         folder: where the run lives; made if needed.
         resume: go on from ``last.ckpt`` in it.
+        devices: GPUs, or without any processes on the CPU, that Lightning shares the work among.
+        loggers: which of Lightning's loggers are written, into the folder; ``wandb`` also to its server, as that
+            library is set up.
         progress: show Lightning's progress bar.
 
     Returns:
@@ -369,8 +454,8 @@ def fit(module: StageModule, config: Any, folder: Path, *, resume: bool = False,
 
     Raises:
         FacemsmError: the folder holds a run already and ``resume`` is False, there is nothing that ``module`` could
-            resume, no face to validate on, processes cannot share a batch, a photo cannot be read, the loss is no
-            number, something cannot be written, or Ctrl-C or SIGTERM stopped the run.
+            resume, no face to validate on, processes cannot share a batch, there is no such logger, a photo cannot be
+            read, the loss is no number, something cannot be written, or Ctrl-C or SIGTERM stopped the run.
     """
     last, best = folder / "last.ckpt", folder / "best.safetensors"
     if resume and not last.is_file():
@@ -384,13 +469,23 @@ def fit(module: StageModule, config: Any, folder: Path, *, resume: bool = False,
         return best
     rank_zero_only(_truncate_history)(folder / "history.csv", done)
     schedule = module.schedule
-    distributed = _distributed_arguments(module)
+    distributed = _distributed_arguments(module, devices)
+    check_loggers(loggers)
     precision, threads = choose(schedule, chosen, alone="strategy" not in distributed)
     module.chosen = {"precision": precision, "threads": threads}
     if (precision, threads) != (schedule.precision, schedule.threads):
         rank_zero_only(print)(f"on this machine: {precision}, {threads or torch.get_num_threads()} threads", flush=True)
     averaging: list[Callback] = [WeightAveraging(avg_fn=running_mean(schedule.ema))] if schedule.ema else []
     bar: list[Callback] = [ProgressBar()] if progress else []
+    stopping: list[Callback] = [EarlyStopping(_ERROR, patience=schedule.patience)] if schedule.patience else []
+    best_ones: list[Callback] = []
+    if schedule.keep:
+        name = "step-{steps:.0f}-error-{error:.3f}"
+        best_ones.append(
+            ModelCheckpoint(
+                folder / "checkpoints", name, monitor=_ERROR, save_top_k=schedule.keep, auto_insert_metric_name=False
+            )
+        )
     saver = CheckpointCallback(last)
     with _lightning_silenced(), _single_line_errors(folder), _denormals_flushed():
         folder.mkdir(parents=True, exist_ok=True)
@@ -403,10 +498,10 @@ def fit(module: StageModule, config: Any, folder: Path, *, resume: bool = False,
             val_check_interval=min(schedule.validate_every, module.total_steps),
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
-            callbacks=[ValidationLog(folder), *averaging, *bar, saver],
+            callbacks=[ValidationLog(folder), *averaging, *bar, *stopping, saver, *best_ones],
             plugins=[AtomicCheckpointIO()],
-            enable_checkpointing=False,
-            logger=TensorBoardLogger(folder, name="", version="tensorboard"),
+            enable_checkpointing=bool(best_ones),
+            logger=[_LOGGERS[name](folder) for name in loggers],
             precision=precision,
             gradient_clip_val=schedule.clip if module.automatic_optimization and schedule.clip else None,
             enable_progress_bar=progress,
@@ -426,11 +521,40 @@ def fit(module: StageModule, config: Any, folder: Path, *, resume: bool = False,
     return best
 
 
-def _distributed_arguments(module: StageModule) -> dict[str, Any]:
-    """The trainer's arguments for one process, or for those that ``torchrun`` has started."""
-    if not TorchElasticEnvironment.detect():
+def check_loggers(names: Sequence[str]) -> None:
+    """Refuse loggers that there are not.
+
+    Raises:
+        FacemsmError: an unknown name, or a library is missing.
+    """
+    for name in names:
+        if name not in _LOGGERS:
+            raise FacemsmError(f"no logger {name!r}: use {', '.join(_LOGGERS)}")
+        if name == "wandb" and find_spec("wandb") is None:
+            raise FacemsmError("the logger wandb needs the module 'wandb': pip install wandb")
+
+
+_LOGGERS: Mapping[str, Callable[[Path], Logger]] = {
+    "tensorboard": lambda folder: TensorBoardLogger(folder, name="", version="tensorboard"),
+    "csv": lambda folder: CSVLogger(folder, name="csv"),  # a resumed run begins a new version in it
+    "wandb": lambda folder: WandbLogger(folder.name, folder, project="facemsm"),
+}
+
+
+def _distributed_arguments(module: StageModule, devices: int) -> dict[str, Any]:
+    """The trainer's arguments for one process, for several that it starts itself, or for those that ``torchrun`` has
+    started."""
+    gpus = torch.cuda.device_count()
+    if TorchElasticEnvironment.detect():
+        if devices > 1:
+            raise FacemsmError("torchrun has started the processes already: leave --devices out")
+        world, here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    elif devices > 1:
+        world = here = devices
+        if gpus and devices > gpus:
+            raise FacemsmError(f"--devices {devices}: there are {gpus} GPUs")
+    else:
         return {"devices": 1}
-    world, here, gpus = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
     if module.schedule.batch_size % world:
         raise FacemsmError(
             f"schedule.batch_size {module.schedule.batch_size} cannot be shared by {world} processes; set a multiple"
@@ -571,55 +695,5 @@ def _single_line_errors(folder: Path) -> Iterator[None]:
 
 def _remove_partial_files(folder: Path) -> None:
     """Remove what a writer that was killed left behind."""
-    for partial in folder.glob(".*.part"):
+    for partial in (*folder.glob(".*.part"), *folder.glob("checkpoints/.*.part")):
         partial.unlink(missing_ok=True)
-
-
-def save_weights(
-    network: nn.Module,
-    path: Path,
-    scheme: LandmarkScheme | None = None,
-    conventions: Mapping[str, list[float]] | None = None,
-) -> None:
-    """Write a network's weights as safetensors, whole or not at all, with the name of its landmark scheme and the
-    shifts of its data sets' labels.
-
-    Raises:
-        FacemsmError: the file cannot be written.
-    """
-    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    notes = {"scheme": scheme.name if scheme else None, "conventions": dict(conventions or {})}
-    # one entry only: safetensors writes several in an order that differs from run to run
-    content = save(tensors, {_NOTES: json.dumps(notes)})
-    with atomic_write(path) as partial:
-        partial.write_bytes(content)
-
-
-def read_notes(path: Path) -> dict[str, Any]:
-    """What :func:`save_weights` wrote beside weights: ``scheme``, a name or None, and ``conventions``, shifts by set.
-
-    Raises:
-        FacemsmError: the file is missing or is not safetensors.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-        notes = json.loads(metadata.get(_NOTES, "{}"))
-        return {"scheme": metadata.get("scheme"), "conventions": {}, **notes}  # older files name the scheme alone
-    except Exception as error:
-        raise FacemsmError(f"{path}: cannot be read as weights ({type(error).__name__})") from error
-
-
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Read what :func:`save_weights` wrote into a network of the same shape.
-
-    Raises:
-        FacemsmError: the file is missing, is not safetensors, or belongs to another network.
-    """
-    try:
-        network.load_state_dict(load_file(path))
-    except OSError as error:
-        raise FacemsmError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:
-        detail = (str(error) or type(error).__name__).splitlines()[-1].strip()[:200]
-        raise FacemsmError(f"{path}: not this network's weights: {detail}") from error

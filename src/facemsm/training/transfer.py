@@ -12,8 +12,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from facemsm.errors import FacemsmError
-from facemsm.schemes import LandmarkScheme, get_scheme, relation
-from facemsm.training.run import load_weights, read_notes
+from facemsm.schemes import LandmarkScheme, get_scheme, relation, scheme_from_dict
+from facemsm.training.weights import load_weights, read_notes
 
 
 def start_from(network: nn.Module, path: Path, scheme: LandmarkScheme) -> str:
@@ -28,8 +28,8 @@ def start_from(network: nn.Module, path: Path, scheme: LandmarkScheme) -> str:
 
     Args:
         network: changed in place.
-        path: written by :func:`facemsm.training.run.save_weights`. Where it is for another number of landmarks, it or
-            the ``config.json`` of the run beside it must say for which scheme.
+        path: written by :func:`facemsm.training.weights.save_weights`. Where it is for another number of landmarks, it
+            or the ``config.json`` of the run beside it must say for which scheme.
         scheme: of the network's landmarks.
 
     Returns:
@@ -40,11 +40,11 @@ def start_from(network: nn.Module, path: Path, scheme: LandmarkScheme) -> str:
     """
     fresh, left_out = network.state_dict(), ""
     try:
-        name = read_notes(path)["scheme"]
+        notes = read_notes(path)
         with safe_open(path, "pt") as file:
             old = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except Exception:
-        old = {}
+        notes, old = {}, {}
     if shallower := _shallower(old, fresh):
         left_out = f"; {len(old) - len(shallower)} of deeper levels left out"
         old = shallower
@@ -54,16 +54,23 @@ def start_from(network: nn.Module, path: Path, scheme: LandmarkScheme) -> str:
         else:
             load_weights(network, path)  # says what is wrong, where something is
         return f"start: {path}, {len(fresh)} tensors, all as they are{left_out}"
+    name = notes.get("scheme")
     if name == scheme.name and (wider := _widened(network, old)):
         network.load_state_dict(wider)
         return f"start: {path}, widened{left_out}"
-    source = get_scheme(name or _scheme_beside(path))
-    weights = torch.from_numpy(relation(source, scheme))
+    if own := notes.get("own scheme"):
+        source = scheme_from_dict(own, str(path))
+    else:
+        source = get_scheme(name or _scheme_beside(path))
+    try:
+        weights = torch.from_numpy(relation(source, scheme))
+    except FacemsmError as error:
+        raise FacemsmError(f"{error}, or train without --init") from error
     network.load_state_dict({key: _related(key, old[key], fresh[key], weights, path) for key in fresh})
-    turned = sum(old[key].shape != fresh[key].shape for key in fresh)
+    mapped = sum(old[key].shape != fresh[key].shape for key in fresh)
     known = int(weights.any(1).sum())
     return (
-        f"start: {path}, {len(fresh) - turned} tensors as they are, {turned} from {source.count} to {scheme.count} "
+        f"start: {path}, {len(fresh) - mapped} tensors as they are, {mapped} from {source.count} to {scheme.count} "
         f"landmarks, of which {known} have relatives and {scheme.count - known} start anew{left_out}"
     )
 
@@ -79,14 +86,16 @@ def _shallower(old: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[s
 def _widened(network: nn.Module, old: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of a network with more channels, the old ones first; none if the networks differ otherwise."""
     wider = {}
-    turned = {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, nn.ConvTranspose2d)}
+    transposed = {
+        f"{name}.weight" for name, module in network.named_modules() if isinstance(module, nn.ConvTranspose2d)
+    }
     for key, fresh in network.state_dict().items():
         before, after = old[key].shape, fresh.shape
         if len(before) != len(after) or before[2:] != after[2:] or any(map(gt, before, after)):
             return {}
         tensor = fresh.clone()
         if len(after) > 1:
-            read, written = (0, 1) if key in turned else (1, 0)
+            read, written = (0, 1) if key in transposed else (1, 0)
             old_outputs = tensor.narrow(written, 0, before[written])
             old_outputs.narrow(read, before[read], after[read] - before[read]).zero_()  # they read nothing new
         tensor[tuple(slice(n) for n in before)] = old[key]

@@ -6,14 +6,14 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
 from facemsm.training.config import Schedule
+from facemsm.typing import T
 
-T = TypeVar("T")
 Tried = Literal["32-true", "bf16-mixed"]
 
 SECONDS = 0.5

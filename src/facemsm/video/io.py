@@ -56,7 +56,7 @@ class Decoder(Protocol):
     aspect: Fraction
     missing: int
     """Frames that the file should have after its last one."""
-    doubt: str
+    warning: str
     """What may be wrong with the file, in words; empty if nothing is."""
 
     def frames(self) -> Iterator[tuple[float | None, Image] | None]:
@@ -102,7 +102,7 @@ class VideoReader:
                 break
         else:
             self.close()
-            raise FacemsmError(f"{self.name}: {bad} ({self._decoder.doubt or 'no frame could be decoded'})")
+            raise FacemsmError(f"{self.name}: {bad} ({self._decoder.warning or 'no frame could be decoded'})")
         rate = self._decoder.rate
         self.rate = rate if math.isfinite(rate) and 1 <= rate <= 1000 else USUAL_RATE
         self.aspect = self._decoder.aspect
@@ -128,8 +128,8 @@ class VideoReader:
         stop = number + 1 + self._decoder.missing
         if missing := run + self._decoder.missing:
             broken(f"{self.name}: {_span(stop - missing, stop)}, the last, cannot be read", missing)
-        if self._decoder.doubt:
-            broken(f"{self.name}: {self._decoder.doubt}", 0)
+        if self._decoder.warning:
+            broken(f"{self.name}: {self._decoder.warning}", 0)
 
     def close(self) -> None:
         """Let the file or camera go."""

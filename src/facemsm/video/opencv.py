@@ -27,7 +27,17 @@ FFMPEG_CODECS = {".mp4": _H264, ".mkv": _H264, ".mov": _H264, ".avi": ("-c:v", "
 MAX_UNREADABLE_FRAMES = 300
 """OpenCV does not say why it gives no frame: after so many in a row the file has ended."""
 
-_TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
+_ROTATIONS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
+
+
+MAX_PIXELS = 1 << 27
+"""Of a frame, 134 megapixels: above every camera, below what a forged header can claim."""
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise ValueError for frames of more than ``MAX_PIXELS``, before one of them is decoded."""
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"its frames have {width} x {height} pixels, above the limit of {MAX_PIXELS >> 20} Mi")
 
 
 class OpenCVDecoder:
@@ -48,18 +58,19 @@ class OpenCVDecoder:
         self._capture = cv2.VideoCapture(name)
         if not self._capture.isOpened():
             raise ValueError("OpenCV cannot open it")
-        # versions differ in whether they turn frames by themselves
+        check_size(*(int(self._capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)))
+        # versions differ in whether they rotate frames by themselves
         self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
-        turn = round(self._capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
-        self._turn = _TURNS.get(turn)
+        angle = round(self._capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
+        self._rotation = _ROTATIONS.get(angle)
         self._start = picture_start(source) if isinstance(source, Path) else 0.0
-        self.doubt = ""
+        self.warning = ""
         self.rate = float(self._capture.get(cv2.CAP_PROP_FPS))
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.count = int(count) if isinstance(source, Path) and 0 < count < 1e9 else None
         width, height = (self._capture.get(key) for key in (cv2.CAP_PROP_SAR_NUM, cv2.CAP_PROP_SAR_DEN))
         self.aspect = Fraction(int(width), int(height)) if width >= 1 and height >= 1 else Fraction(1)
-        if turn in (90, 270):
+        if angle in (90, 270):
             self.aspect = 1 / self.aspect
 
     def frames(self) -> Iterator[tuple[float | None, Image] | None]:
@@ -88,16 +99,16 @@ class OpenCVDecoder:
                 believed = self._reads_again(first)
                 break
             else:
-                held[-1] = frame[0], first  # one picture in memory, however long the film begins in black
+                held[-1] = frame[0], first  # one picture in memory, however long the video begins in black
         else:
             believed = len(held) < 2
         if believed:
             yield from held
             yield from frames
         else:
-            self.doubt = (
+            self.warning = (
                 f"OpenCV {cv2.__version__} gives no picture, or only black ones; it cannot decode interlaced video: "
-                "pip install 'facemsm[video]'"
+                'pip install "facemsm[video]"'
             )
             yield from [None] * len(held)
 
@@ -115,14 +126,14 @@ class OpenCVDecoder:
                 break
         # the count may be an estimate, or hold frames that an edit list hides
         if self.count and self.count - number > self.rate / 2:
-            self.doubt = (
+            self.warning = (
                 f"ends after {number} of the {self.count} frames that its header names: damaged at its end, or cut "
-                "without encoding it anew; to be sure, pip install 'facemsm[video]'"
+                'without encoding it anew; to be sure, pip install "facemsm[video]"'
             )
 
     def _upright(self, bgr: Any) -> Image:
         image = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-        return np.asarray(image if self._turn is None else cv2.rotate(image, self._turn), np.uint8)
+        return np.asarray(image if self._rotation is None else cv2.rotate(image, self._rotation), np.uint8)
 
     def _reads_again(self, first: Image) -> bool:
         """Whether another reading of the file begins with the same picture."""

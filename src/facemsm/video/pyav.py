@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from facemsm.typing import Image
+from facemsm.video.opencv import MAX_PIXELS, check_size
 
 CODECS = {".mp4": ("libx264", "aac"), ".mkv": ("libx264", "aac"), ".mov": ("libx264", "aac"), ".avi": ("mpeg4", "mp3")}
 """Suffix of a video that is written, and FFmpeg's encoders of picture and sound."""
@@ -28,7 +29,7 @@ BT709 = 1  # FFmpeg's number of the colour space that players expect
 class PyAVDecoder:
     """The frames of a file; see :class:`facemsm.video.io.Decoder`."""
 
-    doubt = ""
+    warning = ""
 
     def __init__(self, path: Path) -> None:
         """Open a file.
@@ -42,6 +43,12 @@ class PyAVDecoder:
             self._container.close()
             raise ValueError("it has no picture")
         stream.thread_type = "AUTO"
+        try:
+            check_size(stream.width, stream.height)
+        except ValueError:
+            self._container.close()
+            raise
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # should the size change on the way
         self._stream: Any = stream
         self._origin = (self._container.start_time or 0) / av.time_base
         self._end = _end(stream)

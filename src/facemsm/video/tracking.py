@@ -15,9 +15,10 @@ from numpy.typing import ArrayLike
 
 from facemsm.detectors import FaceDetector
 from facemsm.detectors.boxes import overlaps
-from facemsm.errors import FacemsmError
+from facemsm.errors import check_number
 from facemsm.face import Face
 from facemsm.geometry import apply_affine, fit_similarity, tight_box
+from facemsm.imaging.io import check_image
 from facemsm.typing import Array, FloatArray, Image
 
 NOISE = 0.0015
@@ -136,8 +137,7 @@ class Tracker:
         Raises:
             FacemsmError: ``detect_every`` is below 1.
         """
-        if detect_every < 1:
-            raise FacemsmError(f"detect_every is {detect_every}: at least 1 is needed")
+        check_number("detect_every", detect_every, 1, whole=True)
         self._aligner, self._detect_every, self._smooth = aligner, detect_every, smooth
         self._tracks: list[_Track] = []
         self._view: Array | None = None
@@ -147,6 +147,7 @@ class Tracker:
 
     def __call__(self, image: Image) -> list[TrackedFace]:
         """The faces of the next frame, (H, W, 3) uint8 RGB, by identity. Errors as :meth:`facemsm.Aligner.align`."""
+        image = check_image(image, "frame")
         before, self._view = self._view, _coarse(image)
         if before is not None and _is_scene_cut(before, self._view):
             self._tracks, self._until_detection = [], 0

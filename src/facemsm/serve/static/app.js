@@ -5,6 +5,7 @@ import { Panel, colourOf, element, faceMarks, squareAbout } from "./panel.js";
 const ACCEPTED = ["image/jpeg", "image/png", "image/webp"];
 const EXTRAS = ["crop", "canonical", "heatmaps"];
 const GROUPS = ["contour", "features"];
+const LIVE_WIDTH = 640; // pixels of a camera's picture that is followed: a frame must not take long
 const $ = (selector) => document.querySelector(selector);
 
 const say = (text) => ($("#status").textContent = text);
@@ -91,11 +92,13 @@ async function find(photo) {
 }
 
 /** Kinds that the server does not take, but this browser can read. */
-async function reencoded(picture) {
+const reencoded = (picture) => jpeg(picture, picture.width, picture.height, 0.95);
+
+function jpeg(source, width, height, quality) {
   const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [picture.width, picture.height];
-  canvas.getContext("2d").drawImage(picture, 0, 0);
-  return new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.95));
+  [canvas.width, canvas.height] = [width, height];
+  canvas.getContext("2d").drawImage(source, 0, 0, width, height);
+  return new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", quality));
 }
 
 /** Loads a face's pictures, and keeps what the server said of it, which the sliders run ahead of. */
@@ -129,17 +132,44 @@ const camera = {
     }
     $("#camera video").srcObject = this.stream;
     this.dialog.showModal();
+    this.follow(this.stream).catch((error) => this.tell(error.message));
+  },
+  tell(text) {
+    $("#camera [role=status]").textContent = text;
+  },
+  /** Landmarks over the live picture, as often as they are found. */
+  async follow(stream) {
+    const [video, marks] = [$("#camera video"), $("#camera svg")];
+    this.tell("Finding faces …");
+    for (let time = performance.now(); stream === this.stream;) {
+      if (video.readyState < HTMLMediaElement.HAVE_CURRENT_DATA) {
+        await new Promise(requestAnimationFrame);
+        continue;
+      }
+      const scale = Math.min(1, LIVE_WIDTH / video.videoWidth);
+      const photo = await jpeg(video, Math.round(scale * video.videoWidth), Math.round(scale * video.videoHeight), 0.85);
+      const { width, height, method, faces } = await align(photo, asking());
+      if (stream !== this.stream) return;
+      const step = width / video.clientWidth;
+      marks.setAttribute("viewBox", `-0.5 -0.5 ${width} ${height}`);
+      marks.replaceChildren(...faces.flatMap((face) => faceMarks(face, marked(face, method), look(step, models[asking().model]))));
+      const now = performance.now();
+      const rate = 1000 / (now - time);
+      this.tell(`${faces.length || "No"} face${faces.length === 1 ? "" : "s"}, ${rate < 2 ? rate.toFixed(1) : Math.round(rate)} pictures a second`);
+      time = now;
+    }
   },
   async shoot() {
     const video = $("#camera video");
-    if (!video.videoWidth) return;
-    const photo = await reencoded(await createImageBitmap(video));
+    if (video.readyState < HTMLMediaElement.HAVE_CURRENT_DATA) return;
+    const photo = await jpeg(video, video.videoWidth, video.videoHeight, 0.95);
     this.dialog.close();
     open(photo, "camera.jpg");
   },
   stop() {
     this.stream?.getTracks().forEach((track) => track.stop());
-    $("#camera video").srcObject = null;
+    this.stream = $("#camera video").srcObject = null;
+    $("#camera svg").replaceChildren();
   },
 };
 camera.dialog.addEventListener("close", () => camera.stop());
@@ -238,7 +268,7 @@ async function askAgain() {
 
 // What is shown
 
-const marked = (face) => (state.answer.method === "paper" ? face.rebuilt : null) ?? face.occluded;
+const marked = (face, method = state.answer.method) => (method === "paper" ? face.rebuilt : null) ?? face.occluded;
 const words = () => WORDS[state.answer.method];
 
 /** A point is not called seen unless it is more likely right than wrong. */
@@ -292,7 +322,7 @@ function show() {
   showPoint();
 }
 
-const look = (step) => ({ step, edges: model.edges, colours: model.colours });
+const look = (step, { edges, colours } = model) => ({ step, edges, colours });
 
 function mainMarks(step) {
   const drawn = state.box ? [rectangle(state.box, step)] : [];

@@ -1,5 +1,5 @@
-"""Does a network keep weights in other files? ONNX Runtime would follow their names out of the model's folder, and no
-checksum covers them. Read from the file itself, as the package ``onnx`` is there for training only."""
+"""What an ONNX file must not hold, found before ONNX Runtime loads it. Read from the file itself, as the package
+``onnx`` is there for training only."""
 
 from __future__ import annotations
 
@@ -23,24 +23,34 @@ _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
 _KEY = b"location"
 """Of the pair with the file's name, which cannot be left out."""
 
+_OPERATOR = 4
+"""Field of a node: what it does."""
 
-def has_external_data(content: bytes) -> bool:
-    """Whether any tensor of an ONNX file is stored in another file.
+_LOOPS = (b"Loop", b"Scan", b"SequenceMap")
+"""Operators that repeat others."""
+
+
+def check_network(content: bytes) -> None:
+    """Refuse an ONNX file with a tensor in another file, whose name ONNX Runtime would follow out of the model's folder
+    and which no checksum covers; or with a loop, which may never end.
 
     Raises:
-        ValueError: the content is not protobuf, where that has to be known.
+        ValueError: it has one, or is not protobuf, where that has to be known.
     """
-    if _KEY not in content:  # most files; to read all of one takes four times as long
-        return False
+    if not any(name in content for name in (_KEY, *_LOOPS)):  # most files; to read all of one takes four times as long
+        return
     messages = [("model", memoryview(content))]
     while messages:
         kind, data = messages.pop()
         for number, value in _fields(data):
             if kind == "tensor" and (number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value)):
-                return True
-            if number in _MESSAGES[kind] and isinstance(value, memoryview):
+                raise ValueError("it keeps weights in another file, which is not read; save it with them inside")
+            if isinstance(value, int):
+                continue
+            if kind == "node" and number == _OPERATOR and bytes(value) in _LOOPS:
+                raise ValueError("it has a loop, which may never end; export it without")
+            if number in _MESSAGES[kind]:
                 messages.append((_MESSAGES[kind][number], value))
-    return False
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
