@@ -1,12 +1,14 @@
 """Compare the face detectors on real photos: recall per group, lone boxes, CPU time on one thread, box convention.
 
     python benchmarks/detectors.py DATA_ROOT [--detectors centerface dlib ...] [--sizes 320 480 ...] [--yunet FILE]
+    python benchmarks/detectors.py DATA_ROOT --turned
 
 Prints Markdown. A detector whose library is not installed is skipped with a line that says so.
 
 A face counts as found when a box overlaps its tight landmark box with IoU >= 0.4. The scenes are not annotated: there
 a face is whatever at least ``--agree`` detectors box alike (same IoU), which flatters detectors that err together,
-and a box that no other detector confirms is a lone box: a false positive or a face that the others miss.
+and a box that no other detector confirms is a lone box: a false positive or a face that the others miss. With
+``--turned`` scenes are turned by quarters, and a face is what the default detector finds in the scene as it is.
 """
 
 from __future__ import annotations
@@ -21,22 +23,25 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import files, version
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from facemsm.aligner import Aligner
 from facemsm.data.catalogue import load_dataset
 from facemsm.data.sample import FaceSample
 from facemsm.detectors import NAMES, FaceDetector, get_detector
 from facemsm.detectors.boxes import overlaps, suppress
 from facemsm.detectors.centerface import CenterFace
+from facemsm.detectors.rotation import detect_any_rotation, turned_back
 from facemsm.errors import FacemsmError
 from facemsm.imaging.io import read_image
 from facemsm.provenance import commit, machine
 from facemsm.schemes import OCCLUDED, UNLABELLED
-from facemsm.typing import FloatArray
+from facemsm.typing import FloatArray, Image
 
 IOU = 0.4
 SAME_FACE = 0.3  # boxes of two detectors around one face, by IoU
@@ -98,6 +103,34 @@ def installed_size(name: str) -> str:
     return f"{model.stat().st_size / 1e6:.1f}" if model.is_file() else "model file"
 
 
+def turned(scenes: list[Path]) -> None:
+    """Print how many faces are found, and how many boxes are none of them, in scenes that lie on their side or head."""
+    aligner = Aligner.from_pretrained(any_rotation=True)
+    once = replace(aligner.settings, retry=False)
+    rows, total = np.zeros((4, 2, 2), int), 0  # quarter turns; without and with any_rotation; faces found, other boxes
+
+    def judge(photo: Image, boxes: FloatArray) -> FloatArray:
+        return aligner.run_stages([photo] * len(boxes), boxes, once).scores.mean(1)
+
+    for path in scenes:
+        image = read_image(path)
+        faces = aligner.detector.detect(image)
+        total += len(faces)
+        for k in range(4):
+            view = np.ascontiguousarray(np.rot90(image, k))
+            for i, boxes in enumerate(
+                (aligner.detector.detect(view), detect_any_rotation(aligner.detector, view, judge)[0])
+            ):
+                back = turned_back(boxes, k, image.shape)
+                found = sum(len(closest(face[:4], back)) for face in faces)
+                rows[k, i] += found, sum(1 - len(closest(box[:4], faces)) for box in back)
+    print(f"{len(scenes)} scenes, {total} faces\n")
+    print("| turned by | found | other boxes | found, any rotation | other boxes |")
+    print("|---:|---:|---:|---:|---:|")
+    for k, ((plain, others), (found, more)) in enumerate(rows):
+        print(f"| {90 * k}° | {plain} | {others} | {found} | {more} |")
+
+
 def setting() -> str:
     """Return machine, libraries and commit in one line."""
     libraries = f"OpenCV {cv2.__version__}, ONNX Runtime {version('onnxruntime')}"
@@ -122,10 +155,15 @@ def main() -> None:
     parser.add_argument("--yunet", type=Path, help="YuNet's model file")
     parser.add_argument("--agree", type=int, default=2, help="detectors that make a face of a scene")
     parser.add_argument("--every", type=int, default=1, help="take every n-th photo")
+    parser.add_argument("--turned", action="store_true", help="only see how faces are found in scenes that are turned")
     options = parser.parse_args()
     cv2.setNumThreads(1)
 
     print(f"{setting()}\n")
+    scenes = sorted((options.data_root / "photos").glob("*.jpg"))[:: options.every]
+    if options.turned:
+        turned(scenes)
+        return
     detectors: dict[str, FaceDetector] = {}
     for name in options.detectors:
         with skip(name):
@@ -143,7 +181,6 @@ def main() -> None:
             for name, detector in detectors.items():
                 found[name][group].append((face.box, closest(face.box, detector.detect(image))))
 
-    scenes = sorted((root / "photos").glob("*.jpg"))[:: options.every]
     seconds: dict[str, list[float]] = {name: [] for name in detectors}
     hits, lone, agreed = dict.fromkeys(detectors, 0), dict.fromkeys(detectors, 0), 0
     for path in scenes:

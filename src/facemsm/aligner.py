@@ -18,9 +18,10 @@ from numpy.typing import ArrayLike
 
 from facemsm.confidence.model import detail
 from facemsm.detectors import FaceDetector, get_detector
+from facemsm.detectors.rotation import detect_any_rotation
 from facemsm.errors import FacemsmError, check_number, short
 from facemsm.face import Face
-from facemsm.geometry import apply_affine, box_to_crop, check_boxes, shifted
+from facemsm.geometry import Matrix, apply_affine, box_to_crop, check_boxes, compose, shifted, similarity
 from facemsm.imaging.io import as_image
 from facemsm.runtime.model import HOURGLASS, STGAN, Model, load_model
 from facemsm.runtime.session import LANDMARKS, Network
@@ -28,7 +29,7 @@ from facemsm.schemes import LandmarkScheme
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.shapes.reconstruction import Reconstruction, reconstruct, relative_scores
 from facemsm.stages import Located, Method, Settings, StageOutputs, retry_rotated, run_stages
-from facemsm.typing import BoolArray, FloatArray, Image, PathLike
+from facemsm.typing import BoolArray, FloatArray, Image, PathLike, Provider
 
 if TYPE_CHECKING:
     from facemsm.imaging.io import ImageSource
@@ -61,6 +62,8 @@ class _Job(NamedTuple):
     photo: Image
     box: FloatArray
     detection_score: float | None
+    turns: int = 0
+    """Quarter turns counter-clockwise by which the photo becomes upright."""
 
 
 class Aligner:
@@ -73,9 +76,13 @@ class Aligner:
             bundled one by default.
         keep: ``"heatmaps"`` and ``"canonical"`` are kept in every ``Face``, at 1.1 MB per face.
         threads: CPU threads, which share the faces of one call.
+        providers: what runs the networks, the best first: ``"cuda"``, ``"coreml"``, ``"directml"``, ``"openvino"`` or
+            an execution provider's name in ONNX Runtime, alone or with its options, ``("cuda", {"device_id": 1})``.
+            By default the CPU, which also runs what they cannot. The bundled detector runs there, too.
 
     Raises:
-        FacemsmError: a setting that the model cannot follow, or an unknown name to keep.
+        FacemsmError: a setting that the model cannot follow, an unknown name to keep, or a provider that the installed
+            ONNX Runtime does not have.
 
     Example::
 
@@ -96,18 +103,20 @@ class Aligner:
         detector: FaceDetector | str | None = None,
         keep: Collection[str] = (),
         threads: int = 1,
+        providers: Sequence[Provider] = (),
     ) -> None:
         if not isinstance(keep, Collection) or not all(name in ("heatmaps", "canonical") for name in keep):
             raise FacemsmError(f"keep is {keep!r}: give a list of heatmaps and canonical")
         check_number("threads", threads, 1, whole=True)
         if isinstance(detector, str):
-            detector = get_detector(detector)
+            detector = get_detector(detector, providers=providers)
         if detector is not None and not callable(getattr(detector, "detect", None)):
             raise FacemsmError(f"detector is {short(detector)}: give the name of one, or an object that detects faces")
-        self.model, self.keep, self.threads = model, frozenset(keep), threads
+        self.model, self.keep, self.threads, self.providers = model, frozenset(keep), threads, providers
         self.settings = self._resolved(settings or Settings())
         self._given_detector = detector
-        self._hourglass = model.network(HOURGLASS, [*LANDMARKS, *(["heatmaps"] if "heatmaps" in keep else [])])
+        outputs = [*LANDMARKS, *(["heatmaps"] if "heatmaps" in keep else [])]
+        self._hourglass = model.network(HOURGLASS, outputs, providers)
         if 1 in self.settings.stages:
             _ = self._generator  # a damaged file is an error now, not at the first face
         if 3 in self.settings.stages:
@@ -122,34 +131,41 @@ class Aligner:
         method: Method | None = None,
         stages: Collection[int] | None = None,
         thresholds: Mapping[str, float] | None = None,
+        any_rotation: bool = False,
         settings: Settings | None = None,
         detector: FaceDetector | str | None = None,
         keep: Collection[str] = (),
         threads: int = 1,
+        providers: Sequence[Provider] = (),
     ) -> Aligner:
         """An aligner with bundled weights, offline, or with those in a model folder.
 
         Args:
             name: a bundled model's name (:func:`facemsm.list_models`) or a folder's path.
-            method, stages: as in :class:`facemsm.stages.Settings`, and its defaults.
+            method, stages, any_rotation: as in :class:`facemsm.stages.Settings`, and its defaults.
             thresholds: T of the paper's method, ``"contour"`` and ``"features"``: a point whose score is not above its
                 threshold is rebuilt.
             settings: all of these at once, instead of them.
-            detector, keep, threads: as for :class:`Aligner`.
+            detector, keep, threads, providers: as for :class:`Aligner`.
 
         Raises:
             FacemsmError: no such model, a damaged one, an unknown option, or an option beside ``settings``.
         """
-        own = {"method": method, "stages": stages, "thresholds": thresholds}
+        own = {"method": method, "stages": stages, "thresholds": thresholds, "any_rotation": any_rotation or None}
         given = [name for name, value in own.items() if value is not None]
         if settings and given:
             raise FacemsmError(f"{given[0]} is given beside settings, which hold it too; give one of them")
         if thresholds and method != "paper":
             raise FacemsmError("thresholds are the paper's: they need method='paper'")
         settings = settings or Settings(
-            method, (1, 2, 3) if stages is None else stages, Reconstruction.with_thresholds(thresholds or {})
+            method,
+            (1, 2, 3) if stages is None else stages,
+            Reconstruction.with_thresholds(thresholds or {}),
+            any_rotation=any_rotation,
         )
-        return cls(load_model(name), settings=settings, detector=detector, keep=keep, threads=threads)
+        return cls(
+            load_model(name), settings=settings, detector=detector, keep=keep, threads=threads, providers=providers
+        )
 
     def align(
         self, image: ImageSource, boxes: ArrayLike | None = None, *, settings: Settings | None = None
@@ -220,24 +236,24 @@ class Aligner:
         boxes = [None] * len(images) if boxes is None else list(boxes)
         if len(boxes) != len(images):
             raise FacemsmError(f"boxes for {len(boxes)} photos, but there are {len(images)} photos")
-        work = partial(self._align, settings=self._resolved(settings) if settings else self.settings)
+        settings = self._resolved(settings) if settings else self.settings
         jobs: list[list[_Job] | FacemsmError] = []
         for index, (image, given) in enumerate(zip(images, boxes, strict=True)):
             try:
-                jobs.append(self._jobs(image, given, index))
+                jobs.append(self._jobs(image, given, settings, index))
             except FacemsmError as error:  # noqa: PERF203
                 if errors == "raise":
                     raise
                 jobs.append(error)
-        faces = iter(self._shared([job for part in jobs if isinstance(part, list) for job in part], work))
+        faces = iter(self._shared([job for part in jobs if isinstance(part, list) for job in part], settings))
         return [[next(faces) for _ in part] if isinstance(part, list) else part for part in jobs]
 
     # --- Algorithm 2 -------------------------------------------------------------------------------------------------
 
     def _align(self, jobs: Sequence[_Job], settings: Settings) -> list[Face]:
         """Algorithm 2 for up to ``BATCH`` faces."""
-        photos, boxes = [job.photo for job in jobs], np.stack([job.box for job in jobs])
-        outputs = self.run_stages(photos, boxes, settings)  # lines 1 to 4: crop, rectify, locate
+        photos, boxes, turns = [job.photo for job in jobs], np.stack([job.box for job in jobs]), [j.turns for j in jobs]
+        outputs = self.run_stages(photos, boxes, settings, turns)  # lines 1 to 4: crop, rectify, locate
         refined = self.refine(outputs, settings)  # lines 5 to 13
         points = self._to_photo(refined.points, outputs, settings)  # line 14
         preliminary = self._to_photo(outputs.points, outputs, settings)
@@ -259,21 +275,32 @@ class Aligner:
             for i, job in enumerate(jobs)
         ]
 
-    def run_stages(self, photos: Sequence[Image], boxes: FloatArray, settings: Settings | None = None) -> StageOutputs:
+    def run_stages(
+        self,
+        photos: Sequence[Image],
+        boxes: FloatArray,
+        settings: Settings | None = None,
+        turns: Sequence[int] = (),
+    ) -> StageOutputs:
         """Lines 1 to 4 for up to ``BATCH`` faces.
 
         Args:
             photos: (H, W, 3) uint8 RGB, one for each box.
             boxes: (N, 4), photo pixels.
             settings: instead of the aligner's.
+            turns: quarter turns counter-clockwise that make each face upright, if any is not.
         """
         settings = settings or self.settings
         size = self.model.codec.input_size
         rectify = self._rectify if 1 in settings.stages else None
         to_crop = box_to_crop(boxes, size)  # line 1
+        if any(turns):
+            to_crop = compose(_quarter_turns(turns, (size - 1) / 2), to_crop)
         outputs = run_stages(photos, to_crop, rectify, self._locate, size)
         if rectify and settings.method == "calibrated" and settings.retry:
             outputs = retry_rotated(outputs, photos, to_crop, rectify, self._locate, size)
+        if any(turns):  # θ runs to the crop of the photo as it is
+            outputs = outputs._replace(theta=compose(_quarter_turns([-n for n in turns]), outputs.theta))
         return outputs
 
     def _rectify(self, crops: Image) -> FloatArray:
@@ -337,11 +364,11 @@ class Aligner:
     @cached_property
     def detector(self) -> FaceDetector:
         """The face detector, loaded when it is first needed."""
-        return self._given_detector or get_detector()
+        return self._given_detector or get_detector(providers=self.providers)
 
     @cached_property
     def _generator(self) -> Network:
-        return self.model.network(STGAN, ["theta"])
+        return self.model.network(STGAN, ["theta"], self.providers)
 
     @cached_property
     def _dictionary(self) -> ShapeDictionary:
@@ -349,7 +376,7 @@ class Aligner:
 
     def __reduce__(self) -> tuple[Any, ...]:
         options: dict[str, Any] = {"settings": self.settings, "detector": self._given_detector, "keep": self.keep}
-        return partial(Aligner, **options, threads=self.threads), (self.model,)
+        return partial(Aligner, **options, threads=self.threads, providers=self.providers), (self.model,)
 
     def _resolved(self, settings: Settings) -> Settings:
         """Settings that name the method."""
@@ -364,18 +391,33 @@ class Aligner:
             )
         return replace(settings, method=settings.method or ("calibrated" if self.model.calibration else "paper"))
 
-    def _jobs(self, image: ImageSource, boxes: ArrayLike | None, index: int) -> list[_Job]:
+    def _jobs(self, image: ImageSource, boxes: ArrayLike | None, settings: Settings, index: int) -> list[_Job]:
         where = str(image) if isinstance(image, (str, os.PathLike)) else f"image {index}"
         photo = as_image(image, where)
         if boxes is None:
-            return [_Job(photo, found[:4], float(found[4])) for found in self.detector.detect(photo)]
+            if settings.any_rotation:
+                once = replace(settings, retry=False)
+                detections, turns = detect_any_rotation(
+                    self.detector,
+                    photo,
+                    lambda view, found: self.run_stages([view] * len(found), found, once).scores.mean(1),
+                )
+            else:
+                detections, turns = self.detector.detect(photo), 0
+            return [_Job(photo, found[:4], float(found[4]), turns) for found in detections]
         return [_Job(photo, box, None) for box in check_boxes(boxes, photo.shape, where)]
 
-    def _shared(self, jobs: Sequence[_Job], work: partial[list[Face]]) -> list[Face]:
-        """``work`` on all jobs, shared by the threads: faces are, as the networks' layers are too small to split."""
+    def _shared(self, jobs: Sequence[_Job], settings: Settings) -> list[Face]:
+        """All jobs, shared by the threads: faces are, as the networks' layers are too small to split."""
+        work = partial(self._align, settings=settings)
         share = min(BATCH, max(1, -(-len(jobs) // self.threads)))
         parts = [jobs[i : i + share] for i in range(0, len(jobs), share)]
         if len(parts) < 2 or self.threads == 1:
             return [face for part in parts for face in work(part)]
         with ThreadPoolExecutor(self.threads) as pool:  # for this call only: threads do not survive a fork
             return [face for faces in pool.map(work, parts) for face in faces]
+
+
+def _quarter_turns(counts: Sequence[int], middle: float = 0) -> Matrix:
+    """Maps (N, 2, 3) that turn by 90° times each count, counter-clockwise in a photo, about (middle, middle)."""
+    return np.stack([similarity(-count * np.pi / 2, centre=(middle, middle)) for count in counts])

@@ -51,6 +51,8 @@ class Settings:
         stages: which run; 2 must be among them. Without 1 the box is taken as it is; without 3 no point is moved.
         reconstruction: the paper's stage 3, with its thresholds.
         retry: whether ``calibrated`` may retry.
+        any_rotation: whether photos may lie on their side or head: faces are looked for in all four orientations
+            unless landmarks show the photo to be upright, see :func:`facemsm.detectors.rotation.detect_any_rotation`.
         convention: name of a training data set, such as ``300w``: points are where its labels would be, rather than
             where the consensus of all sets is.
 
@@ -62,6 +64,7 @@ class Settings:
     stages: Collection[int] = (1, 2, 3)
     reconstruction: Reconstruction = field(default_factory=Reconstruction)
     retry: bool = True
+    any_rotation: bool = False
     convention: str | None = None
 
     def __post_init__(self) -> None:

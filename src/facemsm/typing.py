@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ BoolArray = NDArray[np.bool_]
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 PathLike = str | os.PathLike[str]
+Provider = str | tuple[str, Mapping[str, Any]]
+"""Of :func:`facemsm.runtime.providers.execution_providers`."""
 
 T = TypeVar("T")
 

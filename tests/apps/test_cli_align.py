@@ -331,6 +331,8 @@ def test_given_boxes(run: Run) -> None:
         (["--stages", "1;2"], "--stages '1;2': expected numbers"),
         (["--weights", "5000"], "there are no weights '5000'"),
         (["--detector", "eagle"], "unknown face detector 'eagle'"),
+        (["--detector", "centerface", "--provider", "tpu"], "provider 'tpu': the installed ONNX Runtime has only"),
+        (["--boxes", "empty.csv", "--any-rotation"], "--any-rotation: is for faces that the detector finds"),
         (["--shard", "0/4"], "--shard '0/4': expected K/N"),
         (["--shard", "5/4"], "--shard '5/4': expected K/N"),
         (["--shard", "3"], "--shard '3': expected K/N"),
@@ -413,9 +415,11 @@ def test_without_ray_it_says_what_to_install(run: Run, monkeypatch: pytest.Monke
 
 def test_options_reach_the_aligner(run: Run) -> None:
     photo("a.jpg")
-    run("a.jpg", "--stages", "2,3", "--method", "paper", "--threshold-contour", "0.3", "--threads", "2")
-    settings = Settings("paper", (2, 3), Reconstruction(contour_threshold=0.3))
-    assert StandInAligner.options == {"detector": None, "settings": settings, "threads": 2}
+    options = ["--stages", "2,3", "--method", "paper", "--threshold-contour", "0.3", "--threads", "2"]
+    run("a.jpg", *options, "--provider", "cuda", "--provider", "openvino", "--any-rotation")
+    settings = Settings("paper", (2, 3), Reconstruction(contour_threshold=0.3), any_rotation=True)
+    providers = ["cuda", "openvino"]
+    assert StandInAligner.options == {"detector": None, "settings": settings, "threads": 2, "providers": providers}
     code, _, err = run("a.jpg", "--threshold-contour", "0.3", "--resume")
     assert code == 2
     assert "--threshold-contour: is for --method paper only" in err

@@ -150,6 +150,40 @@ def test_default_does_not_depend_on_view_or_place(default: FaceDetector, data_ro
     assert overlaps(view, moved[None])[0] > 0.9
 
 
+@pytest.mark.parametrize(
+    ("glance", "looks"),
+    [
+        ([[0, 0, 200, 200, 0.9]], 1),
+        ([[0, 0, 200, 200, 0.9], [300, 300, 400, 400, 0.2]], 2),  # this may be a face
+        ([[0, 0, 200, 200, 0.9], [300, 300, 330, 330, 0.8]], 2),  # so small that others may be missed
+        ([], 2),
+    ],
+)
+def test_large_photos_are_looked_at_again_in_doubt(
+    glance: list[list[float]], looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, float]] = []
+
+    def look(_: CenterFace, photo: Image, scale: FloatArray, threshold: float) -> FloatArray:
+        assert photo.shape[1] / 800 == pytest.approx(scale[0])
+        seen.append((photo.shape[1], threshold))
+        return np.array(glance, np.float32).reshape(-1, 5) if len(seen) == 1 else np.ones((7, 5), np.float32)
+
+    monkeypatch.setattr(CenterFace, "_look", look)
+    found = CenterFace().detect(noise(600, 800))
+    assert len(seen) == looks
+    np.testing.assert_allclose(seen[0], (320, 0.15))
+    assert seen[1:] == [(576, 0.4)] * (looks - 1)
+    assert len(found) == (len(glance) if looks == 1 else 7)
+
+
+def test_small_photos_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(CenterFace, "_look", lambda _, photo, *__: seen.append(photo.shape[1]))
+    CenterFace().detect(noise(300, 480))
+    assert seen == [480]
+
+
 @pytest.mark.parametrize("name", OPTIONAL)
 def test_optional_detector_keeps_contract(name: str, data_root: Path) -> None:
     try:

@@ -27,6 +27,7 @@ from facemsm.apps.options import (
     MethodOption,
     MinScore,
     MinSize,
+    Provider,
     Stages,
     Weights,
     read_settings,
@@ -113,12 +114,21 @@ def align(
     threshold_features: FeatureThreshold = None,
     detector: Detector = None,
     detector_model: DetectorModel = None,
+    any_rotation: Annotated[
+        bool,
+        typer.Option(
+            "--any-rotation",
+            help="Photos may lie on their side or head, as those that lost their orientation tag: look for faces in "
+            "all four orientations, unless those found first are upright.",
+        ),
+    ] = False,
     threads: Annotated[
         int | None,
         typer.Option(
             min=1, help="Photos that are worked on at once; for a single photo, CPU threads.", show_default="all cores"
         ),
     ] = None,
+    provider: Provider = None,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -139,6 +149,8 @@ def align(
         warn(line)
         tally["failed"] += 1
 
+    if boxes and any_rotation:
+        raise FacemsmError("--any-rotation: is for faces that the detector finds; leave it out with --boxes")
     if ray:
         from facemsm.batch.ray import align_photos
 
@@ -162,9 +174,10 @@ def align(
 
     options: dict[str, Any] = {
         "weights": weights,
-        "settings": read_settings(method, stages, threshold_contour, threshold_features),
+        "settings": read_settings(method, stages, threshold_contour, threshold_features, any_rotation=any_rotation),
         "detector": detector,
         "detector_model": detector_model,
+        "providers": provider or (),
         "boxes": boxes,
         "min_score": min_score,
         "min_size": min_size,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from facemsm.apps.console import tell_written, warn
-from facemsm.apps.options import SOURCE, Faces
+from facemsm.apps.options import SOURCE, Faces, Provider
 
 app = typer.Typer(add_completion=False)
 
@@ -29,6 +29,7 @@ def benchmark(
         list[str] | None, typer.Option(help="Also run these weights of ours; may be given several times.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads where many are used.", show_default="all")] = None,
+    provider: Provider = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for report and plot.")] = Path(
         "facemsm-out/benchmark"
     ),
@@ -46,6 +47,7 @@ def benchmark(
         onnx=onnx or (),
         weights=weights or (),
         threads=threads,
+        providers=provider or (),
         warn=warn,
     )
     print(markdown(report))

@@ -93,6 +93,15 @@ MinSize = Annotated[
 ]
 Measures = Annotated[bool, typer.Option("--measures", help="Also write head pose, eye and mouth openness.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+Provider = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--provider",
+        help="What runs the networks: cuda, coreml, directml or openvino, with the package of ONNX Runtime that has "
+        "it, or an execution provider's name there. Repeat it for several, the best first.",
+        show_default="cpu",
+    ),
+]
 Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Show a progress bar while training.")]
 ModelFolder = Annotated[Path, typer.Option("--output", "-o", help="Model folder to write.")]
 
@@ -129,7 +138,12 @@ Faces = Annotated[int, typer.Option(min=1, help="How many of the faces of --data
 
 
 def read_settings(
-    method: Method | None, stages: str, contour: float | None = None, features: float | None = None
+    method: Method | None,
+    stages: str,
+    contour: float | None = None,
+    features: float | None = None,
+    *,
+    any_rotation: bool = False,
 ) -> Settings:
     """The settings that these options ask for.
 
@@ -148,4 +162,5 @@ def read_settings(
         raise FacemsmError(
             f"--threshold-{next(iter(thresholds))}: is for --method paper only; add that, or leave it out"
         )
-    return Settings(method.value if method else None, numbers, Reconstruction.with_thresholds(thresholds))
+    reconstruction = Reconstruction.with_thresholds(thresholds)
+    return Settings(method.value if method else None, numbers, reconstruction, any_rotation=any_rotation)

@@ -20,6 +20,7 @@ from facemsm.apps.options import (
     MethodOption,
     MinScore,
     MinSize,
+    Provider,
     Stages,
     Threads,
     read_settings,
@@ -52,6 +53,7 @@ def serve(
     min_score: MinScore = 0,
     min_size: MinSize = 0,
     threads: Threads = 1,
+    provider: Provider = None,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
@@ -94,6 +96,7 @@ def serve(
             detector_model=detector_model,
             min_size=min_size,
             threads=threads,
+            providers=provider or (),
         ),
         host=host,
         allowed_hosts=allow_host or (),

@@ -22,6 +22,7 @@ from facemsm.apps.options import (
     MethodOption,
     MinScore,
     MinSize,
+    Provider,
     Stages,
     Threads,
     Weights,
@@ -88,6 +89,7 @@ def video(
     min_size: MinSize = 0,
     measures: Measures = False,
     threads: Threads = 1,
+    provider: Provider = None,
 ) -> None:
     """Follow the faces of a video and write their landmarks.
 
@@ -108,9 +110,10 @@ def video(
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong with a frame is said once, by us
     aligner = Aligner.from_pretrained(
         weights,
-        detector=get_detector(detector, model=detector_model, min_size=min_size),
+        detector=get_detector(detector, model=detector_model, min_size=min_size, providers=provider or ()),
         settings=read_settings(method, stages, threshold_contour, threshold_features),
         threads=threads,
+        providers=provider or (),
     )
     tracker = Tracker(aligner, detect_every=detect_every, smooth=smooth, min_score=min_score)
     with closing(VideoReader(source if source else camera or 0)) as reader, sigterm_as_interrupt():

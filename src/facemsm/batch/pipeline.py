@@ -26,7 +26,7 @@ from facemsm.imaging.io import read_image, write_image
 from facemsm.results.jsonl import PhotoResult, to_line
 from facemsm.shapes.measures import check_measured
 from facemsm.stages import Settings
-from facemsm.typing import FloatArray, Image, PathLike
+from facemsm.typing import FloatArray, Image, PathLike, Provider
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -70,7 +70,7 @@ class PhotoAligner:
     """All that is done with one photo: read, find faces, align, draw. May be called by several threads at once.
 
     Args:
-        weights, settings, threads: as for :meth:`facemsm.Aligner.from_pretrained`.
+        weights, settings, threads, providers: as for :meth:`facemsm.Aligner.from_pretrained`.
         detector, detector_model: as for :func:`facemsm.detectors.get_detector`.
         boxes: the file that boxes were read from; a photo without boxes is then a failure.
         drawn: folder for pictures with the landmarks; None for no pictures.
@@ -92,6 +92,7 @@ class PhotoAligner:
         detector: str | None = None,
         detector_model: Path | None = None,
         threads: int = 1,
+        providers: Sequence[Provider] = (),
         boxes: Path | None = None,
         drawn: PathLike | None = None,
         folder: PathLike | None = None,
@@ -106,14 +107,15 @@ class PhotoAligner:
         cv2.setNumThreads(threads)  # OpenCV would take all cores
         finder: FaceDetector | None = None
         if detector or detector_model:
-            finder = _PerThread(detector, detector_model, min_size)
+            finder = _PerThread(detector, detector_model, min_size, providers)
         elif min_size:
-            finder = get_detector(min_size=min_size)
+            finder = get_detector(min_size=min_size, providers=providers)
         self._aligner = Aligner.from_pretrained(
             weights,
             detector=finder,
             settings=settings,
             threads=threads,
+            providers=providers,
         )
         self.scheme = self._aligner.scheme
         if measures:
@@ -200,8 +202,10 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], threads: int
 class _PerThread:
     """A detector for each thread: those of other libraries keep the photo in hand within themselves."""
 
-    def __init__(self, name: str | None, model: Path | None, min_size: float) -> None:
-        self._make: Callable[[], FaceDetector] = lambda: get_detector(name, model=model, min_size=min_size)
+    def __init__(self, name: str | None, model: Path | None, min_size: float, providers: Sequence[Provider]) -> None:
+        self._make: Callable[[], FaceDetector] = lambda: get_detector(
+            name, model=model, min_size=min_size, providers=providers
+        )
         self._local = threading.local()
         self._local.detector = self._make()
         self.name = self._local.detector.name

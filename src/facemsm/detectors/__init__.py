@@ -6,11 +6,12 @@ or, for YuNet, a model file. ``docs/detectors.md`` compares them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Protocol
 
 from facemsm.errors import FacemsmError
-from facemsm.typing import FloatArray, Image, PathLike
+from facemsm.typing import FloatArray, Image, PathLike, Provider
 
 DEFAULT = "centerface"
 
@@ -56,12 +57,20 @@ class _LargeFaces:
         return large
 
 
-def get_detector(name: str | None = None, *, model: PathLike | None = None, min_size: float = 0.0) -> FaceDetector:
-    """Return the detector of that name, None for the default. Only "yunet" takes, and needs, a ``model`` file.
+def get_detector(
+    name: str | None = None,
+    *,
+    model: PathLike | None = None,
+    min_size: float = 0.0,
+    providers: Sequence[Provider] = (),
+) -> FaceDetector:
+    """Return the detector of that name, None for the default.
 
     Args:
-        name, model: which detector.
+        name: one of :data:`NAMES`.
+        model: its file, for "yunet", which needs one.
         min_size: boxes with a shorter side are left out, photo pixels.
+        providers: of ONNX Runtime, as for :meth:`facemsm.Aligner.from_pretrained`; only "centerface" uses them.
 
     Raises:
         FacemsmError: the name is unknown, the detector's library is not installed, or ``model`` is missing, unusable
@@ -82,5 +91,6 @@ def get_detector(name: str | None = None, *, model: PathLike | None = None, min_
         raise FacemsmError(
             f'face detector {name!r} needs the module {error.name!r}: pip install "facemsm[detectors]"'
         ) from error
-    detector: FaceDetector = factory() if model is None else factory(model)
+    options = {"providers": providers} if name == DEFAULT else {}
+    detector: FaceDetector = factory(**options) if model is None else factory(model)
     return _LargeFaces(detector, min_size) if min_size else detector

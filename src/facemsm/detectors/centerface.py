@@ -2,11 +2,12 @@
 
 Xu, Yan, Yang, Ma, Zhang, Gao: CenterFace: Joint Face Detection and Alignment Using Face as Point, 2020. The network
 gives, on a grid of every fourth pixel, the probability of a face centre, its sub-cell offset and the log of its size.
-The weights are the authors', MIT licence, slimmed by :mod:`facemsm.detectors.convert`.
+The weights are the authors', MIT licence, brought to 8 bits by ``tools/convert_centerface.py``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,11 +15,20 @@ import numpy as np
 
 from facemsm.detectors.boxes import pack, shrink, suppress
 from facemsm.runtime.session import Session
-from facemsm.typing import FloatArray, Image
+from facemsm.typing import FloatArray, Image, Provider
 
 _STRIDE = 4
 _MULTIPLE = 32  # the coarsest level of the network; sides must divide by it
 _OVERLAP = 0.3
+
+_GLANCE = 5 / 9
+"""Size of a first look, of the working size. It is all if nothing in it is in doubt: there are faces, none below
+``_SMALLEST`` pixels there, and nothing that is face enough to be one at the working size."""
+_SMALLEST = 24
+_DOUBT = 3 / 8
+"""Of the threshold: what scores above that may be a face."""
+_PAYS_FROM = 1.5
+"""How many times as long as the first look the photo must be; a second look at a smaller one costs too much."""
 
 
 class CenterFace:
@@ -28,23 +38,37 @@ class CenterFace:
         size: longest side in pixels at which the network sees a photo; larger photos are shrunk.
         threshold: least confidence of a face.
         threads: CPU threads of one :meth:`detect`.
+        providers: as for :func:`facemsm.runtime.providers.execution_providers`; none for the CPU.
     """
 
     name = "centerface"
 
-    def __init__(self, *, size: int = 576, threshold: float = 0.4, threads: int = 1) -> None:
-        self._session = Session(Path(str(files("facemsm.weights") / "centerface.onnx")), threads)
+    def __init__(
+        self, *, size: int = 576, threshold: float = 0.4, threads: int = 1, providers: Sequence[Provider] = ()
+    ) -> None:
+        self._session = Session(Path(str(files("facemsm.weights") / "centerface.onnx")), threads, providers)
         self._size = size
         self._threshold = threshold
 
     def detect(self, image: Image) -> FloatArray:
         """See :meth:`facemsm.detectors.FaceDetector.detect`. Boxes run from brow to chin, about ear to ear."""
-        small, scale = shrink(image, self._size)
-        height, width = small.shape[:2]
-        batch = np.zeros((1, 3, -height % _MULTIPLE + height, -width % _MULTIPLE + width), np.float32)
-        batch[0, :, :height, :width] = small.transpose(2, 0, 1)
+        photo, scale = shrink(image, self._size)
+        glance = round(_GLANCE * self._size)
+        if max(photo.shape[:2]) > _PAYS_FROM * glance:
+            small, again = shrink(photo, glance)
+            found = self._look(small, scale * again, _DOUBT * self._threshold)
+            sides = (found[:, 2:4] - found[:, :2]) * scale * again
+            if len(found) and found[-1, 4] >= self._threshold and sides.prod(axis=1).min() >= _SMALLEST**2:
+                return found
+        return self._look(photo, scale, self._threshold)
+
+    def _look(self, photo: Image, scale: FloatArray, threshold: float) -> FloatArray:
+        """The faces (N, 5) that the network sees, in pixels of the photo that was shrunk to this one by ``scale``."""
+        height, width = photo.shape[:2]
+        batch = np.zeros((1, -height % _MULTIPLE + height, -width % _MULTIPLE + width, 3), np.uint8)
+        batch[0, :height, :width] = photo
         heatmap, log_size, offset = (output[0] for output in self._session.run(None, {"image": batch}))
-        cells = np.stack(np.nonzero(heatmap[0] >= self._threshold))  # (2, N): row, column, as in the outputs
+        cells = np.stack(np.nonzero(heatmap[0] >= threshold))  # (2, N): row, column, as in the outputs
         centre = (cells + offset[:, cells[0], cells[1]] + 0.5) * _STRIDE
         half = np.exp(log_size[:, cells[0], cells[1]]) * (_STRIDE / 2)
         corners = np.concatenate([centre - half, centre + half])[[1, 0, 3, 2]].T

@@ -18,6 +18,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnxruntime
 
 from facemsm.aligner import Aligner
 from facemsm.assets import SAMPLE
@@ -30,7 +31,7 @@ from facemsm.files import atomic_write
 from facemsm.geometry import box_to_crop
 from facemsm.imaging.io import read_image, write_image
 from facemsm.imaging.warping import warp
-from facemsm.provenance import commit, machine
+from facemsm.provenance import commit, instruction_sets, machine
 from facemsm.runtime.model import HOURGLASS, STGAN
 from facemsm.stages import Settings
 from facemsm.typing import FloatArray, Image
@@ -61,6 +62,7 @@ def measure_speed(
     onnx: Sequence[Path] = (),
     weights: Sequence[str] = (),
     threads: int | None = None,
+    providers: Sequence[str] = (),
     warn: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Time every step, and the whole way beside other landmark finders.
@@ -74,6 +76,8 @@ def measure_speed(
         onnx: networks to be timed on face crops of their input size.
         weights: other models of ours.
         threads: where many are used; all by default.
+        providers: what runs our networks, as for :meth:`facemsm.Aligner.from_pretrained`. Processor times leave out
+            what an accelerator does.
         warn: takes a line for each finder that is left out, and why.
 
     Returns:
@@ -84,26 +88,30 @@ def measure_speed(
     """
     cv2.setNumThreads(1)
     many = threads or os.cpu_count() or 1
-    aligner = Aligner.from_pretrained(model)
+    aligner = Aligner.from_pretrained(model, providers=providers)
     samples = _samples(aligner, data, count)
     photos = [sample.load() for sample in samples]
     report: dict[str, Any] = {
         "machine": machine(),
+        "instruction sets": instruction_sets(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
-        "onnxruntime": version("onnxruntime"),
+        "onnxruntime": onnxruntime.__version__,  # whatever its package is called
         "commit": commit(),
         "weights": aligner.description,
         "faces": f"{len(samples)} of {data.partition('=')[0]} {data.rpartition(':')[2]}"
         if data
         else "the sample photo's",
+        "providers": list(providers) or ["cpu"],
         "stages": _stages(aligner, samples[0], photos[0]),
-        "batches": _batches(aligner, Aligner.from_pretrained(model, threads=many), samples[0], photos[0]),
+        "batches": _batches(
+            aligner, Aligner.from_pretrained(model, threads=many, providers=providers), samples[0], photos[0]
+        ),
         "threads": many,
     }
     if sys.platform == "linux":  # which says how much memory a process took
-        report["start"] = _start(model)
-    methods = [_ours(name) for name in (model, *(weights or ()))]
+        report["start"] = _start(model, providers)
+    methods = [_ours(name, providers) for name in (model, *(weights or ()))]
     for peer in (_dlib, _mediapipe, *(_network(path) for path in onnx or ())):
         try:
             methods.append(peer())
@@ -146,8 +154,9 @@ def _stages(aligner: Aligner, sample: FaceSample, photo: Image) -> dict[str, flo
     model, size = aligner.model, aligner.model.codec.input_size
     matrix = box_to_crop(sample.box[None], size)[0]
     crop = warp(photo, matrix, size)[None]
-    first, second = model.network(STGAN, ["theta"]), model.network(HOURGLASS, LANDMARKS)
-    two = Aligner(model, settings=Settings(stages=(1, 2)))
+    first = model.network(STGAN, ["theta"], aligner.providers)
+    second = model.network(HOURGLASS, LANDMARKS, aligner.providers)
+    two = Aligner(model, settings=Settings(stages=(1, 2)), providers=aligner.providers)
     found = aligner.align(photo, [sample.box])
     height, width = photo.shape[:2]
     with tempfile.TemporaryDirectory() as scratch:
@@ -193,11 +202,12 @@ def _batches(single: Aligner, many: Aligner, sample: FaceSample, photo: Image) -
     return {n: {kind: float(np.median(values)) for kind, values in row.items()} for n, row in times.items()}
 
 
-def _start(model: str) -> dict[str, float]:
+def _start(model: str, providers: Sequence[str]) -> dict[str, float]:
     """Seconds and megabytes of fresh processes: the import, and a photo to landmarks on disk."""
     imports = [_fresh("import facemsm")[1:3] for _ in range(ROUNDS)]
     with tempfile.TemporaryDirectory() as scratch:
         arguments = ["facemsm", "align", str(SAMPLE), "-o", scratch, "--weights", model]
+        arguments += [word for name in providers for word in ("--provider", name)]
         code = f"import sys; sys.argv = {arguments!r}; from facemsm.apps.cli import main; main()"
         starts = [_fresh(code) for _ in range(ROUNDS)]
     (clock, processor), (start, _, used, peak) = np.min(imports, axis=0), np.min(starts, axis=0)
@@ -232,8 +242,8 @@ def _fresh(code: str) -> tuple[float, float, float, float]:
     return clock, within, used, peak / 1e3
 
 
-def _ours(name: str) -> Finder:
-    aligner = Aligner.from_pretrained(name)
+def _ours(name: str, providers: Sequence[str]) -> Finder:
+    aligner = Aligner.from_pretrained(name, providers=providers)
     made = aligner.model.provenance.get("quantisation", {"scheme": "float"})
     note = ", ".join(str(value) if key == "scheme" else f"{key}: {value}" for key, value in made.items())
     # powers of two are stored as floats, but need fewer bits
@@ -282,8 +292,6 @@ def _mediapipe() -> Finder:
 
 def _network(path: Path) -> Callable[[], Finder]:
     def load() -> Finder:
-        import onnxruntime
-
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         try:
@@ -352,9 +360,10 @@ def markdown(report: dict[str, Any]) -> str:
     weights = report["weights"]
     scheme, many = weights.get("quantisation", {}).get("scheme", "float"), f"clock, {report['threads']} threads"
     parts = [
-        f"Weights {weights['weights']} ({scheme}), {report['faces']} faces; {report['machine']}, load "
-        f"{report['load'] or 0:.1f}; Python {report['python']}, ONNX Runtime {report['onnxruntime']}; commit "
-        f"{report['commit']}. Milliseconds of one thread's processor time, unless the clock is named.",
+        f"Weights {weights['weights']} ({scheme}), {report['faces']} faces; {report['machine']} "
+        f"({report['instruction sets']}), load {report['load'] or 0:.1f}; Python {report['python']}, ONNX Runtime "
+        f"{report['onnxruntime']} on {', '.join(report['providers'])}; commit {report['commit']}. Milliseconds of one "
+        "thread's processor time, unless the clock is named.",
         markdown_table(["step, one face", "ms"], [[name, _number(ms)] for name, ms in report["stages"].items()]),
         markdown_table(
             ["faces at once, box to landmarks", "ms per face", "clock, ms per face", many, "speed-up"],

@@ -22,7 +22,7 @@ from facemsm.heatmaps import HeatmapCodec
 from facemsm.schemes import LandmarkScheme, scheme_from_dict
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.shapes.posterior import ShapePrior
-from facemsm.typing import PathLike
+from facemsm.typing import PathLike, Provider
 
 if TYPE_CHECKING:
     from facemsm.runtime.session import Network
@@ -73,11 +73,11 @@ class Model:
         """Where one of the model's files lies."""
         return self.folder / file
 
-    def network(self, file: str, outputs: Sequence[str]) -> Network:
+    def network(self, file: str, outputs: Sequence[str], providers: Sequence[Provider] = ()) -> Network:
         """One of the two networks, as :class:`facemsm.runtime.session.Network` of the model's scheme and codec."""
         from facemsm.runtime.session import Network
 
-        return Network(self.path(file), outputs, landmarks=self.scheme.count, codec=self.codec)
+        return Network(self.path(file), outputs, landmarks=self.scheme.count, codec=self.codec, providers=providers)
 
     def dictionary(self) -> ShapeDictionary:
         """Stage 3's exemplars.

@@ -23,10 +23,11 @@ from facemsm.files import read_bytes
 from facemsm.heatmaps import HeatmapCodec
 from facemsm.runtime.model import LARGEST_FILE
 from facemsm.runtime.network_file import check_network
-from facemsm.typing import FloatArray, Image
+from facemsm.runtime.providers import CPU, execution_providers
+from facemsm.typing import FloatArray, Image, Provider
 
 CHUNK = 2
-"""Images that go through a network at once. More take longer each, as feature maps leave the processor's cache."""
+"""Images that the processor works on at once. More take longer each, as feature maps leave its cache."""
 
 LANDMARKS = ("points", "scores", "spread")
 """What stage 2 emits."""
@@ -42,18 +43,20 @@ Shape = Sequence[int | str | None]
 
 
 class Session:
-    """A network on the CPU. It can be pickled, and opens its file anew there and after a fork.
+    """A network in ONNX Runtime. It can be pickled, and opens its file anew there and after a fork.
 
     Args:
         path: an ONNX file.
         threads: CPU threads of one :meth:`run`.
+        providers: as for :func:`facemsm.runtime.providers.execution_providers`; none for the CPU.
 
     Raises:
-        FacemsmError: the file is not a network that ONNX Runtime can run, keeps weights in another one, or has a loop.
+        FacemsmError: the file is not a network that ONNX Runtime can run, keeps weights in another one, or has a loop;
+            a provider is not there or does not start.
     """
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
-        self.path, self.threads = path, threads
+    def __init__(self, path: Path, threads: int = 1, providers: Sequence[Provider] = ()) -> None:
+        self.path, self.threads, self.providers = path, threads, providers
         self._open()
 
     def _open(self) -> None:
@@ -63,17 +66,23 @@ class Session:
         options.log_severity_level = 3
         options.add_session_config_entry("session.load_model_format", "ONNX")
         content = read_bytes(self.path, LARGEST_FILE)
+        chosen = execution_providers(self.providers) if self.providers else [(CPU, {})]
         try:
             check_network(content)
-            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(content, options, providers=chosen, enable_fallback=0)
         except Exception as error:
             raise FacemsmError(
                 f"{self.path}: not a network that ONNX Runtime can run ({_first_line(error)})"
             ) from error
+        started = self._session.get_providers()
+        if missing := [name for name, _ in chosen if name not in started]:  # ONNX Runtime goes on without it
+            raise FacemsmError(
+                f"provider {missing[0]!r} does not start; ONNX Runtime says why above, its driver perhaps"
+            )
         self._process = os.getpid()
 
-    def __reduce__(self) -> tuple[type[Session], tuple[Path, int]]:
-        return Session, (self.path, self.threads)
+    def __reduce__(self) -> tuple[type[Session], tuple[Path, int, Sequence[Provider]]]:
+        return Session, (self.path, self.threads, self.providers)
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -107,13 +116,14 @@ class Session:
 
 
 class Network:
-    """A stage's network on the CPU. A call takes one thread; several threads may call it at once.
+    """A stage's network. A call takes one thread of the CPU; several threads may call it at once.
 
     Args:
         path: an ONNX file.
         outputs: names of those it is asked for; the others stay in the runtime.
         landmarks: L that it must emit; None takes any.
         codec: for the sides of images and heatmaps; None takes any.
+        providers: as for :class:`Session`.
 
     Raises:
         FacemsmError: as :class:`Session`, or the network has no such output, or takes or emits something of another
@@ -121,9 +131,16 @@ class Network:
     """
 
     def __init__(
-        self, path: Path, outputs: Sequence[str], *, landmarks: int | None = None, codec: HeatmapCodec | None = None
+        self,
+        path: Path,
+        outputs: Sequence[str],
+        *,
+        landmarks: int | None = None,
+        codec: HeatmapCodec | None = None,
+        providers: Sequence[Provider] = (),
     ) -> None:
-        self._session, self._outputs, self._size = Session(path), list(outputs), codec.size if codec else None
+        self._session, self._outputs = Session(path, providers=providers), list(outputs)
+        self._size = codec.size if codec else None
         there, side = self._session.outputs, codec.input_size if codec else None
         self._shapes: dict[str, Shape] = {
             "images": (None, side, side, 3),
@@ -151,7 +168,8 @@ class Network:
         Raises:
             FacemsmError: the network cannot be run on them, or emits another shape than it says, or no numbers.
         """
-        chunks = [images[i : i + CHUNK] for i in range(0, max(len(images), 1), CHUNK)]
+        size = max(len(images), 1) if self._session.providers else CHUNK  # accelerators want many at once
+        chunks = [images[i : i + size] for i in range(0, max(len(images), 1), size)]
         found = zip(*(self._checked(chunk) for chunk in chunks), strict=True)
         values = [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in found]
         return [

@@ -25,7 +25,7 @@ from facemsm.serve.guard import HEALTH, Guard, RootPath, SecurityHeaders, check_
 from facemsm.serve.limits import Limits
 from facemsm.serve.requests import BODY, Box, Options, first_problem, read_request
 from facemsm.stages import Settings
-from facemsm.typing import FloatArray, Image, PathLike
+from facemsm.typing import FloatArray, Image, PathLike, Provider
 
 STATIC = Path(__file__).with_name("static")
 
@@ -69,24 +69,23 @@ def load_aligners(
     detector_model: PathLike | None = None,
     min_size: float = 0.0,
     threads: int = 1,
+    providers: Sequence[Provider] = (),
 ) -> list[Aligner]:
     """The aligners that the server works with, and one detector for all of them.
 
     Args:
         weights: bundled models' names or folders.
         limits: of requests.
-        settings, threads: as for :meth:`facemsm.Aligner.from_pretrained`.
+        settings, threads, providers: as for :meth:`facemsm.Aligner.from_pretrained`.
         detector, detector_model, min_size: as for :func:`facemsm.get_detector`.
 
     Raises:
         FacemsmError: as those.
     """
-    finder = FewFaces(get_detector(detector, model=detector_model, min_size=min_size), limits.faces)
-    keep = ("heatmaps", "canonical")
-    return [
-        Aligner.from_pretrained(name, settings=settings, detector=finder, keep=keep, threads=threads)
-        for name in weights
-    ]
+    finder = get_detector(detector, model=detector_model, min_size=min_size, providers=providers)
+    options: dict[str, Any] = {"settings": settings, "threads": threads, "providers": providers}
+    options["detector"] = FewFaces(finder, limits.faces)
+    return [Aligner.from_pretrained(name, keep=("heatmaps", "canonical"), **options) for name in weights]
 
 
 def create_app(

@@ -1,0 +1,54 @@
+"""Photos that may lie on their side or head, such as a phone's whose orientation tag was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from facemsm.detectors import FaceDetector
+from facemsm.geometry import apply_affine, similarity
+from facemsm.typing import FloatArray, Image
+
+UPRIGHT = 0.8
+"""Mean score of the landmarks, shares of a perfect heatmap's, from which a photo lies upright. A detector's confidence
+does not tell: it may be as high for faces on their side."""
+
+JUDGED = 4
+"""Faces of a photo whose landmarks say how it lies."""
+
+
+def detect_any_rotation(
+    detector: FaceDetector, image: Image, judge: Callable[[Image, FloatArray], FloatArray]
+) -> tuple[FloatArray, int]:
+    """Detect faces in a photo and, unless it proves to be upright, in its other three orientations.
+
+    The orientation in which the best faces' landmarks score highest in sum is taken for the whole photo.
+
+    Args:
+        detector: finds upright faces.
+        image: (H, W, 3) uint8 RGB.
+        judge: mean scores (N,) of the landmarks of upright faces, by a photo and boxes (N, 4).
+
+    Returns:
+        (N, 5) as of :meth:`FaceDetector.detect`, in pixels of the photo as it is; and by how many quarter turns
+        counter-clockwise it becomes upright.
+    """
+    best, found, turns = -1.0, np.zeros((0, 5), np.float32), 0
+    for k in range(4):
+        view = np.ascontiguousarray(np.rot90(image, k))
+        detections = detector.detect(view)
+        scores = judge(view, detections[:JUDGED, :4]) if len(detections) else np.zeros(0)
+        if scores.sum() > best:
+            best, found, turns = float(scores.sum()), detections, k
+        if k == 0 and len(scores) and scores.mean() >= UPRIGHT:
+            break
+    return (turned_back(found, turns, image.shape) if turns else found), turns
+
+
+def turned_back(detections: FloatArray, turns: int, shape: tuple[int, ...]) -> FloatArray:
+    """Detections (N, 5) of ``np.rot90(photo, turns)`` as those of the photo, whose shape is given."""
+    middle = np.array([shape[1] - 1, shape[0] - 1]) / 2
+    there = middle[:: -1 if turns % 2 else 1]
+    corners = apply_affine(similarity(turns * np.pi / 2, shift=middle), detections[:, :4].reshape(-1, 2, 2) - there)
+    return np.concatenate([corners.min(1), corners.max(1), detections[:, 4:]], axis=1).astype(np.float32)

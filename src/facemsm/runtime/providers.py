@@ -1,0 +1,52 @@
+"""What runs the networks: the processor or, through an execution provider of ONNX Runtime, an accelerator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from facemsm.errors import FacemsmError
+from facemsm.typing import Provider
+
+CPU = "CPUExecutionProvider"
+
+PROVIDERS = {
+    "cpu": CPU,
+    "cuda": "CUDAExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+"""Short names, and ONNX Runtime's."""
+
+_INSTEAD = "pip uninstall onnxruntime, then pip install"  # all packages bring the one module onnxruntime
+_REMEDIES = {
+    "CUDAExecutionProvider": f"{_INSTEAD} onnxruntime-gpu",
+    "CoreMLExecutionProvider": "pip install onnxruntime on macOS",
+    "DmlExecutionProvider": f"{_INSTEAD} onnxruntime-directml",
+    "OpenVINOExecutionProvider": f"{_INSTEAD} onnxruntime-openvino",
+}
+
+
+def execution_providers(wanted: Sequence[Provider]) -> list[tuple[str, dict[str, Any]]]:
+    """Names and options as ONNX Runtime takes them, in the same order, the processor last: it runs what others cannot.
+
+    Args:
+        wanted: short names or ONNX Runtime's own, alone or with options: ``("cuda", {"device_id": 1})``.
+
+    Raises:
+        FacemsmError: the installed ONNX Runtime has no such provider.
+    """
+    import onnxruntime
+
+    chosen: dict[str, dict[str, Any]] = {}
+    there = onnxruntime.get_available_providers()
+    for entry in [wanted] if isinstance(wanted, str) else wanted:
+        given, options = (entry, {}) if isinstance(entry, str) else entry
+        name = PROVIDERS.get(given.lower(), given)
+        if name not in there:
+            remedy = _REMEDIES.get(name, f"choose from {', '.join(PROVIDERS)}")
+            raise FacemsmError(f"provider {given!r}: the installed ONNX Runtime has only {', '.join(there)}; {remedy}")
+        chosen[name] = dict(options)
+    processor = chosen.pop(CPU, {})
+    return [*chosen.items(), (CPU, processor)]
