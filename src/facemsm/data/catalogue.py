@@ -164,6 +164,8 @@ def recognise(path: Path) -> str | None:
     if path.is_dir():
         files = (file for file in sorted(islice(path.rglob("*"), 1000)) if file.suffix.lower() in _SUFFIXES)
         return next((name for file in files if (name := recognise(file))), None)
+    if path.is_fifo():  # which may never begin
+        return None
     try:
         with path.open("rb") as file:
             start = file.read(4096).decode("utf-8-sig", errors="replace").lstrip()
