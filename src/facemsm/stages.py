@@ -30,6 +30,9 @@ Method = Literal["calibrated", "paper"]
 IDENTITY_THETA = CANONICAL_MARGIN / CROP_ENLARGEMENT * np.eye(2, 3)
 """θ without stage 1: the box as it is, its larger side where the face's would be."""
 
+LEAST_SCALE, LARGEST_SCALE = 0.04, 4.0
+"""Determinants of θ between which it is believed."""
+
 RETRY_BELOW, RETRY_MIN_GAIN = 0.65, 0.2
 """A face with a mean score (Eq. 9) below the first is tried again at other rotations. A rotation is taken if its mean
 score is above that and higher by the second. Chosen on faces held out in training, bare and behind painted occluders,
@@ -149,7 +152,7 @@ def crop(photos: Sequence[Image], matrices: Matrix, size: int) -> Image:
 def sanitize_theta(theta: Matrix) -> Matrix:
     """θ (N, 2, 3), or ``IDENTITY_THETA`` where it is not finite, mirrors the face, or shows next to nothing of it."""
     scale = np.linalg.det(theta[..., :2])
-    good = np.isfinite(theta).all((1, 2)) & (scale > 0.04) & (scale < 4.0)
+    good = np.isfinite(theta).all((1, 2)) & (scale > LEAST_SCALE) & (scale < LARGEST_SCALE)
     return np.where(good[:, None, None], theta, IDENTITY_THETA)
 
 

@@ -38,10 +38,10 @@ OF_ERRORS = (
 """``FEATURES`` of the size of errors only. Occlusion is predicted without them: they are the same for all points of a
 face, and with few faces to fit on, properties of single faces would be taken for signs of occlusion."""
 
-_NEAR, _AROUND = 8.0, 20.0  # px between points of the mean shape, that count as neighbours
-_PROFILE = 0.7  # head_turn from which an eye corner is hidden, mostly
-_EMPTY_SPREAD = 0.1  # px²
-_FLAT = 0.01  # grey levels, of an image without any detail
+NEAR, AROUND = 8.0, 20.0  # px between points of the mean shape, that count as neighbours
+PROFILE, PROFILE_SLOPE = 0.7, 0.05  # head_turn from which an eye corner is hidden, mostly
+EMPTY_SPREAD = 0.1  # px²
+FLAT = 0.01  # grey levels, of an image without any detail
 _LARGEST_NOISE = 100.0  # its exponential, squared, is still a number
 _LARGEST_WEIGHT = 1e6
 
@@ -194,7 +194,7 @@ def detail(faces: Image) -> Array:
 
     Logs of the mean difference, in grey levels, between an image and its half, and between that and its half.
     """
-    return np.log(np.maximum([_lost(image) for image in faces], _FLAT)).reshape(-1, 2)
+    return np.log(np.maximum([_lost(image) for image in faces], FLAT)).reshape(-1, 2)
 
 
 def _lost(image: Image) -> tuple[float, float]:
@@ -216,8 +216,8 @@ def describe(
 ) -> Array:
     """``FEATURES`` (M, L, F) of points; arguments as for :meth:`Calibration.predict`, and the posterior."""
     uncertainty = 1 - scores.astype(np.float64)
-    width = np.log(np.maximum(spread[..., 0] + spread[..., 2], _EMPTY_SPREAD)) / 2
-    near, around = _neighbours(prior, _NEAR), _neighbours(prior, _AROUND)
+    width = np.log(np.maximum(spread[..., 0] + spread[..., 2], EMPTY_SPREAD)) / 2
+    near, around = neighbour_shares(prior, NEAR), neighbour_shares(prior, AROUND)
     uncertainty_near = _averaged(near, uncertainty)
     turned = yaw_proxy(found.points, scheme)[:, None]
     features = (
@@ -226,7 +226,11 @@ def describe(
         *(width, _averaged(near, width), np.log(found.variance) / 2),
         np.log1p(np.linalg.norm(found.points - points, axis=-1)),
         np.log1p(found.mahalanobis),
-        *(turned, turned**2, 1 / (1 + np.exp((_PROFILE - turned) / 0.05))),  # where errors are compared with the box
+        *(
+            turned,
+            turned**2,
+            1 / (1 + np.exp((PROFILE - turned) / PROFILE_SLOPE)),
+        ),  # where errors are compared with the box
         *details.T[..., None],
         *details.T[..., None] ** 2,
         uncertainty.mean(1)[:, None] ** 2,
@@ -239,7 +243,7 @@ def describe(
 
 
 @lru_cache(8)
-def _neighbours(prior: ShapePrior, reach: float) -> Array:
+def neighbour_shares(prior: ShapePrior, reach: float) -> Array:
     """(L, L) rows of shares that add up to 1, falling with the distance in the mean shape; none for a point itself."""
     mean = prior.mean.astype(np.float64)
     distance = np.linalg.norm(mean[:, None] - mean, axis=-1)

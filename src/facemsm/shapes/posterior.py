@@ -28,11 +28,11 @@ Noise = tuple[float, float, float]
 POSE = (10.0, 0.15)
 """Standard deviations of what stage 1 leaves: shift in px of a 128 px canonical image; turn in radians and growth."""
 
-_FRONTAL = 0.5  # head_turn of a face from the front
-_FREEDOM = 4.0  # degrees of freedom of the Student t
+FRONTAL = 0.5  # head_turn of a face from the front
+FREEDOM = 4.0  # degrees of freedom of the Student t
 _TINY = 1e-12  # px²
-_EMPTY = 1e3  # px², variance of a point whose heatmap is empty
-_FLOOR = 0.25  # px², added to the spread
+EMPTY_VARIANCE = 1e3  # px², variance of a point whose heatmap is empty
+SPREAD_FLOOR = 0.25  # px², added to the spread
 _CHUNK = 8  # faces at once: bounds the memory, and a chunk stays in the processor's cache
 
 
@@ -142,10 +142,10 @@ def observation_covariance(
         (M, L, 3) xx, xy, yy in px².
     """
     a, b, c = noise
-    turn = np.clip(yaw_proxy(points, scheme) - _FRONTAL, 0, 0.5)
+    turn = np.clip(yaw_proxy(points, scheme) - FRONTAL, 0, 0.5)
     gain = np.exp(a + b * (1 - scores.astype(np.float64)) - c * turn[:, None])[..., None]
-    covariance = gain * (spread + np.array([_FLOOR, 0, _FLOOR]))
-    return np.asarray(np.where((scores > 0)[..., None], covariance, (_EMPTY, 0, _EMPTY)))
+    covariance = gain * (spread + np.array([SPREAD_FLOOR, 0, SPREAD_FLOOR]))
+    return np.asarray(np.where((scores > 0)[..., None], covariance, (EMPTY_VARIANCE, 0, EMPTY_VARIANCE)))
 
 
 def posterior(points: NDArray[np.floating], covariance: Array, prior: ShapePrior) -> Posterior:
@@ -186,7 +186,7 @@ def _posterior(points: NDArray[np.floating], covariance: Array, prior: ShapePrio
         off = observed - (flat @ z).reshape(points.shape)
         pull = (precision @ off[..., None])[..., 0]
         mahalanobis = (off * pull).sum(axis=-1)
-        weights = (_FREEDOM + 2) / (_FREEDOM + mahalanobis)
+        weights = (FREEDOM + 2) / (FREEDOM + mahalanobis)
     # s = mean + modes z + e, and e has seen the observation too
     found = points - off + residual[:, None] * pull
     kept = flat - np.repeat(residual, 2)[:, None] * weighted

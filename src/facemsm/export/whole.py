@@ -1,0 +1,506 @@
+"""The whole way of a face as one ONNX graph: photo and boxes in, landmarks in photo pixels out.
+
+One function a step, named after what it repeats in operators. Faces go one by one through a ``Loop``, so memory does
+not grow with their number. All but the networks is in standard operators: maps in float64, the rest in float32. The
+numbers are those of :class:`facemsm.aligner.Aligner` without retries.
+
+A map is (3, 3) float64, homogeneous. Points are (2, L), x and y; what belongs to points is (1, L).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto
+
+from facemsm import __version__
+from facemsm.aligner import Aligner
+from facemsm.assets import SAMPLE, SAMPLE_BOX
+from facemsm.confidence.model import (
+    AROUND,
+    EMPTY_SPREAD,
+    FEATURES,
+    FLAT,
+    NEAR,
+    PROFILE,
+    PROFILE_SLOPE,
+    Calibration,
+    neighbour_shares,
+)
+from facemsm.errors import FacemsmError
+from facemsm.export.builder import Builder, Value
+from facemsm.files import atomic_write
+from facemsm.geometry import CROP_ENLARGEMENT, normalised_to_pixels, pixels_to_normalised
+from facemsm.imaging.io import read_image
+from facemsm.runtime.model import HOURGLASS, STGAN, Model
+from facemsm.runtime.session import LANDMARKS, Session
+from facemsm.schemes import LandmarkScheme
+from facemsm.shapes.dictionary import ShapeDictionary
+from facemsm.shapes.posterior import EMPTY_VARIANCE, FREEDOM, FRONTAL, SPREAD_FLOOR, Noise, ShapePrior
+from facemsm.shapes.reconstruction import Reconstruction
+from facemsm.stages import IDENTITY_THETA, LARGEST_SCALE, LEAST_SCALE, Method, Settings
+from facemsm.typing import Array
+
+TOLERANCES = {"points": 0.05, "scores": 0.01, "occlusion": 0.01, "theta": 0.001}
+"""The outputs, and how far they may be from ``Aligner``: photo pixels, probabilities, normalised coordinates."""
+
+_INVERSE_STEPS = 16
+"""Of Newton's iteration, whose error is squared by each: enough for condition numbers up to some thousands. Those of
+real faces, in the basis of :func:`_whitened`, are below 400."""
+
+_TYPICAL_PRECISION = 0.3
+"""1 / px², of an observed coordinate; makes those condition numbers least."""
+
+_SOLUTION_STEPS = 80
+"""Of conjugate gradients for the exemplars' weights."""
+
+
+def export_whole(model: Model, path: Path, *, method: Method | None = None) -> None:
+    """Write :func:`whole_graph` to a file, once it gives the numbers of ``Aligner`` on the bundled sample photo.
+
+    Args:
+        model: as bundled, or one's own.
+        path: the ``.onnx`` file.
+        method: as in :class:`facemsm.stages.Settings`.
+
+    Raises:
+        FacemsmError: the model cannot follow the method, the numbers differ, or the file cannot be written.
+    """
+    aligner = Aligner(model, settings=Settings(method, retry=False))
+    content = whole_graph(model, aligner.method).SerializeToString()
+    photo, boxes = read_image(SAMPLE), SAMPLE_BOX[None]
+    with tempfile.TemporaryDirectory() as scratch:
+        draft = Path(scratch) / "whole.onnx"
+        draft.write_bytes(content)
+        found = Session(draft).run(list(TOLERANCES), {"photo": photo, "boxes": boxes})
+    (face,) = aligner.align(photo, boxes)
+    occlusion = face.occluded if face.occlusion is None else face.occlusion
+    expected = (face.points, face.scores, occlusion, face.theta)
+    for (name, tolerance), value, wanted in zip(TOLERANCES.items(), found, expected, strict=True):
+        difference = float(np.abs(value[0] - wanted).max())
+        if not difference <= tolerance:
+            raise FacemsmError(f"{model.folder}: {name} of the ONNX file and of Aligner differ by {difference:.2g}")
+    with atomic_write(path) as partial:
+        partial.write_bytes(content)
+
+
+def whole_graph(model: Model, method: Method) -> ModelProto:
+    """The graph of a model and a method; ``docs/onnx.md`` says what it takes and gives.
+
+    Args:
+        model: a checked model.
+        method: ``calibrated`` needs a calibrated model.
+    """
+    b, count, size = Builder(), model.scheme.count, model.codec.input_size
+    generator, hourglass = (onnx.load(model.path(file)) for file in (STGAN, HOURGLASS))
+    calibration = model.calibration if method == "calibrated" else None
+    dictionary, prior = model.dictionary(), model.prior()
+
+    def align(photo: Value, box: Value) -> tuple[Value, Value, Value, Value]:
+        """Algorithm 2 for one face."""
+        to_crop = box_to_crop(box, size)
+        (theta,) = b.call(generator, as_bytes(warp(photo, to_crop, size), size), ["theta"])
+        theta = sanitize_theta(theta.reshape(2, 3).to(np.float64))
+        to_photo = invert(to_crop) @ theta_to_matrix(theta, size)
+        canonical = warp(photo, invert(to_photo), size)
+        points, intensity, spread = b.call(hourglass, as_bytes(canonical, size), LANDMARKS)
+        points, spread = points.reshape(count, 2).transpose(1, 0), spread.reshape(count, 3).transpose(1, 0)
+        scores = (intensity.reshape(1, count) / model.codec.ideal_score).clip(0, 1)
+        refined = points
+        if calibration is None or calibration.stage3 == "exemplars":
+            refined, rebuilt = reconstruct(points, scores, dictionary, Reconstruction())
+        if calibration is None:
+            scores, occlusion = relative_scores(scores), rebuilt.to(np.float32)
+        else:
+            assert prior is not None
+            found = posterior(
+                points, observation_covariance(points, scores, spread, calibration.noise, model.scheme), prior
+            )
+            features = describe(points, scores, spread, detail(canonical, size), found, prior, model.scheme)
+            scores, occlusion = predict(features, calibration)
+            if calibration.stage3 == "posterior":
+                refined = found[0]
+        return to_points(to_photo, refined), scores.reshape(count), occlusion.reshape(count), theta.to(np.float32)
+
+    shapes: list[tuple[int, ...]] = [(count, 2), (count,), (count,), (2, 3)]
+
+    def body(photo: Value, boxes: Value) -> list[Value]:
+        def one(index: Value) -> tuple[list[Value], list[tuple[Value, tuple[int, ...]]]]:
+            box = boxes.op("Gather", index, axis=0).to(np.float64)
+            return [], list(zip(align(photo, box), shapes, strict=True))
+
+        return b.loop(boxes.op("Shape", dtype=np.int64, start=0, end=1).reshape(), [], one)
+
+    notes = {
+        "facemsm": __version__,
+        "model": model.name,
+        "checksum": model.checksum,
+        "method": method,
+        "scheme": model.scheme.name,
+        "occluded from": f"{calibration.threshold if calibration else 0.5:g}",
+    }
+    faces: Sequence[int | str] = ("faces",)
+    outputs = {
+        "points": (*faces, count, 2),
+        "scores": (*faces, count),
+        "occlusion": (*faces, count),
+        "theta": (*faces, 2, 3),
+    }
+    inputs = {"photo": (np.uint8, ("height", "width", 3)), "boxes": (np.float32, (*faces, 4))}
+    return b.model("facemsm", inputs, outputs, body, notes)
+
+
+# --- Maps, as in facemsm.geometry and facemsm.stages -----------------------------------------------------------------
+
+
+def box_to_crop(box: Value, size: int) -> Value:
+    """Photo to crop, of a box (4,)."""
+    low, high = box.split(2)
+    side = CROP_ENLARGEMENT * (high - low).op("ReduceMax", keepdims=1).op("Max", 1e-6)
+    scale = size / side
+    shift = (size - 1) / 2 - scale * ((low + high) / 2)
+    return _matrix(scale * np.eye(2), shift)
+
+
+def sanitize_theta(theta: Value) -> Value:
+    """θ (2, 3), or ``IDENTITY_THETA`` where it is not finite, mirrors the face or shows next to nothing of it."""
+    a, b, _, c, d, _ = theta.reshape(6).split(6)
+    scale = a * d - b * c
+    finite = (theta * 0).reshape(1, 6).sum(1).reshape(1).op("Equal", 0, dtype=np.bool_)  # 0 times infinity is no number
+    good = finite & (scale > LEAST_SCALE) & (scale < LARGEST_SCALE)
+    return theta.builder.where(good, theta, IDENTITY_THETA)
+
+
+def theta_to_matrix(theta: Value, size: int) -> Value:
+    """Canonical to crop (Eq. 2)."""
+    to_pixels, to_normalised = (
+        np.vstack((matrix(size, size), (0, 0, 1))) for matrix in (normalised_to_pixels, pixels_to_normalised)
+    )
+    return to_pixels @ (theta.builder.concat(theta, [[0, 0, 1]]) @ to_normalised)
+
+
+def invert(matrix: Value) -> Value:
+    """The inverse map."""
+    a, b, x, c, d, y = matrix[[0, 1]].reshape(6).split(6)
+    determinant = a * d - b * c
+    linear = (matrix.builder.concat(d, -b, -c, a) / determinant).reshape(2, 2)
+    return _matrix(linear, -(linear @ matrix.builder.concat(x, y).reshape(2, 1)))
+
+
+def to_points(matrix: Value, points: Value) -> Value:
+    """(L, 2) float32: points (2, L) mapped."""
+    b = matrix.builder
+    linear, shift = b.ops("Split", matrix[[0, 1]], b.value(np.array([2, 1])), outputs=2, axis=1)
+    return (linear @ points.to(np.float64) + shift).transpose(1, 0).to(np.float32)
+
+
+def _matrix(linear: Value, shift: Value) -> Value:
+    """(3, 3) of a (2, 2) part and a shift of two numbers."""
+    b = linear.builder
+    return b.concat(b.concat(linear, shift.reshape(2, 1), axis=1), [[0, 0, 1]])
+
+
+# --- Images, as in facemsm.imaging.warping ---------------------------------------------------------------------------
+
+
+def warp(photo: Value, matrix: Value, size: int) -> Value:
+    """The crop (size², 3) of a photo (H, W, 3) by a map from it, whole numbers as float32."""
+    concat, where = photo.builder.concat, photo.builder.where
+    a, b, x, c, d, y = matrix[[0, 1]].reshape(6).split(6)
+    determinant = a * d - b * c
+    scale = determinant.op("Abs")
+    step = (1 / scale.op("Max", 1e-12).op("Sqrt")).to(np.int64).op("Max", 1)
+    # The crop's middle, and how far about it the photo is seen; rows before columns, as in the photo.
+    u, v = (size - 1) / 2 - x, (size - 1) / 2 - y
+    middle = concat(a * v - c * u, d * u - b * v) / determinant
+    reach = size * concat(a.op("Abs") + c.op("Abs"), b.op("Abs") + d.op("Abs")) / 2 / scale
+    limit = photo.op("Shape", dtype=np.int64, start=0, end=2)
+    low = ((middle - reach).op("Floor").to(np.int64) - 2 * step).op("Max", 0).op("Min", limit - 1)
+    high = ((middle + reach).op("Ceil").to(np.int64) + 2 * step).op("Max", low + 1).op("Min", limit)
+    high = (low + ((high - low) / step).op("Max", 1) * step).op("Min", limit)
+    part = photo.op("Slice", low, high, np.array([0, 1]))
+    cell = step.op("Min", high - low)
+    cells = (high - low) / cell
+    shrunk = step >= 2
+    image = photo.builder.choose(shrunk, lambda: averaged(part, cells, cell), lambda: part.op("Identity"))
+
+    # The map from what OpenCV is given: the image where the photo is shrunk, else the photo, of which it is a part.
+    given = where(shrunk, low, low * 0)
+    times = step.to(np.float64)
+    down, across = (given.to(np.float64) + (times - 1) / 2).split(2)
+    from_image = concat(
+        a * times, b * times, a * across + b * down + x, c * times, d * times, c * across + d * down + y
+    )
+    return bilinear(image, from_image, low - given, size)
+
+
+def averaged(part: Value, cells: Value, cell: Value) -> Value:
+    """Means over cells of pixels, uint8: along the rows as a product of bytes, then down."""
+    (down, across), (high, wide) = cells.split(2), cell.split(2)
+    b = part.builder
+    ones = b.op("Tile", np.eye(3, dtype=np.uint8), b.concat(wide, np.array([1])))
+    along = part.reshape(-1, 3 * wide).op("MatMulInteger", ones, dtype=np.int32)
+    total = along.reshape(down, high, 3 * across).sum(1).reshape(down, across, 3).to(np.float32)
+    pixels = high * wide
+    share = (1 / pixels.to(np.float64)).to(np.float32)  # ONNX Runtime's division in float32 may be one bit off
+    upwards = pixels.op("Equal", 4, dtype=np.bool_).to(np.float32) / 8  # halves of two by two go up, others to even
+    return (total * share + upwards).op("Round").to(np.uint8)
+
+
+def bilinear(image: Value, matrix: Value, offset: Value, size: int) -> Value:
+    """What ``cv2.warpAffine`` makes of an image (H, W, 3), (size², 3), to the last bit.
+
+    That matters because 8-bit networks are not smooth: one grey level in a few pixels can move a point by 0.1 px. So
+    coordinates are rounded where OpenCV rounds them. It adds in float32 the parts of a coordinate that belong to the
+    row, and then the column's, in one rounding, which is written here as float64 that becomes float32.
+
+    Args:
+        image: uint8.
+        matrix: (6,) float64, to the crop.
+        offset: int64 (2,), row and column of the image's first pixel in what the map takes.
+        size: side of the crop.
+    """
+    steps = np.arange(size)
+    m = matrix.split(6)
+    inverse = 1 / (m[0] * m[4] - m[1] * m[3])
+    linear = m[4] * inverse, m[1] * -inverse, m[3] * -inverse, m[0] * inverse
+    shift = [-(linear[i] * m[2]) - linear[i + 1] * m[5] for i in (0, 2)]
+    sides = image.op("Shape", dtype=np.int64, start=0, end=2)
+    firsts, parts = [], []
+    for axis, along, beside, start in ((1, linear[0], linear[1], shift[0]), (0, linear[2], linear[3], shift[1])):
+        rows = steps[:, None].astype(np.float32) * beside.to(np.float32) + start.to(np.float32)
+        at = (rows.to(np.float64) + along.to(np.float32).to(np.float64) * steps.astype(np.float64)).to(np.float32)
+        first = at.op("Floor")
+        parts.append(((at - first).reshape(size**2, 1) @ np.ones((1, 3))).to(np.float64))
+        inside = (first - offset[[axis]].to(np.float32) + 2).op("Max", 0).op("Min", (sides[[axis]] + 2).to(np.float32))
+        firsts.append(inside.to(np.int32).reshape(size**2))
+    # two pixels of border on every side are what lies beyond
+    flat = image.op("Pad", np.array([2, 2, 0, 2, 2, 0])).reshape(-1, 3)
+    wide = (sides[[1]] + 4).to(np.int32)
+    index = firsts[1] * wide + firsts[0]
+    upper, lower = (
+        _between(*(flat.op("Gather", index + right, axis=0).to(np.float32) for right in (0, 1)), parts[0])
+        for index in (index, index + wide)
+    )
+    return _between(upper, lower, parts[1]).op("Round")
+
+
+def _between(first: Value, second: Value, share: Value) -> Value:
+    """``share`` (float64) of the way from one to the other, float32: product and sum rounded once, as by OpenCV."""
+    return (share * (second - first).to(np.float64) + first.to(np.float64)).to(np.float32)
+
+
+def as_bytes(crop: Value, size: int) -> Value:
+    """What the networks take, (1, S, S, 3) uint8."""
+    return crop.to(np.uint8).reshape(1, size, size, 3)
+
+
+# --- Shapes, as in facemsm.shapes.posterior and facemsm.shapes.reconstruction ----------------------------------------
+
+
+def yaw_proxy(points: Value, scheme: LandmarkScheme) -> Value:
+    """(1, 1) of points (2, L)."""
+    between = np.zeros((scheme.count, 1))
+    for corner, sign in zip(scheme.outer_eye_corners, (1, -1), strict=True):
+        between[list(corner)] += sign / len(corner)
+    extent = points.op("ReduceMax", np.array([1]), keepdims=1) - points.op("ReduceMin", np.array([1]), keepdims=1)
+    width, height = extent.split(2)
+    eyes, area = (points @ between).op("ReduceL2", np.array([0]), keepdims=1), (width * height).op("Max", 1e-12)
+    return -(eyes / area.op("Sqrt")).clip(0.05, 1).op("Log")
+
+
+def observation_covariance(
+    points: Value, scores: Value, spread: Value, noise: Noise, scheme: LandmarkScheme
+) -> tuple[Value, Value, Value]:
+    """xx, xy and yy, (1, L) each, of spreads (3, L)."""
+    a, b, c = noise
+    turn = (yaw_proxy(points, scheme) - FRONTAL).clip(0, 0.5)
+    gain = (a + b * (1 - scores) - c * turn).op("Exp")
+    floors = np.array([[SPREAD_FLOOR], [0], [SPREAD_FLOOR]])
+    empty = np.array([[EMPTY_VARIANCE], [0], [EMPTY_VARIANCE]])
+    xx, xy, yy = points.builder.where(scores > 0, gain * (spread + floors), empty).split(3)
+    return xx, xy, yy
+
+
+def posterior(points: Value, covariance: tuple[Value, Value, Value], prior: ShapePrior) -> tuple[Value, Value, Value]:
+    """Points (2, L), variance and mahalanobis (1, L)."""
+    b, count = points.builder, len(prior.mean)
+    mean, modes, residual = prior.exact
+    flat, own = _whitened(modes.transpose(1, 0, 2).reshape(2 * count, -1))
+    other = np.roll(np.arange(2 * count), count)  # y of a point in place of x, and x in place of y
+    observed = (points - mean.T).reshape(2 * count, 1)
+
+    def given(xx: Value, xy: Value, yy: Value) -> tuple[Value, ...]:
+        """What the observations and their covariance say."""
+        xx, yy = xx + residual[None], yy + residual[None]
+        determinant = xx * yy - xy * xy
+        along = b.concat(yy / determinant, xx / determinant).reshape(2 * count, 1)
+        across = -(xy / determinant)
+        across = b.concat(across, across).reshape(2 * count, 1)
+        weighted = along * flat + across * flat[other]
+        inverse = _inverse(flat.T @ weighted + own, len(own))
+        z = inverse @ (flat.T @ (along * observed + across * observed[other]))
+        off = observed - flat @ z
+        pull = along * off + across * off[other]
+        return along, weighted, inverse, off, pull, (off * pull).reshape(2, count).sum(0)
+
+    weights = (FREEDOM + 2) / (FREEDOM + given(*covariance)[-1])
+    along, weighted, inverse, off, pull, mahalanobis = given(*(value / weights for value in covariance))
+    both = np.tile(residual, 2)[:, None]
+    found = points - (off - both * pull).reshape(2, count)
+    kept = flat - both * weighted
+    variance = (kept @ inverse * kept).sum(1) + both - both**2 * along
+    return found, variance.reshape(2, count).sum(0) / 2, mahalanobis
+
+
+def _whitened(flat: Array) -> tuple[Array, Array]:
+    """Modes in a basis in which the precision of z, given ordinary observations, is the identity; and the precision of
+    z given none, which is the identity in the basis of before."""
+    values, vectors = np.linalg.eigh(np.eye(flat.shape[1]) + _TYPICAL_PRECISION * flat.T @ flat)
+    basis = vectors / np.sqrt(values)
+    return flat @ basis, basis.T @ basis
+
+
+def _inverse(matrix: Value, side: int) -> Value:
+    """Of a symmetric matrix of positive eigenvalues, by Newton's iteration (Schulz, 1933)."""
+    largest = matrix.op("Abs").sum(0).op("ReduceMax", keepdims=1)  # no eigenvalue is larger
+    inverse = np.eye(side) / largest
+    for _ in range(_INVERSE_STEPS):
+        inverse = inverse @ (2 * np.eye(side) - matrix @ inverse)
+    return inverse
+
+
+def relative_scores(scores: Value) -> Value:
+    """Shares of the face's best score."""
+    best = scores.op("ReduceMax", keepdims=1)
+    return scores / scores.builder.where(best > 0, best, 1)
+
+
+def reconstruct(
+    points: Value, scores: Value, dictionary: ShapeDictionary, settings: Reconstruction
+) -> tuple[Value, Value]:
+    """Points (2, L), and which of them were rebuilt (1, L)."""
+    b, scheme, exemplars = points.builder, dictionary.scheme, dictionary.rows
+    relative = relative_scores(scores)
+    thresholds = np.full((1, scheme.count), settings.feature_threshold)
+    thresholds[:, list(scheme.contour)] = settings.contour_threshold
+    above = relative > thresholds
+    minimum = int(np.ceil(settings.minimum_reliable * scheme.count))
+    best, _ = b.ops("TopK", relative, b.value(np.array([minimum])), outputs=2, axis=1)
+    last = best.op("ReduceMin", keepdims=1)
+    enough = above.to(np.int32).sum(1) >= minimum
+    reliable = b.where(enough, above, (relative >= last) & (relative > 0))
+    rebuilt = reliable.op("Not") & (reliable.to(np.int32).op("ReduceMax", keepdims=1) > 0)
+
+    # from here on as the dictionary's rows, x and y of a point in turn, in float64
+    visible = b.concat(reliable, reliable).to(np.float64).transpose(1, 0).reshape(2 * scheme.count, 1)
+    target = (points.to(np.float64) - dictionary.centre).transpose(1, 0).reshape(2 * scheme.count, 1) * visible
+    distance = exemplars**2 @ visible - 2 * (exemplars @ target)
+    count = min(settings.k, len(exemplars))
+    nearest = b.ops(
+        "TopK", distance.reshape(-1), b.value(np.array([count])), outputs=2, largest=0, dtypes=[np.float64, np.int64]
+    )[1]
+    basis = b.op("Gather", exemplars, nearest, axis=0)
+    fitted = basis * visible.transpose(1, 0)
+    ridge = settings.ridge * (dictionary.size / 128) ** 2
+    alpha = _solution(fitted @ fitted.transpose(1, 0) + ridge * np.eye(count), fitted @ target)
+    shape = (alpha.transpose(1, 0) @ basis).reshape(scheme.count, 2).transpose(1, 0) + dictionary.centre
+    return b.where(rebuilt, shape.to(np.float32), points), rebuilt
+
+
+def _solution(matrix: Value, right: Value) -> Value:
+    """Of a system with a symmetric matrix of positive eigenvalues, by conjugate gradients."""
+    b = matrix.builder
+
+    def step(_: Value, x: Value, rest: Value, direction: Value, square: Value) -> tuple[list[Value], list[Any]]:
+        along = matrix @ direction
+        length = square / (direction * along).sum(0).op("Max", 1e-300)
+        x, rest = x + length * direction, rest - length * along
+        after = (rest * rest).sum(0)
+        return [x, rest, rest + after / square.op("Max", 1e-300) * direction, after], []
+
+    return b.loop(b.value(np.array(_SOLUTION_STEPS)), [right * 0, right, right, (right * right).sum(0)], step)[0]
+
+
+# --- Confidence, as in facemsm.confidence.model ----------------------------------------------------------------------
+
+
+def detail(crop: Value, size: int) -> tuple[Value, Value]:
+    """Logs of how much fine and coarse detail a crop (S², 3) shows, (1, 1) each, rounded where OpenCV rounds."""
+    grey = crop @ (np.array([[9798], [19235], [3735]]) / 2**15)
+    whole = (grey + 0.5).op("Floor").reshape(1, 1, size, size)
+    half, quarter = (whole.op("AveragePool", kernel_shape=[n, n], strides=[n, n]) for n in (2, 4))
+    half, quarter = (half + 0.5).op("Floor"), quarter.op("Round")
+    images = [image.reshape(size // n, size // n) for n, image in ((1, whole), (2, half), (4, quarter))]
+    fine, coarse = (_lost(*pair, size // n) for pair, n in ((images[:2], 2), (images[1:], 4)))
+    return fine, coarse
+
+
+def _lost(image: Value, half: Value, side: int) -> Value:
+    """Of an image and one of half its sides, which is doubled again: three parts of the near pixel, one of the far."""
+    at = np.arange(2 * side)
+    near, far = at // 2, np.clip(at // 2 + np.where(at % 2, 1, -1), 0, side - 1)
+    doubled = half @ ((3 * np.eye(side)[near] + np.eye(side)[far]) / 4).T
+    doubled = (((3 * doubled).op("Floor")[near] + doubled.op("Floor")[far] + 2) / 4).op("Floor")
+    return (image - doubled).op("Abs").op("ReduceMean", keepdims=1).op("Max", FLAT).op("Log")
+
+
+def describe(
+    points: Value,
+    scores: Value,
+    spread: Value,
+    details: tuple[Value, Value],
+    found: tuple[Value, Value, Value],
+    prior: ShapePrior,
+    scheme: LandmarkScheme,
+) -> Value:
+    """``FEATURES`` (F, L)."""
+    b, (at, variance, mahalanobis), (fine, coarse) = points.builder, found, details
+    xx, _, yy = spread.split(3)
+    near, around = neighbour_shares(prior, NEAR).T, neighbour_shares(prior, AROUND).T
+    doubt, width, turned = 1 - scores, (xx + yy).op("Max", EMPTY_SPREAD).op("Log") / 2, yaw_proxy(at, scheme)
+    doubt_near, everywhere = doubt @ near, doubt.op("ReduceMean", keepdims=1)
+    eyes = [doubt @ _mean_of(eye, scheme.count) for eye in (scheme.right_eye, scheme.left_eye)]
+    features = {
+        "uncertainty": doubt,
+        "uncertainty²": doubt * doubt,
+        "uncertainty near": doubt_near,
+        "uncertainty around": doubt @ around,
+        "uncertainty × near": doubt * doubt_near,
+        "uncertainty of the face": everywhere,
+        "spread": width,
+        "spread near": width @ near,
+        "variance": variance.op("Log") / 2,
+        "moved": ((at - points).op("ReduceL2", np.array([0]), keepdims=1) + 1).op("Log"),
+        "mahalanobis": (mahalanobis + 1).op("Log"),
+        "turned": turned,
+        "turned²": turned * turned,
+        "profile": ((turned - PROFILE) / PROFILE_SLOPE).op("Sigmoid"),
+        "fine detail": fine,
+        "coarse detail": coarse,
+        "fine detail²": fine * fine,
+        "coarse detail²": coarse * coarse,
+        "uncertainty of the face²": everywhere * everywhere,
+        "uncertainty of an eye": eyes[0].op("Max", eyes[1]),
+    }
+    row = b.value(np.array([1, scheme.count]))
+    return b.concat(*(features[name].op("Expand", row) for name in FEATURES))
+
+
+def _mean_of(points: Sequence[int], count: int) -> Array:
+    """(L, 1) by which a row is multiplied for the mean of some points."""
+    shares = np.zeros((count, 1))
+    shares[list(points)] = 1 / len(points)
+    return shares
+
+
+def predict(features: Value, calibration: Calibration) -> list[Value]:
+    """That points are right, and that they are hidden, (1, L) each."""
+    models = (calibration.correct, calibration.hidden)
+    weights, biases = (np.stack([getattr(model, part) for model in models]) for part in ("weights", "landmarks"))
+    return (weights @ features + biases).op("Sigmoid").split(2)
