@@ -17,9 +17,9 @@ from facemsm.detectors.boxes import pack, shrink, suppress
 from facemsm.runtime.session import Session
 from facemsm.typing import FloatArray, Image, Provider
 
-_STRIDE = 4
-_MULTIPLE = 32  # the coarsest level of the network; sides must divide by it
-_OVERLAP = 0.3
+STRIDE = 4
+MULTIPLE = 32  # the coarsest level of the network; sides must divide by it
+OVERLAP = 0.3
 
 _GLANCE = 5 / 9
 """Size of a first look, of the working size. It is all if nothing in it is in doubt: there are faces, none below
@@ -65,11 +65,11 @@ class CenterFace:
     def _look(self, photo: Image, scale: FloatArray, threshold: float) -> FloatArray:
         """The faces (N, 5) that the network sees, in pixels of the photo that was shrunk to this one by ``scale``."""
         height, width = photo.shape[:2]
-        batch = np.zeros((1, -height % _MULTIPLE + height, -width % _MULTIPLE + width, 3), np.uint8)
+        batch = np.zeros((1, -height % MULTIPLE + height, -width % MULTIPLE + width, 3), np.uint8)
         batch[0, :height, :width] = photo
         heatmap, log_size, offset = (output[0] for output in self._session.run(None, {"image": batch}))
         cells = np.stack(np.nonzero(heatmap[0] >= threshold))  # (2, N): row, column, as in the outputs
-        centre = (cells + offset[:, cells[0], cells[1]] + 0.5) * _STRIDE
-        half = np.exp(log_size[:, cells[0], cells[1]]) * (_STRIDE / 2)
+        centre = (cells + offset[:, cells[0], cells[1]] + 0.5) * STRIDE
+        half = np.exp(log_size[:, cells[0], cells[1]]) * (STRIDE / 2)
         corners = np.concatenate([centre - half, centre + half])[[1, 0, 3, 2]].T
-        return suppress(pack(corners, heatmap[0, cells[0], cells[1]], scale), _OVERLAP)
+        return suppress(pack(corners, heatmap[0, cells[0], cells[1]], scale), OVERLAP)

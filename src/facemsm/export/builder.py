@@ -105,11 +105,26 @@ class Value:
 Operand: TypeAlias = "Value | ArrayLike"
 
 
+class _Scope:
+    """What a graph, a loop's body or a branch is made of."""
+
+    def __init__(self) -> None:
+        self.nodes: list[NodeProto] = []
+        self.tensors: dict[Any, TensorProto] = {}
+        self.shapes: list[ValueInfoProto] = []
+
+    def graph(self, name: str, inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInfoProto]) -> GraphProto:
+        """All of it."""
+        tensors = [*self.tensors.values()]
+        made: GraphProto = helper.make_graph(self.nodes, name, inputs, outputs, tensors, value_info=self.shapes)
+        return made
+
+
 class Builder:
     """Collects nodes and constants, those of a loop's body or a branch apart."""
 
     def __init__(self) -> None:
-        self._scopes: list[tuple[list[NodeProto], dict[Any, TensorProto]]] = []
+        self._scopes: list[_Scope] = []
         self._count = 0
         self._domains: dict[str, int] = {"": OPSET}
         self._ir = _IR
@@ -120,7 +135,7 @@ class Builder:
         """All results of an operator; of the first input's type unless others are named."""
         names = [self._new(kind) for _ in range(outputs)]
         inputs_of = [value.name if value else "" for value in inputs]
-        self._scopes[-1][0].append(helper.make_node(kind, inputs_of, names, **attributes))
+        self._scopes[-1].nodes.append(helper.make_node(kind, inputs_of, names, **attributes))
         first = next(value.dtype for value in inputs if value)
         return [Value(self, name, dtype) for name, dtype in zip(names, dtypes or [first] * outputs, strict=True)]
 
@@ -136,7 +151,7 @@ class Builder:
         if isinstance(value, Value):
             return value
         array = np.asarray(value, dtype)
-        tensors, key = self._scopes[-1][1], (array.dtype, array.shape, array.tobytes())
+        tensors, key = self._scopes[-1].tensors, (array.dtype, array.shape, array.tobytes())
         if key not in tensors:
             # not ascontiguousarray, which makes an axis for a single number
             tensors[key] = numpy_helper.from_array(np.array(array, order="C"), self._new("constant"))
@@ -160,39 +175,42 @@ class Builder:
 
     def call(self, network: ModelProto, image: Value, outputs: Sequence[str]) -> list[Value]:
         """Some outputs of a network, float32, whose one input is the image; what is not needed for them stays out."""
-        graph, prefix = network.graph, self._new("net") + "_"
+        graph, scope, prefix = network.graph, self._scopes[-1], self._new("net") + "_"
         assert all(o.version <= OPSET for o in network.opset_import if not o.domain)
         self._ir = max(self._ir, network.ir_version)
         self._domains |= {o.domain: o.version for o in network.opset_import if o.domain}
         names = {graph.input[0].name: image.name, "": ""}
+        told = ValueInfoProto()  # without the input's shape ONNX Runtime would leave layers in slower layouts
+        told.CopyFrom(graph.input[0])
+        told.name = image.name
+        scope.shapes.append(told)
         used, kept = set(outputs), []
         for node in reversed(graph.node):
             if used & set(node.output):
                 used |= set(node.input)
                 kept.append(node)
-        nodes, tensors = self._scopes[-1]
         for tensor in graph.initializer:
             if tensor.name in used:
                 copy = TensorProto()
                 copy.CopyFrom(tensor)
                 copy.name = prefix + tensor.name
-                tensors[copy.name] = copy
+                scope.tensors[copy.name] = copy
         for node in reversed(kept):
             renamed = NodeProto()
             renamed.CopyFrom(node)
             renamed.name = prefix + node.name if node.name else ""
             renamed.input[:] = [names.get(name, prefix + name) for name in node.input]
             renamed.output[:] = [names.get(name, prefix + name) for name in node.output]
-            nodes.append(renamed)
+            scope.nodes.append(renamed)
         return [Value(self, prefix + name, np.float32) for name in outputs]
 
     def choose(self, condition: Value, yes: Callable[[], Value], no: Callable[[], Value]) -> Value:
         """``If`` that computes only one of two values, of one type; what they need may come from outside of them."""
         branches = []
         for branch in (yes, no):
-            with self._scope() as (nodes, tensors):
+            with self._scope() as scope:
                 result = branch()
-            branches.append(helper.make_graph(nodes, "branch", [], [_info(result)], [*tensors.values()]))
+            branches.append(scope.graph("branch", [], [_info(result)]))
         then, otherwise = branches
         return self.ops("If", condition, outputs=1, dtypes=[result.dtype], then_branch=then, else_branch=otherwise)[0]
 
@@ -212,17 +230,13 @@ class Builder:
         index = Value(self, self._new("round"), np.int64)
         going = Value(self, self._new("going"), np.bool_)
         held = [Value(self, self._new("state"), value.dtype) for value in state]
-        with self._scope() as (nodes, tensors):
+        with self._scope() as scope:
             after, emitted = body(index, *held)
             results = [*(value.op("Identity") for value in (going, *after)), *(v.op("Identity") for v, _ in emitted)]
         shapes: list[Sequence[int] | None] = [(), *(None for _ in after), *(shape for _, shape in emitted)]
-        graph = helper.make_graph(
-            nodes,
-            "body",
-            [_info(index, ()), _info(going, ()), *map(_info, held)],
-            [_info(value, shape) for value, shape in zip(results, shapes, strict=True)],
-            [*tensors.values()],
-        )
+        inputs = [_info(index, ()), _info(going, ()), *map(_info, held)]
+        outputs = [_info(value, shape) for value, shape in zip(results, shapes, strict=True)]
+        graph = scope.graph("body", inputs, outputs)
         dtypes = [value.dtype for value in results[1:]]
         return self.ops("Loop", count, None, *state, outputs=len(dtypes), dtypes=dtypes, body=graph)
 
@@ -243,16 +257,16 @@ class Builder:
             body: makes of the inputs the outputs.
             notes: the file's metadata.
         """
-        with self._scope() as (nodes, tensors):
+        with self._scope() as scope:
             taken = [Value(self, key, dtype) for key, (dtype, _) in inputs.items()]
             given = body(*taken)
-            nodes += [helper.make_node("Identity", [v.name], [key]) for v, key in zip(given, outputs, strict=True)]
-        graph: GraphProto = helper.make_graph(
-            nodes,
+            scope.nodes += [
+                helper.make_node("Identity", [v.name], [key]) for v, key in zip(given, outputs, strict=True)
+            ]
+        graph = scope.graph(
             name,
             [_info(value, shape) for value, (_, shape) in zip(taken, inputs.values(), strict=True)],
             [_info(Value(self, key, v.dtype), outputs[key]) for v, key in zip(given, outputs, strict=True)],
-            [*tensors.values()],
         )
         opsets = [helper.make_opsetid(domain, version) for domain, version in self._domains.items()]
         made = helper.make_model(graph, opset_imports=opsets, ir_version=self._ir, producer_name="facemsm")
@@ -261,8 +275,8 @@ class Builder:
         return made
 
     @contextmanager
-    def _scope(self) -> Iterator[tuple[list[NodeProto], dict[Any, TensorProto]]]:
-        self._scopes.append(([], {}))
+    def _scope(self) -> Iterator[_Scope]:
+        self._scopes.append(_Scope())
         yield self._scopes[-1]
         self._scopes.pop()
 

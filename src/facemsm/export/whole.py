@@ -394,7 +394,7 @@ def reconstruct(
     best, _ = b.ops("TopK", relative, b.value(np.array([minimum])), outputs=2, axis=1)
     last = best.op("ReduceMin", keepdims=1)
     enough = above.to(np.int32).sum(1) >= minimum
-    reliable = b.where(enough, above, (relative >= last) & (relative > 0))
+    reliable = b.op("Or", enough & above, enough.op("Not") & (relative >= last) & (relative > 0))
     rebuilt = reliable.op("Not") & (reliable.to(np.int32).op("ReduceMax", keepdims=1) > 0)
 
     # from here on as the dictionary's rows, x and y of a point in turn, in float64
