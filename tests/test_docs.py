@@ -24,6 +24,7 @@ from facemsm import Aligner, Face, HeatmapCodec, LandmarkScheme, list_models
 from facemsm.apps import cli
 from facemsm.imaging.io import read_image
 from facemsm.results.tables import write_pts
+from facemsm.runtime.model import load_model
 from facemsm.shapes.reconstruction import reconstruct
 from facemsm.video.io import VideoWriter
 from official_files import write_300w
@@ -62,10 +63,41 @@ def given(page: Path, folder: Path) -> dict[str, Any]:
     if page.name == "own-data.md":
         shutil.copytree(ROOT / "src/facemsm/weights/68", folder / "runs/model")  # in place of the trained one
         return {"photo": read_image(SAMPLE)}
+    if page.name == "onnx.md":
+        write_whole(folder)
     if page.name == "evaluation.md":
         points, occluded = np.zeros((1, 68, 2), np.float32), np.zeros((1, 68), np.bool_)
         return {"path": folder / "mine.npz", "names": ["a"], "points": points, "occluded": occluded}
     return {}
+
+
+def write_whole(folder: Path) -> None:
+    """What the examples of onnx.md read."""
+    pytest.importorskip("onnx")
+    from facemsm.export.boxes import export_detector
+    from facemsm.export.whole import export_whole
+
+    export_whole(load_model("68"), folder / "facemsm-68.onnx")
+    export_detector(folder / "facemsm-detector.onnx")
+    photo = read_image(SAMPLE)
+    (folder / "photo.ppm").write_bytes(b"P6\n%d %d\n255\n" % photo.shape[1::-1] + photo.tobytes())
+
+
+@pytest.mark.slow
+def test_the_examples_of_one_onnx_file_agree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = shutil.which("node")
+    if not node or subprocess.run([node, "-e", "require('onnxruntime-node')"], cwd=tmp_path, check=False).returncode:
+        pytest.skip("needs Node.js with onnxruntime-node, found by NODE_PATH or in a parent of the temporary folder")
+    monkeypatch.chdir(tmp_path)
+    write_whole(tmp_path)
+    page = ROOT / "docs/onnx.md"
+    exec(blocks(page, "python")[0], {})
+    expected = capsys.readouterr().out
+    run = subprocess.run([node, "-e", blocks(page, "js")[0]], capture_output=True, text=True, check=True)
+    assert run.stdout == expected
+    assert re.fullmatch(r"nose \d+\.\d \d+\.\d score 0\.\d\d occlusion 0\.\d\d\n", expected)
 
 
 @pytest.mark.parametrize("page", with_blocks("python"))
