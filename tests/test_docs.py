@@ -88,7 +88,12 @@ def test_the_examples_of_one_onnx_file_agree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     node = shutil.which("node")
-    if not node or subprocess.run([node, "-e", "require('onnxruntime-node')"], cwd=tmp_path, check=False).returncode:
+    if (
+        not node
+        or subprocess.run(
+            [node, "-e", "require('onnxruntime-node')"], cwd=tmp_path, capture_output=True, check=False
+        ).returncode
+    ):
         pytest.skip("needs Node.js with onnxruntime-node, found by NODE_PATH or in a parent of the temporary folder")
     monkeypatch.chdir(tmp_path)
     write_whole(tmp_path)
