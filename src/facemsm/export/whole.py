@@ -240,12 +240,12 @@ def warp(photo: Value, matrix: Value, size: int) -> Value:
 
 
 def averaged(part: Value, cells: Value, cell: Value) -> Value:
-    """Means over cells of pixels, uint8: along the rows as a product of bytes, then down."""
+    """Means over cells of pixels, uint8: down as a product of bytes, then along the rows."""
     (down, across), (high, wide) = cells.split(2), cell.split(2)
-    b = part.builder
-    ones = b.op("Tile", np.eye(3, dtype=np.uint8), b.concat(wide, np.array([1])))
-    along = part.reshape(-1, 3 * wide).op("MatMulInteger", ones, dtype=np.int32)
-    total = along.reshape(down, high, 3 * across).sum(1).reshape(down, across, 3).to(np.float32)
+    b, one = part.builder, np.array([1])
+    ones = b.op("Expand", np.ones((1, 1, 1), np.uint8), b.concat(down, one, high))
+    columns = ones.op("MatMulInteger", part.reshape(down, high, -1), dtype=np.int32)
+    total = columns.reshape(-1, wide, 3).sum(1).reshape(down, across, 3).to(np.float32)
     pixels = high * wide
     share = (1 / pixels.to(np.float64)).to(np.float32)  # ONNX Runtime's division in float32 may be one bit off
     upwards = pixels.op("Equal", 4, dtype=np.bool_).to(np.float32) / 8  # halves of two by two go up, others to even
@@ -276,23 +276,27 @@ def bilinear(image: Value, matrix: Value, offset: Value, size: int) -> Value:
         rows = steps[:, None].astype(np.float32) * beside.to(np.float32) + start.to(np.float32)
         at = (rows.to(np.float64) + along.to(np.float32).to(np.float64) * steps.astype(np.float64)).to(np.float32)
         first = at.op("Floor")
-        parts.append(((at - first).reshape(size**2, 1) @ np.ones((1, 3))).to(np.float64))
+        parts.append((at - first).reshape(size**2, 1) @ np.ones((1, 3)))
         inside = (first - offset[[axis]].to(np.float32) + 2).op("Max", 0).op("Min", (sides[[axis]] + 2).to(np.float32))
         firsts.append(inside.to(np.int32).reshape(size**2))
     # two pixels of border on every side are what lies beyond
     flat = image.op("Pad", np.array([2, 2, 0, 2, 2, 0])).reshape(-1, 3)
     wide = (sides[[1]] + 4).to(np.int32)
     index = firsts[1] * wide + firsts[0]
-    upper, lower = (
-        _between(*(flat.op("Gather", index + right, axis=0).to(np.float32) for right in (0, 1)), parts[0])
-        for index in (index, index + wide)
-    )
-    return _between(upper, lower, parts[1]).op("Round")
+    taps = [flat.op("Gather", at, axis=0).to(np.float32) for at in (index, index + 1, index + wide, index + wide + 1)]
+    value = _between(_between(*taps[:2], parts[0]), _between(*taps[2:], parts[0]), parts[1])
+    whole = value.op("Round").reshape(-1)
+    # Few values are so near to a half that the last bit decides. OpenCV rounds product and sum once, not twice.
+    doubtful = ((value.reshape(-1) - whole).op("Abs") > 0.5 - 1e-4).op("NonZero", dtype=np.int64).reshape(-1)
+    *taps, across, down = (array.reshape(-1).op("Gather", doubtful, axis=0).to(np.float64) for array in (*taps, *parts))
+    upper, lower = (_between(*pair, across).to(np.float32) for pair in (taps[:2], taps[2:]))
+    step = (lower - upper).to(np.float64)
+    exact = (down * step + upper.to(np.float64)).to(np.float32).op("Round")
+    return whole.op("ScatterElements", doubtful, exact, axis=0).reshape(size**2, 3)
 
 
 def _between(first: Value, second: Value, share: Value) -> Value:
-    """``share`` (float64) of the way from one to the other, float32: product and sum rounded once, as by OpenCV."""
-    return (share * (second - first).to(np.float64) + first.to(np.float64)).to(np.float32)
+    return share * (second - first) + first
 
 
 def as_bytes(crop: Value, size: int) -> Value:
