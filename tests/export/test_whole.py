@@ -110,7 +110,7 @@ def test_one_file_gives_the_numbers_of_aligner(run: Run, aligner: Aligner, photo
 
 def test_boxes_that_aligner_refuses_do_no_harm(run: Run) -> None:
     for box in ([np.nan] * 4, [np.inf, 0, np.inf, 5], [5, 5, 5, 5], [9, 9, 2, 2], [1e9, 1e9, 2e9, 2e9]):
-        points, *_ = run(PHOTO, [box, SAMPLE_BOX])
+        points, *_ = run(PHOTO, np.array([box, SAMPLE_BOX]))
         np.testing.assert_allclose(points[1], run(PHOTO, [SAMPLE_BOX])[0][0], atol=1e-3)
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from facemsm import __version__
 from facemsm.detectors.centerface import MULTIPLE, OVERLAP, STRIDE
 from facemsm.export.builder import Builder, Value
 from facemsm.export.whole import averaged
 from facemsm.files import atomic_write
+from facemsm.provenance import commit
 
 
 def export_detector(path: Path) -> None:
@@ -55,7 +55,7 @@ def detector_graph(size: int = 576, threshold: float = 0.4) -> ModelProto:
         kept = suppress(boxes, scores)
         return [boxes.op("Gather", kept, axis=0), scores.op("Gather", kept, axis=0)]
 
-    notes = {"facemsm": __version__, "model": "CenterFace", "licence": "MIT", "source": "CenterFace by Star-Clouds"}
+    notes = {"commit": commit(), "model": "CenterFace", "licence": "MIT", "source": "CenterFace by Star-Clouds"}
     outputs: dict[str, tuple[int | str, ...]] = {"boxes": ("faces", 4), "scores": ("faces",)}
     return b.model("facemsm", {"photo": (np.uint8, ("height", "width", 3))}, outputs, detect, notes)
 

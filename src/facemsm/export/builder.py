@@ -23,7 +23,7 @@ class Value:
     def __init__(self, builder: Builder, name: str, dtype: DTypeLike) -> None:
         self.builder, self.name, self.dtype = builder, name, np.dtype(dtype)
 
-    def op(self, kind: str, *others: Operand, dtype: DTypeLike = None, **attributes: Any) -> Value:
+    def op(self, kind: str, *others: Operand, dtype: DTypeLike | None = None, **attributes: Any) -> Value:
         """The one result of an operator whose first input this is; of its type unless another is named."""
         return self.builder.op(kind, self, *others, dtype=dtype or self.dtype, **attributes)
 
@@ -139,14 +139,16 @@ class Builder:
         first = next(value.dtype for value in inputs if value)
         return [Value(self, name, dtype) for name, dtype in zip(names, dtypes or [first] * outputs, strict=True)]
 
-    def op(self, kind: str, first: Operand, *others: Operand, dtype: DTypeLike = None, **attributes: Any) -> Value:
+    def op(
+        self, kind: str, first: Operand, *others: Operand, dtype: DTypeLike | None = None, **attributes: Any
+    ) -> Value:
         """The one result of an operator. Arrays of whole numbers, which are shapes, axes and indices, keep their type;
         other constants take the first input's."""
         head = self.value(first)
         rest = [self.value(other, None if _is_whole(other) else head.dtype) for other in others]
         return self.ops(kind, head, *rest, outputs=1, dtypes=[dtype or head.dtype], **attributes)[0]
 
-    def value(self, value: Operand, dtype: DTypeLike = None) -> Value:
+    def value(self, value: Operand, dtype: DTypeLike | None = None) -> Value:
         """A constant, unless it is a value already."""
         if isinstance(value, Value):
             return value

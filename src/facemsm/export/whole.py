@@ -9,16 +9,15 @@ A map is (3, 3) float64, homogeneous. Points are (2, L), x and y; what belongs t
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import ModelProto
 
-from facemsm import __version__
 from facemsm.aligner import Aligner
 from facemsm.assets import SAMPLE, SAMPLE_BOX
 from facemsm.confidence.model import (
@@ -37,12 +36,13 @@ from facemsm.export.builder import Builder, Value
 from facemsm.files import atomic_write
 from facemsm.geometry import CROP_ENLARGEMENT, normalised_to_pixels, pixels_to_normalised
 from facemsm.imaging.io import read_image
+from facemsm.provenance import commit
 from facemsm.runtime.model import HOURGLASS, STGAN, Model
-from facemsm.runtime.session import LANDMARKS, Session
+from facemsm.runtime.session import LANDMARKS
 from facemsm.schemes import LandmarkScheme
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.shapes.posterior import EMPTY_VARIANCE, FREEDOM, FRONTAL, SPREAD_FLOOR, Noise, ShapePrior
-from facemsm.shapes.reconstruction import Reconstruction
+from facemsm.shapes.reconstruction import TINY, Reconstruction
 from facemsm.stages import IDENTITY_THETA, LARGEST_SCALE, LEAST_SCALE, Method, Settings
 from facemsm.typing import Array
 
@@ -74,10 +74,10 @@ def export_whole(model: Model, path: Path, *, method: Method | None = None) -> N
     aligner = Aligner(model, settings=Settings(method, retry=False))
     content = whole_graph(model, aligner.method).SerializeToString()
     photo, boxes = read_image(SAMPLE), SAMPLE_BOX[None]
-    with tempfile.TemporaryDirectory() as scratch:
-        draft = Path(scratch) / "whole.onnx"
-        draft.write_bytes(content)
-        found = Session(draft).run(list(TOLERANCES), {"photo": photo, "boxes": boxes})
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    found = session.run(list(TOLERANCES), {"photo": photo, "boxes": boxes})
     (face,) = aligner.align(photo, boxes)
     occlusion = face.occluded if face.occlusion is None else face.occlusion
     expected = (face.points, face.scores, occlusion, face.theta)
@@ -137,7 +137,7 @@ def whole_graph(model: Model, method: Method) -> ModelProto:
         return b.loop(boxes.op("Shape", dtype=np.int64, start=0, end=1).reshape(), [], one)
 
     notes = {
-        "facemsm": __version__,
+        "commit": commit(),
         "model": model.name,
         "checksum": model.checksum,
         "method": method,
@@ -181,7 +181,7 @@ def theta_to_matrix(theta: Value, size: int) -> Value:
     to_pixels, to_normalised = (
         np.vstack((matrix(size, size), (0, 0, 1))) for matrix in (normalised_to_pixels, pixels_to_normalised)
     )
-    return to_pixels @ (theta.builder.concat(theta, [[0, 0, 1]]) @ to_normalised)
+    return theta.builder.value(to_pixels) @ (theta.builder.concat(theta, [[0, 0, 1]]) @ to_normalised)
 
 
 def invert(matrix: Value) -> Value:
@@ -284,12 +284,12 @@ def bilinear(image: Value, matrix: Value, offset: Value, size: int) -> Value:
     wide = (sides[[1]] + 4).to(np.int32)
     index = firsts[1] * wide + firsts[0]
     taps = [flat.op("Gather", at, axis=0).to(np.float32) for at in (index, index + 1, index + wide, index + wide + 1)]
-    value = _between(_between(*taps[:2], parts[0]), _between(*taps[2:], parts[0]), parts[1])
+    value = _between(_between(taps[0], taps[1], parts[0]), _between(taps[2], taps[3], parts[0]), parts[1])
     whole = value.op("Round").reshape(-1)
     # Few values are so near to a half that the last bit decides. OpenCV rounds product and sum once, not twice.
     doubtful = ((value.reshape(-1) - whole).op("Abs") > 0.5 - 1e-4).op("NonZero", dtype=np.int64).reshape(-1)
     *taps, across, down = (array.reshape(-1).op("Gather", doubtful, axis=0).to(np.float64) for array in (*taps, *parts))
-    upper, lower = (_between(*pair, across).to(np.float32) for pair in (taps[:2], taps[2:]))
+    upper, lower = (_between(taps[i], taps[i + 1], across).to(np.float32) for i in (0, 2))
     step = (lower - upper).to(np.float64)
     exact = (down * step + upper.to(np.float64)).to(np.float32).op("Round")
     return whole.op("ScatterElements", doubtful, exact, axis=0).reshape(size**2, 3)
@@ -389,7 +389,7 @@ def reconstruct(
     points: Value, scores: Value, dictionary: ShapeDictionary, settings: Reconstruction
 ) -> tuple[Value, Value]:
     """Points (2, L), and which of them were rebuilt (1, L)."""
-    b, scheme, exemplars = points.builder, dictionary.scheme, dictionary.rows
+    b, scheme = points.builder, dictionary.scheme
     relative = relative_scores(scores)
     thresholds = np.full((1, scheme.count), settings.feature_threshold)
     thresholds[:, list(scheme.contour)] = settings.contour_threshold
@@ -401,20 +401,40 @@ def reconstruct(
     reliable = b.op("Or", enough & above, enough.op("Not") & (relative >= last) & (relative > 0))
     rebuilt = reliable.op("Not") & (reliable.to(np.int32).op("ReduceMax", keepdims=1) > 0)
 
-    # from here on as the dictionary's rows, x and y of a point in turn, in float64
-    visible = b.concat(reliable, reliable).to(np.float64).transpose(1, 0).reshape(2 * scheme.count, 1)
-    target = (points.to(np.float64) - dictionary.centre).transpose(1, 0).reshape(2 * scheme.count, 1) * visible
-    distance = exemplars**2 @ visible - 2 * (exemplars @ target)
-    count = min(settings.k, len(exemplars))
-    nearest = b.ops(
-        "TopK", distance.reshape(-1), b.value(np.array([count])), outputs=2, largest=0, dtypes=[np.float64, np.int64]
-    )[1]
-    basis = b.op("Gather", exemplars, nearest, axis=0)
+    # from here on in float64, and x of all points before y of all
+    seen = reliable.to(np.float64)
+    visible = b.concat(seen, seen).reshape(2 * scheme.count, 1)
+    target = (points.to(np.float64) - dictionary.centre).reshape(2 * scheme.count, 1) * visible
+    basis = _nearest_aligned(target, seen.transpose(1, 0), dictionary, count := min(settings.k, len(dictionary.shapes)))
+    origin = basis.op("ReduceMean", np.array([0]), keepdims=1)
+    basis = basis - origin
     fitted = basis * visible.transpose(1, 0)
     ridge = settings.ridge * (dictionary.size / 128) ** 2
-    alpha = _solution(fitted @ fitted.transpose(1, 0) + ridge * np.eye(count), fitted @ target)
-    shape = (alpha.transpose(1, 0) @ basis).reshape(scheme.count, 2).transpose(1, 0) + dictionary.centre
+    alpha = _solution(
+        fitted @ fitted.transpose(1, 0) + ridge * np.eye(count), fitted @ (target - origin.transpose(1, 0))
+    )
+    shape = (origin + alpha.transpose(1, 0) @ basis).reshape(2, scheme.count) + dictionary.centre
     return b.where(rebuilt, shape.to(np.float32), points), rebuilt
+
+
+def _nearest_aligned(target: Value, seen: Value, dictionary: ShapeDictionary, k: int) -> Value:
+    """(k, 2L): exemplars mapped to the reliable points (2L, 1) by a similarity each, those that then are nearest."""
+    b = target.builder
+    x, y = dictionary.rows[:, ::2], dictionary.rows[:, 1::2]
+    count = seen.sum(0)
+    (middle_x, middle_y), (face_x, face_y) = ([part.sum(0) / count for part in target.split(2)], target.split(2))
+    face_x, face_y = seen * (face_x - middle_x), seen * (face_y - middle_y)
+    mean_x, mean_y = x @ (seen / count), y @ (seen / count)
+    square = (x**2 + y**2) @ seen - count * (mean_x * mean_x + mean_y * mean_y)
+    fits = square > TINY
+    divisor = b.where(fits, square, 1)
+    real = b.where(fits, (x @ face_x + y @ face_y) / divisor, 1)
+    imaginary = b.where(fits, (x @ face_y - y @ face_x) / divisor, 0)
+    gained = (real * real + imaginary * imaginary) * square
+    _, nearest = b.ops("TopK", gained.reshape(-1), b.value(np.array([k])), outputs=2)
+    real, imaginary, mean_x, mean_y = (v.op("Gather", nearest, axis=0) for v in (real, imaginary, mean_x, mean_y))
+    off_x, off_y = b.op("Gather", x, nearest, axis=0) - mean_x, b.op("Gather", y, nearest, axis=0) - mean_y
+    return b.concat(real * off_x - imaginary * off_y + middle_x, real * off_y + imaginary * off_x + middle_y, axis=1)
 
 
 def _solution(matrix: Value, right: Value) -> Value:
@@ -441,7 +461,7 @@ def detail(crop: Value, size: int) -> tuple[Value, Value]:
     half, quarter = (whole.op("AveragePool", kernel_shape=[n, n], strides=[n, n]) for n in (2, 4))
     half, quarter = (half + 0.5).op("Floor"), quarter.op("Round")
     images = [image.reshape(size // n, size // n) for n, image in ((1, whole), (2, half), (4, quarter))]
-    fine, coarse = (_lost(*pair, size // n) for pair, n in ((images[:2], 2), (images[1:], 4)))
+    fine, coarse = (_lost(images[i], images[i + 1], size // n) for i, n in ((0, 2), (1, 4)))
     return fine, coarse
 
 
@@ -507,4 +527,4 @@ def predict(features: Value, calibration: Calibration) -> list[Value]:
     """That points are right, and that they are hidden, (1, L) each."""
     models = (calibration.correct, calibration.hidden)
     weights, biases = (np.stack([getattr(model, part) for model in models]) for part in ("weights", "landmarks"))
-    return (weights @ features + biases).op("Sigmoid").split(2)
+    return (features.builder.value(weights, features.dtype) @ features + biases).op("Sigmoid").split(2)

@@ -14,7 +14,7 @@ from facemsm.schemes import LandmarkScheme
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.typing import Array, BoolArray, FloatArray
 
-_TINY = 1e-9  # px²
+TINY = 1e-9  # px²
 _CHUNK = 8  # faces at once: bounds the memory, and a chunk's matrices stay in the processor's cache
 
 
@@ -224,7 +224,7 @@ def _nearest_aligned(target: Array, visible: Array, dictionary: ShapeDictionary,
     columns = np.stack((seen * (face - middle).conj(), seen / count), axis=-1)  # (C, L, 2)
     cross, mean = np.moveaxis(shapes @ columns, -1, 0)  # conj <S, d>, and the means of d
     square = (dictionary.rows**2 @ visible[..., None])[..., 0] - count * np.abs(mean) ** 2
-    fits = square > _TINY  # else the reliable points coincide, and say nothing of turn and scale
+    fits = square > TINY  # else the reliable points coincide, and say nothing of turn and scale
     a = np.where(fits, cross.conj() / np.where(fits, square, 1), 1)
     nearest = np.argpartition(-(np.abs(a) ** 2) * square, k - 1, axis=1)[:, :k]
     a, mean = (np.take_along_axis(values, nearest, axis=1)[..., None] for values in (a, mean))
