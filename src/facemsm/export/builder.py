@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, checker, helper, numpy_helper
 
 OPSET = 18
@@ -51,7 +51,7 @@ class Value:
         """Within bounds."""
         return self.op("Clip", low, high)
 
-    def __getitem__(self, index: int | Sequence[int]) -> Value:
+    def __getitem__(self, index: int | Sequence[int] | NDArray[np.integer[Any]]) -> Value:
         """Rows: one, without its axis, or several."""
         return self.op("Gather", np.array(index, np.int64), axis=0)
 

@@ -469,7 +469,7 @@ def _lost(image: Value, half: Value, side: int) -> Value:
     """Of an image and one of half its sides, which is doubled again: three parts of the near pixel, one of the far."""
     at = np.arange(2 * side)
     near, far = at // 2, np.clip(at // 2 + np.where(at % 2, 1, -1), 0, side - 1)
-    doubled = half @ ((3 * np.eye(side)[near] + np.eye(side)[far]) / 4).T
+    doubled = half.op("MatMul", ((3 * np.eye(side)[near] + np.eye(side)[far]) / 4).T)
     doubled = (((3 * doubled).op("Floor")[near] + doubled.op("Floor")[far] + 2) / 4).op("Floor")
     return (image - doubled).op("Abs").op("ReduceMean", keepdims=1).op("Max", FLAT).op("Log")
 
