@@ -30,6 +30,8 @@ def export_detector(path: Path) -> None:
 def detector_graph(size: int = 576, threshold: float = 0.4) -> ModelProto:
     """The graph of :class:`facemsm.detectors.centerface.CenterFace`; ``docs/onnx.md`` says what it takes and gives.
 
+    It looks once, at the full working size, where ``CenterFace`` may be content with a glance.
+
     Args:
         size: longest side in pixels at which the network sees a photo; larger photos are shrunk.
         threshold: least confidence of a face.
@@ -45,10 +47,9 @@ def detector_graph(size: int = 576, threshold: float = 0.4) -> ModelProto:
             longest > size, lambda: shrink(photo, sides, wanted, longest / size), lambda: photo.to(np.float32)
         )
         border = (MULTIPLE - 1 - (wanted + (MULTIPLE - 1)).op("Mod", MULTIPLE)).op("Max", 0)
-        planes = (
-            small.transpose(2, 0, 1).op("Unsqueeze", np.array([0])).op("Pad", b.concat(np.zeros(6, np.int64), border))
-        )
-        heatmap, log_size, offset = b.call(network, planes, ["heatmap", "scale", "offset"])
+        pads = b.concat(np.zeros(3, np.int64), border, np.zeros(1, np.int64))
+        image = small.to(np.uint8).op("Pad", pads).op("Unsqueeze", np.array([0]))
+        heatmap, log_size, offset = b.call(network, image, ["heatmap", "scale", "offset"])
         corners, scores = decode(heatmap, log_size, offset, threshold)
         scale = (wanted.to(np.float32) / sides.to(np.float32))[[1, 0, 1, 0]]
         boxes = corners / scale - 0.5
