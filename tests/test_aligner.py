@@ -305,8 +305,9 @@ def test_the_largest_and_smallest_boxes_give_finite_points(aligner: Aligner, pho
         assert np.isfinite(face.points).all()
 
 
-def test_a_detector_by_its_name(photo: Image, face: Face) -> None:
+def test_a_detector_by_its_name(aligner: Aligner, photo: Image) -> None:
     (found,) = Aligner.from_pretrained("68", detector="centerface").align(photo)
+    (face,) = aligner.align(photo)
     np.testing.assert_array_equal(found.points, face.points)
 
 

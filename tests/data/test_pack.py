@@ -156,7 +156,9 @@ def test_a_crop_that_is_gone_is_named(drawn: Path, tmp_path: Path) -> None:
     pack(f"aflw2000={drawn}:train", to=file)
     face = load_dataset("pack", file, "all", "gt", "68")[-1]
     assert isinstance(face.image, PackedCrop)
-    for size, why in ((face.image.offset + 1000, "truncated"), (4000, "empty")):
+    for size in (face.image.offset + 1000, 4000):
         os.truncate(file, size)
-        with pytest.raises(FacemsmError, match=rf"faces\.tar: crop at byte {face.image.offset}: is {why}"):
+        with pytest.raises(
+            FacemsmError, match=rf"faces\.tar: holds no whole crop at byte {face.image.offset}; copy it"
+        ):
             face.load()

@@ -147,7 +147,7 @@ def test_default_does_not_depend_on_view_or_place(default: FaceDetector, data_ro
     moved = default.detect(canvas)[0, :4] - (64, 96, 64, 96)
     view = default.detect(canvas[96:, 64:])[0, :4]  # not contiguous
     np.testing.assert_array_equal(view, default.detect(image)[0, :4])
-    assert overlaps(view, moved[None])[0] > 0.9
+    assert overlaps(view, moved[None])[0] > 0.8  # a larger photo is looked at in another size
 
 
 @pytest.mark.parametrize(

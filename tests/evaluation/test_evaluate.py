@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -455,9 +455,7 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Runs ``facemsm evaluate ARGS`` in an empty folder with the stand-in; exit code, stdout, stderr."""
-    module = ModuleType("facemsm.aligner")
-    module.Aligner = SpotAligner  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "facemsm.aligner", module)
+    monkeypatch.setattr("facemsm.evaluation.dataset.Aligner", SpotAligner)
     monkeypatch.chdir(tmp_path)
 
     def run_evaluate(*args: str) -> tuple[int, str, str]:

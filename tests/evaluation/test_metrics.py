@@ -247,8 +247,9 @@ def test_plots_are_written_without_a_display(tmp_path: Path) -> None:
     assert all((tmp_path / name).stat().st_size > 1000 for name in ("ced.svg", "pr.png", "reliability.pdf"))
     with pytest.raises(FacemsmError, match="end the name of a plot"):
         plots.plot_ced({"a": [0.01]}, tmp_path / "ced.xyz", normaliser="box")
+    (tmp_path / "file").touch()
     with pytest.raises(FacemsmError, match="cannot be written"):
-        plots.plot_ced({"a": [0.01]}, tmp_path / "none" / "ced.png", normaliser="box")
+        plots.plot_ced({"a": [0.01]}, tmp_path / "file" / "ced.png", normaliser="box")
     with pytest.raises(FacemsmError, match="no curve"):
         plots.plot_ced({}, tmp_path / "ced.png", normaliser="box")
     assert not (tmp_path / "ced.png").exists()

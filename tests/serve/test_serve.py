@@ -934,7 +934,7 @@ def test_page_follows_faces_in_the_camera_s_picture(page: Any, faults: list[str]
     page.wait_for_function("() => document.querySelector('#camera [role=status]').textContent.startsWith('1 face, ')")
     assert page.text_content("#camera [role=status]").endswith("pictures a second")
     assert page.get_attribute("#camera svg", "viewBox") == "-0.5 -0.5 640 480"
-    nose = page.evaluate("[...document.querySelectorAll('#camera svg > g')][30].firstChild.getAttribute('cx')")
+    nose = page.evaluate("[...document.querySelectorAll('#camera svg > g > g')][30].firstChild.getAttribute('cx')")
     (face,) = Aligner.from_pretrained("68").align(SAMPLE)
     assert float(nose) == pytest.approx(float(face.points[30, 0]) * 480 / 512, abs=3)
     page.route("**/api/align", lambda route: route.abort())

@@ -365,8 +365,9 @@ def _assert_refused(path: Path) -> None:
 def test_files_that_cannot_be_used(dictionary: ShapeDictionary, tmp_path: Path) -> None:
     _assert_refused(tmp_path / "missing")
     _assert_refused(tmp_path)
+    (tmp_path / "file").touch()
     with pytest.raises(FacemsmError, match="cannot be written"):
-        dictionary.save(tmp_path / "no" / "folder")
+        dictionary.save(tmp_path / "file" / "dictionary.safetensors")
 
     from safetensors.numpy import save
 

@@ -27,6 +27,7 @@ class Connection(H11Protocol):
     most = 200
     """Connections at once. For the next one the oldest is closed that is not being worked for."""
 
+    _since: float
     _waiting: asyncio.TimerHandle
     _aborted = False
 
@@ -38,10 +39,10 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(transport)
-        self._waiting = self.loop.call_later(self.seconds, self._close_if_idle)
+        self._wait()
         if len(self.connections) > self.most:
             spare = [other for other in self.connections if isinstance(other, Connection) and other._may_be_closed]
-            min(spare, key=lambda other: other._waiting.when())._abort()
+            min(spare, key=lambda other: other._since)._abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
@@ -51,7 +52,7 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         """The next request may come."""
         self._waiting.cancel()
-        self._waiting = self.loop.call_later(self.seconds, self._close_if_idle)
+        self._wait()
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -70,6 +71,10 @@ class Connection(H11Protocol):
         """Whether it waits for its client: for a request, the rest of one, or that an answer is read."""
         waits = self.is_idle or self.cycle.more_body or self.flow.write_paused or self.transport.is_closing()
         return waits and not self._aborted
+
+    def _wait(self) -> None:
+        self._since = self.loop.time()
+        self._waiting = self.loop.call_later(self.seconds, self._close_if_idle)
 
     def _close_if_idle(self) -> None:
         if self.is_idle:
