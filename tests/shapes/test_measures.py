@@ -14,6 +14,7 @@ from facemsm.geometry import apply_affine, similarity
 from facemsm.schemes import SCHEME_29, SCHEME_68, SCHEME_98, LandmarkScheme, scheme_from_dict, scheme_to_dict
 from facemsm.shapes.measures import (
     ARCFACE,
+    DISTANCE,
     HEAD,
     HeadPose,
     as_68,
@@ -35,8 +36,8 @@ def as_98(points: Array) -> Array:
     return np.stack([points[list(near)].mean(axis=0) for near in SCHEME_98.from_68])
 
 
-def turned(yaw: float, pitch: float, roll: float, distance: float = 1000) -> Array:
-    """The 68 points of HEAD, seen from so many mm, somewhere in a photo; NaN for the others.
+def turned(yaw: float, pitch: float, roll: float) -> Array:
+    """The 68 points of HEAD, by a camera that looks at their middle from ``DISTANCE``; NaN for the others.
 
     The head is first rolled (right side down in the photo: clockwise), then raised by pitch, then turned by yaw.
     """
@@ -45,10 +46,14 @@ def turned(yaw: float, pitch: float, roll: float, distance: float = 1000) -> Arr
     up = np.array([[1, 0, 0], [0, np.cos(p), np.sin(p)], [0, -np.sin(p), np.cos(p)]])
     right = np.array([[np.cos(y), 0, -np.sin(y)], [0, 1, 0], [np.sin(y), 0, np.cos(y)]])
     head = np.array(list(HEAD.values()), float) @ (right @ up @ clockwise).T
-    middle = (head.min(axis=0) + head.max(axis=0)) / 2
-    head += (*-middle[:2], distance)  # it looks at the middle of the face
+    head += (0, 0, 1000)
+    for _ in range(50):  # until the middle is in the camera's axis, and the face as large as from that distance
+        seen = head[:, :2] / head[:, 2:]
+        low, high = seen.min(axis=0), seen.max(axis=0)
+        depth = head[:, 2].mean()
+        head += (*(-(low + high) / 2 * depth), depth * (DISTANCE * (high - low).max() - 1))
     points = np.full((68, 2), np.nan)
-    points[list(HEAD)] = head[:, :2] / head[:, 2:] * distance * 2 + (250, 120)
+    points[list(HEAD)] = head[:, :2] / head[:, 2:] * 2000 + (250, 120)
     return points
 
 
@@ -70,7 +75,7 @@ def test_signs_are_seen_in_the_photo(pose: HeadPose, moves: tuple[int, int]) -> 
 
 @given(st.floats(-85, 85), st.floats(-60, 60), st.floats(-170, 170))
 def test_pose_of_a_projected_head(yaw: float, pitch: float, roll: float) -> None:
-    np.testing.assert_allclose(head_pose(turned(yaw, pitch, roll)), (yaw, pitch, roll), atol=1.5)
+    np.testing.assert_allclose(head_pose(turned(yaw, pitch, roll)), (yaw, pitch, roll), atol=0.01)
 
 
 def test_pose_is_steady_under_noise_and_with_other_schemes() -> None:
@@ -79,9 +84,9 @@ def test_pose_is_steady_under_noise_and_with_other_schemes() -> None:
         points = turned(*pose)
         noisy = points + rng.normal(0, 0.5, points.shape)
         np.testing.assert_allclose(head_pose(noisy), pose, atol=8)
-        np.testing.assert_allclose(head_pose(as_98(points)), pose, atol=0.5)
+        np.testing.assert_allclose(head_pose(as_98(points)), pose, atol=0.01)
         few = np.stack([points[list(near)].mean(axis=0) for near in SCHEME_29.from_68])
-        np.testing.assert_allclose(head_pose(few), pose, atol=0.5)
+        np.testing.assert_allclose(head_pose(few), pose, atol=0.5)  # without some points the middle is another
 
 
 @given(st.floats(-60, 60), st.floats(-40, 40), st.floats(-40, 40))

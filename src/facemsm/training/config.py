@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from facemsm.errors import FacemsmError, check_number, short
 from facemsm.files import read_text
@@ -158,12 +158,12 @@ def read_config(run: Path) -> dict[str, Any]:
     """
     path = run / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(config["network"], dict):
-            return cast(dict[str, Any], config)
-        raise TypeError
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        config = _read_object(path)
+        if not isinstance(config["network"], dict):
+            raise TypeError
+    except (FacemsmError, KeyError, TypeError) as error:
         raise FacemsmError(f"{path}: not the configuration of a training run; name the run's folder") from error
+    return config
 
 
 def from_mapping(kind: type[T], values: Mapping[str, Any]) -> T:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from operator import gt
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from facemsm.errors import FacemsmError
 from facemsm.schemes import LandmarkScheme, get_scheme, relation, scheme_from_dict
+from facemsm.training.config import read_config
 from facemsm.training.weights import load_weights, read_notes
 
 
@@ -123,10 +123,9 @@ def _related(key: str, old: Tensor, fresh: Tensor, weights: Tensor, path: Path) 
 
 def _scheme_beside(path: Path) -> str:
     """Name of the scheme of a run whose weights do not name it: the built-in one of as many landmarks."""
-    config = path.with_name("config.json")
     try:
-        return str(int(json.loads(config.read_text(encoding="utf-8"))["network"]["landmarks"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return str(int(read_config(path.parent)["network"]["landmarks"]))
+    except (FacemsmError, ValueError, KeyError, TypeError) as error:
         raise FacemsmError(
             f"{path}: does not say which landmarks it finds; put the config.json of its run beside it"
         ) from error
