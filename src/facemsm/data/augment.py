@@ -43,7 +43,8 @@ class Augmentation:
         motion, motion_length: probability of motion blur; length of the streak.
         noise, noise_sigma: probability of sensor noise; standard deviation in grey levels.
         jpeg, jpeg_quality: probability of compression; quality from 0 to 100.
-        patch, hand, glasses, mask, hair: probability of each occluder, independent of each other.
+        patch, hand, glasses, mask, hair, hat, scarf, cup, microphone, screen: probability of each occluder, independent
+            of each other. A screen hides up to half of the face from one side.
         cut: probability that the photo ends within the face.
     """
 
@@ -73,6 +74,11 @@ class Augmentation:
     glasses: float = 0.0
     mask: float = 0.0
     hair: float = 0.0
+    hat: float = 0.0
+    scarf: float = 0.0
+    cup: float = 0.0
+    microphone: float = 0.0
+    screen: float = 0.0
     cut: float = 0.0
 
     def __post_init__(self) -> None:
@@ -90,7 +96,7 @@ class Augmentation:
 
     @staticmethod
     def full() -> Augmentation:
-        """Everything: stronger light and colour, camera faults, and an occluder on about every second face."""
+        """Everything: stronger light and colour, camera faults, and an occluder on more than every second face."""
         return Augmentation(
             shift=0.03,
             brightness=0.25,
@@ -104,11 +110,16 @@ class Augmentation:
             motion=0.1,
             noise=0.2,
             jpeg=0.2,
-            patch=0.15,
-            hand=0.15,
-            glasses=0.1,
-            mask=0.1,
-            hair=0.1,
+            patch=0.1,
+            hand=0.12,
+            glasses=0.08,
+            mask=0.2,
+            hair=0.08,
+            hat=0.05,
+            scarf=0.05,
+            cup=0.04,
+            microphone=0.04,
+            screen=0.05,
             cut=0.05,
         )
 

@@ -1,7 +1,9 @@
-"""Things that stand in front of faces, drawn on crops: patches, hands, dark glasses, masks, hair.
+"""Things that stand in front of faces, drawn on crops: what is worn (masks, scarves, hats, dark glasses), hair, hands,
+what is held (cups, phones, microphones), and patches of anything.
 
 Each occluder is a layer of colour and opacity with soft edges. They are placed by the points of whatever landmark
-scheme is in use; one whose points are not labelled (a profile without its second eye) is left out.
+scheme is in use. What is worn has its shape in space, on the average head, so that it turns with the face; hair and
+glasses are placed by eyes and mouth. One whose points are not labelled is left out.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facemsm.errors import FacemsmError
 from facemsm.schemes import OCCLUDED, UNLABELLED, VISIBLE, LandmarkScheme
+from facemsm.shapes.measures import HEAD, as_68, camera_of
 from facemsm.typing import BoolArray, FloatArray, Image
 
 Rng = np.random.Generator
@@ -22,6 +26,13 @@ Floats = NDArray[np.floating]
 
 _SHIFT = 4  # fractional bits of OpenCV's drawing coordinates
 _HAIR_COLOURS = np.array([(24, 20, 18), (45, 32, 24), (78, 52, 34), (120, 84, 52), (186, 150, 98), (140, 136, 132)])
+
+
+# Places on the head are in millimetres as those of HEAD: x to the person's left, y down, z into the head.
+_HEAD = np.array(list(HEAD.values()), np.float64)
+_EYES, _MOUTH = 64.0, 66.0  # from eye to eye, and from there down to the mouth
+_RIDGE = np.array([(-10, -8), (20, -24), (38, -38), (66, -30), (114, -6), (160, 10), (260, 10)]).T  # y, z in the middle
+_CHEEK = 45.0  # z of the sides of a mask
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +84,36 @@ class Scene:
         if abs(across[0] * down[1] - across[1] * down[0]) < 0.25 * max(across @ across, down @ down, 16.0):
             return None
         return np.stack([origin, across, down])
+
+    @cached_property
+    def camera(self) -> FloatArray | None:
+        """(4, 2) rows: where the origin of ``HEAD`` is, and a millimetre along its x, y and z; None where none fits.
+
+        In weak perspective, by as few as five points: profiles have one. Otherwise, as in schemes of their own, a flat
+        head in ``frame``.
+        """
+        try:
+            seen = as_68(self.points, self.scheme)[list(HEAD)]
+        except FacemsmError:  # nothing is known of where the scheme's points lie
+            seen = np.full((len(HEAD), 2), np.nan)
+        known = np.isfinite(seen).all(axis=1)
+        if known.sum() >= 5:
+            lens = camera_of(seen[known])
+            found, turn, shift = cv2.solvePnP(_HEAD[known], seen[known], lens, None, flags=cv2.SOLVEPNP_SQPNP)
+            scale = lens[0, 0] / shift[2, 0] if found and shift[2, 0] > 0 else np.nan
+            camera = np.vstack([lens[:2, 2] + scale * shift[:2, 0], scale * cv2.Rodrigues(turn)[0][:2].T])
+        elif self.frame is not None:
+            origin, across, down = self.frame
+            camera = np.stack([origin, across / _EYES, down / _MOUTH, 0 * origin])
+        else:
+            return None
+        sane = np.abs(camera).max() < 8 * self.size and np.abs(camera[1:]).max() * _EYES > 4.0  # False for NaN
+        return camera if sane else None
+
+    @cached_property
+    def light(self) -> float:
+        """Gain of what is as bright as its colour: white is grey in a dark photo."""
+        return float(np.clip(np.percentile(self.image[::8, ::8], 90) / 215, 0.3, 1.05))
 
     @cached_property
     def skin(self) -> FloatArray:
@@ -232,44 +273,216 @@ def glasses(scene: Scene, rng: Rng) -> Layer | None:
 
 
 def mask(scene: Scene, rng: Rng) -> Layer | None:
-    """A cloth or surgical mask from the bridge of the nose (or below it) over mouth and jaw."""
-    if scene.frame is None:
+    """A surgical mask, a respirator or one of cloth, over nose, mouth and chin, or worn below one of them."""
+    if scene.camera is None:
         return None
-    size, frame = scene.size, scene.frame
-    top = rng.uniform(0.3, 0.5) if rng.random() < 0.8 else rng.uniform(0.7, 0.85)  # else the nose is left out
-    jaw = _from_face(_known(scene.points[list(scene.scheme.contour)]), frame)
-    jaw = jaw[jaw[:, 1] > top + 0.1]
-    if len(jaw) < 5:  # no jaw line in this scheme or photo: an average one
-        half = np.array([[0.95, 0.5], [0.92, 0.9], [0.8, 1.3], [0.55, 1.65], [0.2, 1.85]])
-        jaw = np.concatenate([half, half * (-1, 1)])
-    nose = np.array([[-0.12, top], [0.12, top]])
-    place = cv2.convexHull(np.concatenate([nose, jaw * rng.uniform(1.0, 1.08)]).astype(np.float32))[:, 0]
-    outline = _in_face(np.asarray(place, np.float32), frame)
+    size = scene.size
+    style = str(rng.choice(["surgical", "respirator", "cloth"], p=[0.4, 0.25, 0.35]))
+    worn = rng.random()
+    top = rng.uniform(6, 26) if worn < 0.86 else rng.uniform(42, 50) if worn < 0.96 else rng.uniform(72, 90)
+    drop = rng.uniform(-12, 26) if rng.random() < 0.6 else rng.uniform(-4, 10)  # below the chin
+    sides = {"surgical": (14, -22), "respirator": (24, -40), "cloth": (16, -30)}[style] + rng.normal(0, (5, 8))
+    bottom = max(114 + drop, top + 40)
+    edges = top, max(top + 6, 0.5 * top + 12 + sides[0]), bottom, max(bottom + sides[1], top + 25 + sides[0])
+    bulge = rng.uniform(10, 28) if style == "respirator" else rng.uniform(0, 18)
+    shell = _Shell(scene.camera, edges, rng.uniform(54, 74), bulge, rng.uniform(1.5, 2.6), rng.normal(-0.05, 0.08))
+    alpha, gain = shell.drawn(size, rng)
+    width = shell.pixels * rng.uniform(1.0, 3.0)  # of loops, seams and edges
 
-    alpha = _filled(size, outline)
-    corners = place[[place[:, 0].argmin(), place[:, 0].argmax()]]
-    for corner in corners[np.abs(corners[:, 0]) > 0.7]:  # a side turned away shows no strap
-        ear = corner * (rng.uniform(1.05, 1.2), 0) + (0, rng.uniform(-0.1, 0.1))
-        cv2.polylines(alpha, [_fixed(_in_face(np.stack([corner, ear]), frame))], False, 255, 1, cv2.LINE_AA, _SHIFT)
-
-    if rng.random() < 0.6:  # surgical: pale blue, green, white; or black
-        shades = np.array([(150, 190, 215), (165, 205, 195), (225, 228, 230), (40, 40, 44)])
-        colour = _plain(size, rng.choice(shades) + rng.normal(0, 8, 3))
-    else:
+    white = rng.uniform(205, 245) + rng.normal(0, 5, 3)
+    dark = rng.uniform(12, 60) + rng.normal(0, 3, 3)
+    if style == "cloth" and rng.random() < 0.65:
         colour = _cloth(size, rng)
-    pleats = np.full((size, size), 128, np.uint8)
-    across = np.linspace(-1.1, 1.1, 9)
-    for t in np.linspace(top + 0.3, 1.5, rng.integers(2, 5)):
-        fold = np.stack([across, t + rng.uniform(0.1, 0.2) * (0.5 - across**2)], axis=1)
-        for tone, gap in ((92, 0.0), (148, 0.06)):
-            cv2.polylines(
-                pleats, [_fixed(_in_face(fold + np.array([0.0, gap]), frame))], False, tone, 1, cv2.LINE_AA, _SHIFT
-            )
-    x, y = np.linalg.inv(frame[1:])[:, 0].astype(np.float32)  # towards the side of the face
+    elif style == "cloth" or rng.random() < 0.25:
+        colour = _plain(size, dark)
+    elif style == "respirator" or rng.random() < 0.3:
+        colour = _plain(size, white)
+    else:  # pale blue, green, pink or a full blue
+        tints = np.array([(160, 200, 225), (125, 180, 215), (165, 210, 200), (230, 180, 195), (80, 130, 190)])
+        colour = _plain(size, rng.choice(tints) + rng.normal(0, 10, 3))
+
+    lines = np.full((size, size), 128, np.uint8)
+    across, along = np.linspace(-0.97, 0.97, 11), np.linspace(0.0, 1.0, 7)
+    if style == "surgical":
+        for level in np.linspace(rng.uniform(0.15, 0.4), rng.uniform(0.6, 0.85), rng.integers(2, 5)):
+            sag = level + rng.uniform(-0.08, 0.1) * (1 - across**2) + rng.normal(0, 0.01, 11)
+            shell.line(lines, across, sag, rng.integers(80, 118), width)
+            shell.line(lines, across, sag + 2.5 / (bottom - top), rng.integers(132, 158), width)
+    seams = [(across, 0 * across + 0.06), (across, 0 * across + 0.95)]  # nose wire and hem
+    if style != "surgical" and rng.random() < 0.6:
+        seams += [(0 * along + rng.normal(0, 0.03), along)]  # down the middle
+    elif style == "respirator":
+        seams += [(across, 0.35 + 0.1 * across**2), (across, 0.7 - 0.1 * across**2)]  # folded in three
+    for seam in seams:
+        if rng.random() < 0.7:
+            shell.line(lines, *seam, rng.choice([rng.integers(70, 115), rng.integers(140, 165)]), width)
+    gain = gain * cv2.blur(lines, (3, 3)) * np.float32(1 / 128)
+
+    if rng.random() < {"surgical": 0.1, "respirator": 0.4, "cloth": 0.4}[style]:
+        _print(shell, colour, rng)
+    if style != "surgical" and rng.random() < 0.3:  # a valve
+        centre, radius = (rng.choice([-0.4, 0.0, 0.4]), rng.uniform(0.45, 0.65)), rng.uniform(0.1, 0.18)
+        tone = np.clip(colour.mean() * rng.uniform(0.5, 1.3) + rng.uniform(-15, 30, 3), 0, 255)
+        for part, shade in ((1.25, 0.6), (1.0, 1.0), (0.55, 0.75), (0.4, 1.0)):
+            shell.blot(colour, centre, part * radius, tone * shade)
+
+    strap = dark if rng.random() < 0.3 else white
+    around = rng.random() < 0.1  # the head instead of the ears
+    for side in (-1, 1):
+        if shell.facing(np.array([side * 0.85, 0.0, -0.5])) < 0.15:
+            continue
+        for corner, ear in ((0.04, -8.0), (0.96, 42.0)):
+            start = shell.surface(np.array(side * 0.97), np.array(corner))
+            end = np.array([side * 74.0, ear - 45 * around * (corner < 0.5), 80.0])
+            middle = (start + end) / 2 + np.array([side * 5.0, 4.0, -6.0])
+            curve = [_fixed(shell.pixel(np.stack([start, middle, end])))]
+            for canvas, value in ((alpha, 255), (colour, strap.tolist())):
+                cv2.polylines(canvas, curve, False, value, max(round(0.7 * width), 1), cv2.LINE_AA, _SHIFT)
+    return Layer(_shade(colour, scene.light * gain * _lighting(size, rng)), _soft(alpha, rng))
+
+
+def scarf(scene: Scene, rng: Rng) -> Layer | None:
+    """A scarf, a high collar or a neck gaiter, from mouth, chin or nose down to the chest."""
+    if scene.camera is None:
+        return None
+    size = scene.size
+    top = rng.uniform(10, 40) if rng.random() < 0.25 else rng.uniform(50, 105)
+    edges = top, top + rng.uniform(-25, 15), 250.0, 250.0
+    shell = _Shell(
+        scene.camera, edges, rng.uniform(66, 90), rng.uniform(5, 35), rng.uniform(1.5, 3.0), rng.uniform(0, 0.5)
+    )
+    alpha, gain = shell.drawn(size, rng)
+    folds = np.full((size, size), 128, np.uint8)
+    across = np.linspace(-1.0, 1.0, 9)
+    for level in rng.uniform(0.02, 0.7, rng.integers(2, 8)):
+        fold = level + rng.uniform(-0.25, 0.25) * across + rng.uniform(0, 0.15) * (1 - across**2)
+        shell.line(folds, across, fold, rng.integers(50, 110), rng.uniform(1, 6) * shell.pixels)
+        shell.line(folds, across, fold + 0.03, rng.integers(135, 180), rng.uniform(1, 6) * shell.pixels)
+    gain = gain * cv2.blur(folds, (5, 5)) * np.float32(1 / 128)
+    return Layer(_shade(_cloth(size, rng), scene.light * gain * _lighting(size, rng)), _soft(alpha, rng))
+
+
+def hat(scene: Scene, rng: Rng) -> Layer | None:
+    """A cap with its brim, a hat with one all around, or a woollen hat or hood down to the brows."""
+    if scene.camera is None:
+        return None
+    size, camera = scene.size, scene.camera
+    low = rng.uniform(-45, -10)
+    angles = np.linspace(0, np.pi, 15)
+    x, round_, half = np.cos(angles), np.sin(angles), rng.uniform(72, 86)
+    height = rng.uniform(70, 130)
+    front = np.stack([half * x, low - 0 * x, 70 - 90 * round_], axis=1)
+    crown = np.stack([half * x, low - height * round_, 50 - 30 * round_], axis=1)
+    alpha, tones = np.zeros((size, size), np.uint8), np.full((size, size), 128, np.uint8)
+    hull = cv2.convexHull(np.float32(_on_head(np.concatenate([front, crown]), camera)))[:, 0]
+    _fill(alpha, hull)
+    kind = rng.random()
+    if kind < 0.7:  # a brim before the face, or all around
+        deep, drop = rng.uniform(40, 90), rng.uniform(-10, 35)
+        wide = half * (1.0 if kind < 0.5 else rng.uniform(1.2, 1.6))
+        edge = np.stack([wide * x, low + drop * round_, 60 - 80 * round_ - deep * round_**0.7], axis=1)
+        brim = _on_head(np.concatenate([edge, front[::-1]]), camera)
+        _fill(alpha, brim)
+        cv2.fillPoly(tones, [_fixed(brim)], int(rng.integers(60, 150)), cv2.LINE_AA, _SHIFT)
+    else:  # a turned-up rim
+        band = [_fixed(_on_head(front - (0, rng.uniform(5, 25), 0), camera))]
+        cv2.polylines(tones, band, False, int(rng.integers(70, 110)), 2, cv2.LINE_AA, _SHIFT)
+    gain = cv2.blur(tones, (3, 3)) * np.float32(1 / 128)
+    plain = _plain(size, rng.uniform(10, 120) + rng.normal(0, 15, 3))
+    colour = plain if rng.random() < 0.5 else _cloth(size, rng)
+    return Layer(_shade(colour, scene.light * gain * _lighting(size, rng)), _soft(alpha, rng))
+
+
+def microphone(scene: Scene, rng: Rng) -> Layer | None:
+    """A round head before mouth or chin on a handle from below, some with a cube on it."""
+    if scene.camera is None:
+        return None
+    size, camera = scene.size, scene.camera
+    pixels = float(np.sqrt(np.abs(camera[1:]).max(axis=0).prod()))
+    radius = rng.uniform(14, 32) * pixels
+    centre = _on_head(np.array([rng.uniform(-30, 30), rng.uniform(70, 125), -50]), camera)
+    down = np.array([0.0, 1.0]) @ _turn(rng.uniform(-1.0, 1.0))
+    alpha, height = np.zeros((size, size), np.uint8), np.zeros((size, size), np.float32)
+    colour = _plain(size, rng.uniform(10, 60) + rng.normal(0, 4, 3))
+    ends = _fixed(np.stack([centre, centre + 3 * size * down])).tolist()
+    thick = radius * rng.uniform(0.6, 1.3)
+    cv2.line(alpha, *ends, 255, max(round(thick), 1), cv2.LINE_AA, _SHIFT)
+    for part in (1.0, 0.75, 0.4):
+        cv2.line(height, *ends, thick * (1.05 - part**2) ** 0.5 / 2, max(round(part * thick), 1), 8, _SHIFT)
+    ball = _superellipse(np.linspace(0, 2 * np.pi, 24, endpoint=False), rng.uniform(2, 3)) * (1, rng.uniform(1, 1.4))
+    outline = centre + radius * ball @ _turn(rng.normal(0, 0.3))
+    tone = rng.uniform(10, 90) + rng.normal(0, 4, 3) if rng.random() < 0.8 else rng.uniform(30, 200, 3)
+    cv2.fillPoly(colour, [_fixed(outline)], np.clip(tone, 0, 255).tolist(), cv2.LINE_AA, _SHIFT)
+    _fill(alpha, outline)
+    for part in (1.0, 0.8, 0.55, 0.25):
+        inner = _fixed(centre + part * (outline - centre))
+        cv2.fillPoly(height, [inner], radius * (1.05 - part**2) ** 0.5, 8, _SHIFT)
+    if rng.random() < 0.3:
+        cube = centre + down * radius * 2 + radius * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
+        cv2.fillPoly(colour, [_fixed(cube)], rng.uniform(0, 255, 3).tolist(), cv2.LINE_AA, _SHIFT)
+        cv2.fillPoly(height, [_fixed(cube)], float(radius), 8, _SHIFT)
+        _fill(alpha, cube)
+    grain = 1 + rng.uniform(-0.15, 0.15, (size // 2, size // 2)).astype(np.float32)
+    grain = cv2.resize(grain, (size, size), interpolation=cv2.INTER_NEAREST)
+    return Layer(_shade(colour, scene.light * _relief(height, 0.15 * radius, rng) * grain), _soft(alpha, rng))
+
+
+def cup(scene: Scene, rng: Rng) -> Layer | None:
+    """A cup, glass, can or phone before the lower face."""
+    if scene.camera is None:
+        return None
+    size, camera = scene.size, scene.camera
+    pixels = float(np.sqrt(np.abs(camera[1:]).max(axis=0).prod()))
+    half = np.array([rng.uniform(32, 50), rng.uniform(40, 75)]) * pixels
+    centre = _on_head(np.array([rng.uniform(-25, 25), rng.uniform(75, 120), -60]), camera)
+    tilt = _turn(rng.normal(0, 0.35))
+    outline = _superellipse(np.linspace(0, 2 * np.pi, 32, endpoint=False), rng.uniform(6, 14))
+    phone = rng.random() < 0.35
+    taper = 0.0 if phone else rng.uniform(-0.02, 0.25)
+    outline = outline * np.stack([1 - taper * outline[:, 1], np.ones(32)], axis=1) * half @ tilt + centre
+    alpha = _filled(size, outline).astype(np.float32)
+    clear = not phone and rng.random() < 0.15
+    colour = _margin(scene, rng) if rng.random() < 0.1 else _cloth(size, rng)
+    if phone and rng.random() < 0.7:
+        colour = _plain(size, rng.uniform(10, 50) + rng.normal(0, 4, 3))
+    if phone:
+        camera_hole = np.array([rng.choice([-0.6, 0.6]), -0.8]) * half @ tilt + centre
+        cv2.circle(colour, _fixed(camera_hole).tolist(), int(_fixed(0.12 * half[0])), (70, 70, 75), -1, 16, _SHIFT)
+    elif rng.random() < 0.6:  # a label or sleeve
+        band = np.array([(-1.0, -0.3), (1.0, -0.3), (0.95, 0.5), (-0.95, 0.5)]) * half @ tilt + centre
+        cv2.fillPoly(colour, [_fixed(band)], rng.uniform(0, 255, 3).tolist(), 16, _SHIFT)
+    if not phone:  # the rim
+        rim = np.stack(
+            [np.cos(np.linspace(0, 2 * np.pi, 20)), 0.15 * np.sin(np.linspace(0, 2 * np.pi, 20)) - 1], axis=1
+        )
+        rim = rim * (half * (1 + taper, 1)) @ tilt + centre
+        cv2.fillPoly(colour, [_fixed(rim)], rng.uniform(60, 255, 3).tolist(), 16, _SHIFT)
+        cv2.fillPoly(alpha, [_fixed(rim)], 255, 16, _SHIFT)
+    x, y = (tilt[0] / half[0]).astype(np.float32)  # across it, from -1 to 1
     steps = np.arange(size, dtype=np.float32)
-    round_face = 1.08 - 0.28 * ((y * (steps - frame[0, 1]))[:, None] + x * (steps - frame[0, 0])) ** 2
-    gain = cv2.blur(pleats, (3, 3)) / np.float32(128) * np.clip(round_face, 0.45, 1.2)
-    return Layer(_shade(colour, gain * _lighting(size, rng)), _soft(alpha, rng))
+    bend = (x * (steps - centre[0]) + (y * (steps - centre[1]))[:, None]) * (not phone)
+    gain = np.clip(1.1 - 0.45 * (bend - rng.uniform(-0.4, 0.4)) ** 2, 0.3, 1.3)
+    alpha = _soft(np.minimum(alpha, 255).astype(np.uint8), rng) * np.float32(rng.uniform(0.3, 0.6) if clear else 1)
+    return Layer(_shade(colour, scene.light * gain * _lighting(size, rng)), alpha)
+
+
+def screen(scene: Scene, rng: Rng) -> Layer:
+    """Something large that hides up to half of the face from one side: a wall, a sheet, another's head or shoulder."""
+    size = scene.size
+    angle = rng.uniform(0, 2 * np.pi)
+    outwards = np.array([np.cos(angle), np.sin(angle)])
+    along = scene.labelled @ outwards
+    low, high = float(along.min()), float(along.max())
+    edge = high - rng.uniform(0.1, 0.5) * (high - low)
+    t = np.linspace(-2.0, 2.0, 33)
+    wave = rng.uniform(0, 0.12) * np.sin(rng.uniform(1, 8) * t + rng.uniform(0, 6)) - rng.uniform(-0.1, 0.3) * t**2
+    depth = edge + (high - low) * wave * (rng.random() < 0.6)
+    sideways = np.array([-outwards[1], outwards[0]])
+    middle = float(scene.labelled.mean(axis=0) @ sideways)
+    line = depth[:, None] * outwards + (middle + size * t)[:, None] * sideways
+    outline = np.concatenate([line, line[[-1, 0]] + 4 * size * outwards])
+    colour = _margin(scene, rng) if rng.random() < 0.6 else _cloth(size, rng)
+    return Layer(_shade(colour, _lighting(size, rng)), _soft(_filled(size, outline), rng))
 
 
 def hair(scene: Scene, rng: Rng) -> Layer | None:
@@ -312,12 +525,140 @@ def hair(scene: Scene, rng: Rng) -> Layer | None:
 
 
 OCCLUDERS: Mapping[str, Callable[[Scene, Rng], Layer | None]] = {
-    "hair": hair,
     "glasses": glasses,
     "mask": mask,
+    "hair": hair,
+    "hat": hat,
+    "scarf": scarf,
+    "cup": cup,
+    "microphone": microphone,
     "hand": hand,
     "patch": patch,
+    "screen": screen,
 }
+
+# What is worn -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Shell:
+    """Cloth around the lower face, in places u from -1 (the person's right) to 1 and v from 0 (upper edge) to 1.
+
+    Attributes:
+        camera: of the scene.
+        edges: y in mm of the upper edge in the middle and at the sides, and of the lower one.
+        half: of the width, mm.
+        bulge: how far it stands off the face.
+        round_: power by which it falls back towards the cheeks; larger is flatter in front.
+        flare: how much wider it is below than above.
+    """
+
+    camera: FloatArray
+    edges: tuple[float, float, float, float]
+    half: float
+    bulge: float
+    round_: float
+    flare: float
+
+    @cached_property
+    def view(self) -> FloatArray:
+        """(3,) unit direction of sight, on the head."""
+        view = np.cross(self.camera[1:, 0], self.camera[1:, 1])
+        return np.asarray(view / max(float(np.linalg.norm(view)), 1e-9))
+
+    @cached_property
+    def pixels(self) -> float:
+        """Of a millimetre."""
+        return float(np.linalg.norm(self.camera[1:], axis=0).mean())
+
+    def facing(self, outwards: Floats) -> float:
+        """1 for a direction (3,) towards the camera, negative for one away from it."""
+        return float(-(outwards @ self.view))
+
+    def surface(self, u: Floats, v: Floats) -> FloatArray:
+        """(..., 3) on the head."""
+        top, side_top, bottom, side_bottom = self.edges
+        side = np.hypot(u, 0.15) - 0.15
+        upper = top + (side_top - top) * (1 - (1 - side) ** 2)  # it peaks on the nose
+        lower = bottom + (side_bottom - bottom) * side**2.5
+        front = np.interp(top + v * (bottom - top), *_RIDGE) - self.bulge * np.sin(np.pi * np.clip(v, 0.0, 1.0))
+        z = front + (_CHEEK - front) * side**self.round_
+        return np.stack([self.half * u * (1 + self.flare * v), upper + v * (lower - upper), z], axis=-1)
+
+    def pixel(self, places: Floats) -> FloatArray:
+        """Places (..., 3) on the head as crop pixels."""
+        return _on_head(places, self.camera)
+
+    def drawn(self, size: int, rng: Rng) -> tuple[Image, Floats]:
+        """Opacity (S, S) uint8 and gain (S, S) of what the camera sees of it."""
+        u, v = np.meshgrid(np.linspace(-1, 1, 11), np.linspace(0, 1, 6))
+        places = self.surface(u, v)
+        inwards = np.cross(np.gradient(places, axis=1), np.gradient(places, axis=0))
+        inwards /= np.maximum(np.linalg.norm(inwards, axis=2, keepdims=True), 1e-9)
+        facing = inwards @ self.view
+        light = 0.62 + 0.45 * facing + inwards @ np.array([rng.normal(0, 0.15), rng.uniform(0.0, 0.3), 0.0])
+        pixels = _fixed(self.pixel(places))
+        quads = np.stack([pixels[:-1, :-1], pixels[:-1, 1:], pixels[1:, 1:], pixels[1:, :-1]], axis=2).reshape(-1, 4, 2)
+        facing, light = (_means(values).ravel() for values in (facing, light))
+        seen = np.flatnonzero(facing > 0)
+        far = _means(places @ self.view).ravel()[seen]
+        alpha, gain = np.zeros((size, size), np.uint8), np.full((size, size), 128, np.uint8)
+        for i in seen[np.argsort(-far)]:
+            cv2.fillConvexPoly(alpha, quads[i], 255, 8, _SHIFT)
+            cv2.fillConvexPoly(gain, quads[i], float(np.clip(128 * light[i], 20, 250)), 8, _SHIFT)
+        side = max(round(0.2 * self.half * self.pixels), 1)
+        return alpha, cv2.blur(gain, (side, side)) * np.float32(1 / 128)
+
+    def line(self, canvas: Image, u: Floats, v: Floats, value: float, width: float) -> None:
+        """A line along places (N,), as wide as many pixels, where the shell does not turn away."""
+        curve = self.pixel(self.surface(u, v))
+        forwards = self.surface(u, v) @ self.view
+        kept = forwards < forwards.min() + self.half  # not round the corner
+        cv2.polylines(canvas, [_fixed(curve[kept])], False, int(value), max(round(width), 1), cv2.LINE_AA, _SHIFT)
+
+    def blot(self, canvas: Image, centre: tuple[float, float], radius: float, colour: Floats) -> None:
+        """A disc or, by a radius of two numbers, an ellipse, as shares of half the width."""
+        angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+        rx, ry = np.broadcast_to(radius, 2)
+        tall = 0.5 * (self.edges[2] - self.edges[0]) / self.half
+        outline = self.pixel(
+            self.surface(centre[0] + rx * np.cos(angles), centre[1] + 0.5 * ry / tall * np.sin(angles))
+        )
+        cv2.fillPoly(canvas, [_fixed(outline)], np.clip(colour, 0, 255).tolist(), cv2.LINE_AA, _SHIFT)
+
+
+def _means(values: Floats) -> Floats:
+    """Of the four corners of every cell of a grid."""
+    return np.asarray((values[:-1, :-1] + values[:-1, 1:] + values[1:, 1:] + values[1:, :-1]) / 4)
+
+
+def _print(shell: _Shell, canvas: Image, rng: Rng) -> None:
+    """What is printed on a mask: lines of small type, a logo, dots, a mouth or the face of an animal."""
+    bright = canvas.mean() > 110
+    ink = rng.uniform(0, 110, 3) if bright else rng.uniform(150, 255, 3)
+    kind = rng.choice(["type", "logo", "dots", "mouth", "animal"])
+    at = np.array([rng.uniform(-0.4, 0.4), rng.uniform(0.35, 0.7)])
+    if kind == "type":
+        for row in range(rng.integers(1, 4)):
+            for x in np.arange(at[0] - 0.2, at[0] + rng.uniform(0, 0.3), 0.07):
+                shell.blot(canvas, (x, at[1] + 0.06 * row), np.array([0.03, 0.025]) * rng.uniform(0.5, 1.3, 2), ink)
+    elif kind == "logo":
+        shell.blot(canvas, tuple(at), rng.uniform(0.06, 0.3, 2), ink)
+        shell.blot(canvas, tuple(at), rng.uniform(0.03, 0.12, 2), rng.uniform(0, 255, 3))
+    elif kind == "dots":
+        for x, y in rng.uniform((-0.9, 0.05), (0.9, 0.95), (rng.integers(15, 50), 2)):
+            shell.blot(canvas, (x, y), rng.uniform(0.015, 0.05), ink)
+    elif kind == "mouth":
+        wide, y = rng.uniform(0.2, 0.6), rng.uniform(0.45, 0.75)
+        shell.blot(canvas, (0, y), (wide, wide * rng.uniform(0.3, 0.8)), rng.choice([(190, 40, 50), (30, 20, 25)]))
+        for x in np.linspace(-0.6 * wide, 0.6 * wide, rng.integers(2, 8)):  # teeth
+            shell.blot(canvas, (x, y), (0.1 * wide, 0.2 * wide), np.full(3, 240.0))
+    else:
+        y = rng.uniform(0.4, 0.6)
+        shell.blot(canvas, (0, y + 0.1), rng.uniform(0.25, 0.6, 2), ink)
+        for x, dy, radius in ((-0.2, -0.08, 0.07), (0.2, -0.08, 0.07), (0, 0.08, 0.1)):  # eyes and nose
+            shell.blot(canvas, (x, y + dy), radius, 255 - ink)
+
 
 # Drawing ------------------------------------------------------------------------------------------------------------
 
@@ -443,3 +784,8 @@ def _in_face(places: Floats, frame: Floats) -> Floats:
 def _from_face(points: Floats, frame: Floats) -> Floats:
     """The inverse of :func:`_in_face`."""
     return np.asarray((points - frame[0]) @ np.linalg.inv(frame[1:]))
+
+
+def _on_head(places: Floats, camera: Floats) -> FloatArray:
+    """Places (..., 3) on the head as crop pixels."""
+    return np.asarray(camera[0] + places @ camera[1:])
