@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError
-from facemsm.schemes import OCCLUDED, UNLABELLED, VISIBLE, LandmarkScheme
-from facemsm.shapes.measures import HEAD, as_68, camera_of
+from facemsm.schemes import OCCLUDED, SCHEME_68, UNLABELLED, VISIBLE, LandmarkScheme, relation
+from facemsm.shapes.measures import HEAD, camera_of
 from facemsm.typing import BoolArray, FloatArray, Image
 
 Rng = np.random.Generator
@@ -93,10 +93,12 @@ class Scene:
         head in ``frame``.
         """
         try:
-            seen = as_68(self.points, self.scheme)[list(HEAD)]
+            weights = _to_head(self.scheme)
         except FacemsmError:  # nothing is known of where the scheme's points lie
-            seen = np.full((len(HEAD), 2), np.nan)
-        known = np.isfinite(seen).all(axis=1)
+            weights = np.zeros((len(HEAD), len(self.points)))
+        labelled = np.isfinite(self.points)
+        known = (weights @ labelled > 0.999).all(axis=1)
+        seen = weights @ np.where(labelled, self.points, 0.0)
         if known.sum() >= 5:
             lens = camera_of(seen[known])
             found, turn, shift = cv2.solvePnP(_HEAD[known], seen[known], lens, None, flags=cv2.SOLVEPNP_SQPNP)
@@ -306,8 +308,7 @@ def mask(scene: Scene, rng: Rng) -> Layer | None:
     if style == "surgical":
         for level in np.linspace(rng.uniform(0.15, 0.4), rng.uniform(0.6, 0.85), rng.integers(2, 5)):
             sag = level + rng.uniform(-0.08, 0.1) * (1 - across**2) + rng.normal(0, 0.01, 11)
-            shell.line(lines, across, sag, rng.integers(80, 118), width)
-            shell.line(lines, across, sag + 2.5 / (bottom - top), rng.integers(132, 158), width)
+            shell.line(lines, across, sag, rng.integers(80, 118), width, rng.integers(132, 158))
     seams = [(across, 0 * across + 0.06), (across, 0 * across + 0.95)]  # nose wire and hem
     if style != "surgical" and rng.random() < 0.6:
         seams += [(0 * along + rng.normal(0, 0.03), along)]  # down the middle
@@ -323,21 +324,20 @@ def mask(scene: Scene, rng: Rng) -> Layer | None:
     if style != "surgical" and rng.random() < 0.3:  # a valve
         centre, radius = (rng.choice([-0.4, 0.0, 0.4]), rng.uniform(0.45, 0.65)), rng.uniform(0.1, 0.18)
         tone = np.clip(colour.mean() * rng.uniform(0.5, 1.3) + rng.uniform(-15, 30, 3), 0, 255)
-        for part, shade in ((1.25, 0.6), (1.0, 1.0), (0.55, 0.75), (0.4, 1.0)):
-            shell.blot(colour, centre, part * radius, tone * shade)
+        for part, shade in ((1.25, 0.6), (1.0, 1.0), (0.5, 0.75)):
+            shell.blots(colour, centre, part * radius, tone * shade)
 
     strap = dark if rng.random() < 0.3 else white
     around = rng.random() < 0.1  # the head instead of the ears
     for side in (-1, 1):
         if shell.facing(np.array([side * 0.85, 0.0, -0.5])) < 0.15:
             continue
-        for corner, ear in ((0.04, -8.0), (0.96, 42.0)):
-            start = shell.surface(np.array(side * 0.97), np.array(corner))
-            end = np.array([side * 74.0, ear - 45 * around * (corner < 0.5), 80.0])
-            middle = (start + end) / 2 + np.array([side * 5.0, 4.0, -6.0])
-            curve = [_fixed(shell.pixel(np.stack([start, middle, end])))]
-            for canvas, value in ((alpha, 255), (colour, strap.tolist())):
-                cv2.polylines(canvas, curve, False, value, max(round(0.7 * width), 1), cv2.LINE_AA, _SHIFT)
+        starts = shell.surface(np.full(2, side * 0.97), np.array([0.04, 0.96]))
+        ends = np.array([(side * 74.0, -53.0 if around else -8.0, 80.0), (side * 74.0, 42.0, 80.0)])
+        middles = (starts + ends) / 2 + (side * 5.0, 4.0, -6.0)
+        loops = list(_fixed(shell.pixel(np.stack([starts, middles, ends], axis=1))))
+        for canvas, value in ((alpha, 255), (colour, strap.tolist())):
+            cv2.polylines(canvas, loops, False, value, max(round(0.7 * width), 1), cv2.LINE_AA, _SHIFT)
     return Layer(_shade(colour, scene.light * gain * _lighting(size, rng)), _soft(alpha, rng))
 
 
@@ -356,8 +356,7 @@ def scarf(scene: Scene, rng: Rng) -> Layer | None:
     across = np.linspace(-1.0, 1.0, 9)
     for level in rng.uniform(0.02, 0.7, rng.integers(2, 8)):
         fold = level + rng.uniform(-0.25, 0.25) * across + rng.uniform(0, 0.15) * (1 - across**2)
-        shell.line(folds, across, fold, rng.integers(50, 110), rng.uniform(1, 6) * shell.pixels)
-        shell.line(folds, across, fold + 0.03, rng.integers(135, 180), rng.uniform(1, 6) * shell.pixels)
+        shell.line(folds, across, fold, rng.integers(50, 110), rng.uniform(1, 6) * shell.pixels, rng.integers(135, 180))
     gain = gain * cv2.blur(folds, (5, 5)) * np.float32(1 / 128)
     return Layer(_shade(_cloth(size, rng), scene.light * gain * _lighting(size, rng)), _soft(alpha, rng))
 
@@ -367,25 +366,31 @@ def hat(scene: Scene, rng: Rng) -> Layer | None:
     if scene.camera is None:
         return None
     size, camera = scene.size, scene.camera
-    low = rng.uniform(-45, -10)
+    low, half, height = rng.uniform(-45, -10), rng.uniform(72, 86), rng.uniform(70, 130)
     angles = np.linspace(0, np.pi, 15)
-    x, round_, half = np.cos(angles), np.sin(angles), rng.uniform(72, 86)
-    height = rng.uniform(70, 130)
-    front = np.stack([half * x, low - 0 * x, 70 - 90 * round_], axis=1)
-    crown = np.stack([half * x, low - height * round_, 50 - 30 * round_], axis=1)
+    x, ahead = np.cos(angles), np.sin(angles)
+    view = np.cross(camera[1:, 0], camera[1:, 1])
+    seen = angles - np.pi / 2 + np.arctan2(view[2], -view[0])  # the half of the head that the camera sees
+    ring = np.stack([half * np.cos(seen), 0 * x + low, 80 - 95 * np.sin(seen)], axis=1)
+    crown = ring * (0.9, 1, 0.8) - (0, height, -20)
     alpha, tones = np.zeros((size, size), np.uint8), np.full((size, size), 128, np.uint8)
-    hull = cv2.convexHull(np.float32(_on_head(np.concatenate([front, crown]), camera)))[:, 0]
+    hull = cv2.convexHull(
+        np.float32(
+            _on_head(np.concatenate([ring, crown, ring.mean(axis=0, keepdims=True) - (0, 1.2 * height, 0)]), camera)
+        )
+    )[:, 0]
     _fill(alpha, hull)
     kind = rng.random()
     if kind < 0.7:  # a brim before the face, or all around
         deep, drop = rng.uniform(40, 90), rng.uniform(-10, 35)
         wide = half * (1.0 if kind < 0.5 else rng.uniform(1.2, 1.6))
-        edge = np.stack([wide * x, low + drop * round_, 60 - 80 * round_ - deep * round_**0.7], axis=1)
+        edge = np.stack([wide * x, low + drop * ahead, 80 - 95 * ahead - deep * ahead**0.7], axis=1)
+        front = np.stack([half * x, 0 * x + low, 80 - 95 * ahead], axis=1)
         brim = _on_head(np.concatenate([edge, front[::-1]]), camera)
         _fill(alpha, brim)
         cv2.fillPoly(tones, [_fixed(brim)], int(rng.integers(60, 150)), cv2.LINE_AA, _SHIFT)
     else:  # a turned-up rim
-        band = [_fixed(_on_head(front - (0, rng.uniform(5, 25), 0), camera))]
+        band = [_fixed(_on_head(ring - (0, rng.uniform(5, 25), 0), camera))]
         cv2.polylines(tones, band, False, int(rng.integers(70, 110)), 2, cv2.LINE_AA, _SHIFT)
     gain = cv2.blur(tones, (3, 3)) * np.float32(1 / 128)
     plain = _plain(size, rng.uniform(10, 120) + rng.normal(0, 15, 3))
@@ -593,43 +598,48 @@ class _Shell:
         """Opacity (S, S) uint8 and gain (S, S) of what the camera sees of it."""
         u, v = np.meshgrid(np.linspace(-1, 1, 11), np.linspace(0, 1, 6))
         places = self.surface(u, v)
-        inwards = np.cross(np.gradient(places, axis=1), np.gradient(places, axis=0))
-        inwards /= np.maximum(np.linalg.norm(inwards, axis=2, keepdims=True), 1e-9)
+        corners = places[:-1, :-1], places[:-1, 1:], places[1:, 1:], places[1:, :-1]
+        quads = np.stack(corners, axis=2).reshape(-1, 4, 3)
+        inwards = np.cross(quads[:, 2] - quads[:, 0], quads[:, 3] - quads[:, 1])
+        inwards /= np.maximum(np.linalg.norm(inwards, axis=1, keepdims=True), 1e-9)
         facing = inwards @ self.view
         light = 0.62 + 0.45 * facing + inwards @ np.array([rng.normal(0, 0.15), rng.uniform(0.0, 0.3), 0.0])
-        pixels = _fixed(self.pixel(places))
-        quads = np.stack([pixels[:-1, :-1], pixels[:-1, 1:], pixels[1:, 1:], pixels[1:, :-1]], axis=2).reshape(-1, 4, 2)
-        facing, light = (_means(values).ravel() for values in (facing, light))
         seen = np.flatnonzero(facing > 0)
-        far = _means(places @ self.view).ravel()[seen]
+        far = quads[seen].mean(axis=1) @ self.view
+        pixels = _fixed(self.pixel(quads))
         alpha, gain = np.zeros((size, size), np.uint8), np.full((size, size), 128, np.uint8)
-        for i in seen[np.argsort(-far)]:
-            cv2.fillConvexPoly(alpha, quads[i], 255, 8, _SHIFT)
-            cv2.fillConvexPoly(gain, quads[i], float(np.clip(128 * light[i], 20, 250)), 8, _SHIFT)
+        tones = np.clip(128 * light, 20, 250).tolist()
+        for i in seen[np.argsort(-far)].tolist():
+            cv2.fillConvexPoly(alpha, pixels[i], 255, 8, _SHIFT)
+            cv2.fillConvexPoly(gain, pixels[i], tones[i], 8, _SHIFT)
         side = max(round(0.2 * self.half * self.pixels), 1)
         return alpha, cv2.blur(gain, (side, side)) * np.float32(1 / 128)
 
-    def line(self, canvas: Image, u: Floats, v: Floats, value: float, width: float) -> None:
-        """A line along places (N,), as wide as many pixels, where the shell does not turn away."""
-        curve = self.pixel(self.surface(u, v))
-        forwards = self.surface(u, v) @ self.view
-        kept = forwards < forwards.min() + self.half  # not round the corner
-        cv2.polylines(canvas, [_fixed(curve[kept])], False, int(value), max(round(width), 1), cv2.LINE_AA, _SHIFT)
+    def line(self, canvas: Image, u: Floats, v: Floats, tone: float, width: float, below: float | None = None) -> None:
+        """A line along places (N,), as wide as many pixels, where the shell does not turn away.
 
-    def blot(self, canvas: Image, centre: tuple[float, float], radius: float, colour: Floats) -> None:
-        """A disc or, by a radius of two numbers, an ellipse, as shares of half the width."""
-        angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
-        rx, ry = np.broadcast_to(radius, 2)
-        tall = 0.5 * (self.edges[2] - self.edges[0]) / self.half
-        outline = self.pixel(
-            self.surface(centre[0] + rx * np.cos(angles), centre[1] + 0.5 * ry / tall * np.sin(angles))
-        )
-        cv2.fillPoly(canvas, [_fixed(outline)], np.clip(colour, 0, 255).tolist(), cv2.LINE_AA, _SHIFT)
+        Args:
+            below: tone of a second line just below it, where a fold catches the light.
+        """
+        places = self.surface(u, v)
+        forwards = places @ self.view
+        curve = self.pixel(places[forwards < forwards.min() + self.half])
+        for value, drop in ((tone, 0.0), (below, 2.5)):
+            if value is not None:
+                line = _fixed(curve + drop * self.camera[2])
+                cv2.polylines(canvas, [line], False, int(value), max(round(width), 1), cv2.LINE_AA, _SHIFT)
 
-
-def _means(values: Floats) -> Floats:
-    """Of the four corners of every cell of a grid."""
-    return np.asarray((values[:-1, :-1] + values[:-1, 1:] + values[1:, 1:] + values[1:, :-1]) / 4)
+    def blots(self, canvas: Image, centres: Floats, radii: Floats | float, colour: Floats) -> None:
+        """Ellipses at places (K, 2), of radii (K, 2) in shares of half the width, where it does not turn away."""
+        angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
+        tall = (self.edges[2] - self.edges[0]) / self.half
+        centres = np.atleast_2d(centres)
+        rx, ry = np.broadcast_to(radii, centres.shape).T[..., None]
+        u, v = centres.T[..., None]
+        outlines = self.pixel(self.surface(u + rx * np.cos(angles), v + ry / tall * np.sin(angles)))
+        x, y = np.moveaxis(outlines, 2, 0)
+        turn = (x * np.roll(y, -1, axis=1) - y * np.roll(x, -1, axis=1)).sum(axis=1)  # clockwise as seen from outside
+        cv2.fillPoly(canvas, _fixed(outlines[turn > 0]), np.clip(colour, 0, 255).tolist(), cv2.LINE_AA, _SHIFT)
 
 
 def _print(shell: _Shell, canvas: Image, rng: Rng) -> None:
@@ -637,27 +647,27 @@ def _print(shell: _Shell, canvas: Image, rng: Rng) -> None:
     bright = canvas.mean() > 110
     ink = rng.uniform(0, 110, 3) if bright else rng.uniform(150, 255, 3)
     kind = rng.choice(["type", "logo", "dots", "mouth", "animal"])
-    at = np.array([rng.uniform(-0.4, 0.4), rng.uniform(0.35, 0.7)])
+    x, y = rng.uniform(-0.4, 0.4), rng.uniform(0.35, 0.7)
     if kind == "type":
-        for row in range(rng.integers(1, 4)):
-            for x in np.arange(at[0] - 0.2, at[0] + rng.uniform(0, 0.3), 0.07):
-                shell.blot(canvas, (x, at[1] + 0.06 * row), np.array([0.03, 0.025]) * rng.uniform(0.5, 1.3, 2), ink)
+        rows, letters = rng.integers(1, 4), rng.integers(3, 8)
+        places = np.stack(np.meshgrid(x + 0.07 * np.arange(letters), y + 0.06 * np.arange(rows)), axis=2).reshape(-1, 2)
+        shell.blots(canvas, places, rng.uniform((0.015, 0.012), (0.04, 0.03), places.shape), ink)
     elif kind == "logo":
-        shell.blot(canvas, tuple(at), rng.uniform(0.06, 0.3, 2), ink)
-        shell.blot(canvas, tuple(at), rng.uniform(0.03, 0.12, 2), rng.uniform(0, 255, 3))
+        shell.blots(canvas, np.array([x, y]), rng.uniform(0.06, 0.3, 2), ink)
+        shell.blots(canvas, np.array([x, y]), rng.uniform(0.03, 0.12, 2), rng.uniform(0, 255, 3))
     elif kind == "dots":
-        for x, y in rng.uniform((-0.9, 0.05), (0.9, 0.95), (rng.integers(15, 50), 2)):
-            shell.blot(canvas, (x, y), rng.uniform(0.015, 0.05), ink)
+        places = rng.uniform((-0.9, 0.05), (0.9, 0.95), (rng.integers(15, 50), 2))
+        shell.blots(canvas, places, rng.uniform(0.015, 0.05, (len(places), 1)), ink)
     elif kind == "mouth":
-        wide, y = rng.uniform(0.2, 0.6), rng.uniform(0.45, 0.75)
-        shell.blot(canvas, (0, y), (wide, wide * rng.uniform(0.3, 0.8)), rng.choice([(190, 40, 50), (30, 20, 25)]))
-        for x in np.linspace(-0.6 * wide, 0.6 * wide, rng.integers(2, 8)):  # teeth
-            shell.blot(canvas, (x, y), (0.1 * wide, 0.2 * wide), np.full(3, 240.0))
+        wide, teeth = rng.uniform(0.2, 0.6), rng.integers(2, 8)
+        lips = rng.choice([(190, 40, 50), (30, 20, 25)])
+        shell.blots(canvas, np.array([0, y]), wide * np.array([1, rng.uniform(0.3, 0.8)]), lips)
+        places = np.stack([np.linspace(-0.6 * wide, 0.6 * wide, teeth), np.full(teeth, y)], axis=1)
+        shell.blots(canvas, places, wide * np.array([0.1, 0.2]), np.full(3, 240.0))
     else:
-        y = rng.uniform(0.4, 0.6)
-        shell.blot(canvas, (0, y + 0.1), rng.uniform(0.25, 0.6, 2), ink)
-        for x, dy, radius in ((-0.2, -0.08, 0.07), (0.2, -0.08, 0.07), (0, 0.08, 0.1)):  # eyes and nose
-            shell.blot(canvas, (x, y + dy), radius, 255 - ink)
+        shell.blots(canvas, np.array([0, y + 0.1]), rng.uniform(0.25, 0.6, 2), ink)
+        eyes_nose = np.array([(-0.2, y - 0.05), (0.2, y - 0.05), (0, y + 0.08)])
+        shell.blots(canvas, eyes_nose, np.array([[0.07], [0.07], [0.1]]), 255 - ink)
 
 
 # Drawing ------------------------------------------------------------------------------------------------------------
@@ -789,3 +799,9 @@ def _from_face(points: Floats, frame: Floats) -> Floats:
 def _on_head(places: Floats, camera: Floats) -> FloatArray:
     """Places (..., 3) on the head as crop pixels."""
     return np.asarray(camera[0] + places @ camera[1:])
+
+
+@cache
+def _to_head(scheme: LandmarkScheme) -> FloatArray:
+    """(9, L) weights of a scheme's points, of which each of ``HEAD``'s is the mean."""
+    return relation(scheme, SCHEME_68)[list(HEAD)]
