@@ -266,7 +266,7 @@ def test_glasses_hide_eyes_and_masks_hide_mouths(scheme: LandmarkScheme) -> None
         assert not mouth & covered(scheme, "glasses", seed)
         assert not eyes & covered(scheme, "mask", seed)
         masked += mouth <= covered(scheme, "mask", seed)
-    assert 14 <= masked < 20  # a few are worn below the chin
+    assert masked > 14  # a few are worn below the mouth
 
 
 @pytest.mark.parametrize(
