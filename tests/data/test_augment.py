@@ -160,8 +160,8 @@ def test_nan_stays_nan_and_types_hold(matrix: Matrix, seed: int) -> None:
     points[missing] = np.nan
     visibility = np.where(missing, UNLABELLED, VISIBLE).astype(np.int8)
     crop = take_crop(image, points, visibility, matrix, SIZE)
-    every = replace(Augmentation.full(), **dict.fromkeys(OCCLUDERS, 1), cut=1)
-    out = augment_crop(crop, every, rng, SCHEME_68)
+    every: dict[str, Any] = {**dict.fromkeys(OCCLUDERS, 1.0), "cut": 1.0}
+    out = augment_crop(crop, replace(Augmentation.full(), **every), rng, SCHEME_68)
     for result in (crop, out):
         assert result.image.shape == (SIZE, SIZE, 3)
         assert result.image.dtype == np.uint8

@@ -86,7 +86,7 @@ class Scene:
         return np.stack([origin, across, down])
 
     @cached_property
-    def camera(self) -> FloatArray | None:
+    def camera(self) -> Floats | None:
         """(4, 2) rows: where the origin of ``HEAD`` is, and a millimetre along its x, y and z; None where none fits.
 
         In weak perspective, by as few as five points: profiles have one. Otherwise, as in schemes of their own, a flat
@@ -102,8 +102,10 @@ class Scene:
         if known.sum() >= 5:
             lens = camera_of(seen[known])
             found, turn, shift = cv2.solvePnP(_HEAD[known], seen[known], lens, None, flags=cv2.SOLVEPNP_SQPNP)
-            scale = lens[0, 0] / shift[2, 0] if found and shift[2, 0] > 0 else np.nan
-            camera = np.vstack([lens[:2, 2] + scale * shift[:2, 0], scale * cv2.Rodrigues(turn)[0][:2].T])
+            if not found or shift[2, 0] <= 0:
+                return None
+            scale = lens[0, 0] / shift[2, 0]
+            camera: Floats = np.vstack([lens[:2, 2] + scale * shift[:2, 0], scale * cv2.Rodrigues(turn)[0][:2].T])
         elif self.frame is not None:
             origin, across, down = self.frame
             camera = np.stack([origin, across / _EYES, down / _MOUTH, 0 * origin])
@@ -308,7 +310,7 @@ def mask(scene: Scene, rng: Rng) -> Layer | None:
     if style == "surgical":
         for level in np.linspace(rng.uniform(0.15, 0.4), rng.uniform(0.6, 0.85), rng.integers(2, 5)):
             sag = level + rng.uniform(-0.08, 0.1) * (1 - across**2) + rng.normal(0, 0.01, 11)
-            shell.line(lines, across, sag, rng.integers(80, 118), width, rng.integers(132, 158))
+            shell.line(lines, across, sag, rng.uniform(80, 118), width, rng.uniform(132, 158))
     seams = [(across, 0 * across + 0.06), (across, 0 * across + 0.95)]  # nose wire and hem
     if style != "surgical" and rng.random() < 0.6:
         seams += [(0 * along + rng.normal(0, 0.03), along)]  # down the middle
@@ -316,13 +318,13 @@ def mask(scene: Scene, rng: Rng) -> Layer | None:
         seams += [(across, 0.35 + 0.1 * across**2), (across, 0.7 - 0.1 * across**2)]  # folded in three
     for seam in seams:
         if rng.random() < 0.7:
-            shell.line(lines, *seam, rng.choice([rng.integers(70, 115), rng.integers(140, 165)]), width)
+            shell.line(lines, *seam, rng.uniform(70, 115) if rng.random() < 0.5 else rng.uniform(140, 165), width)
     gain = gain * cv2.blur(lines, (3, 3)) * np.float32(1 / 128)
 
     if rng.random() < {"surgical": 0.1, "respirator": 0.4, "cloth": 0.4}[style]:
         _print(shell, colour, rng)
     if style != "surgical" and rng.random() < 0.3:  # a valve
-        centre, radius = (rng.choice([-0.4, 0.0, 0.4]), rng.uniform(0.45, 0.65)), rng.uniform(0.1, 0.18)
+        centre, radius = np.array([rng.choice([-0.4, 0.0, 0.4]), rng.uniform(0.45, 0.65)]), rng.uniform(0.1, 0.18)
         tone = np.clip(colour.mean() * rng.uniform(0.5, 1.3) + rng.uniform(-15, 30, 3), 0, 255)
         for part, shade in ((1.25, 0.6), (1.0, 1.0), (0.5, 0.75)):
             shell.blots(colour, centre, part * radius, tone * shade)
@@ -356,7 +358,7 @@ def scarf(scene: Scene, rng: Rng) -> Layer | None:
     across = np.linspace(-1.0, 1.0, 9)
     for level in rng.uniform(0.02, 0.7, rng.integers(2, 8)):
         fold = level + rng.uniform(-0.25, 0.25) * across + rng.uniform(0, 0.15) * (1 - across**2)
-        shell.line(folds, across, fold, rng.integers(50, 110), rng.uniform(1, 6) * shell.pixels, rng.integers(135, 180))
+        shell.line(folds, across, fold, rng.uniform(50, 110), rng.uniform(1, 6) * shell.pixels, rng.uniform(135, 180))
     gain = gain * cv2.blur(folds, (5, 5)) * np.float32(1 / 128)
     return Layer(_shade(_cloth(size, rng), scene.light * gain * _lighting(size, rng)), _soft(alpha, rng))
 
@@ -409,11 +411,11 @@ def microphone(scene: Scene, rng: Rng) -> Layer | None:
     down = np.array([0.0, 1.0]) @ _turn(rng.uniform(-1.0, 1.0))
     alpha, height = np.zeros((size, size), np.uint8), np.zeros((size, size), np.float32)
     colour = _plain(size, rng.uniform(10, 60) + rng.normal(0, 4, 3))
-    ends = _fixed(np.stack([centre, centre + 3 * size * down])).tolist()
+    start, end = _fixed(np.stack([centre, centre + 3 * size * down])).tolist()
     thick = radius * rng.uniform(0.6, 1.3)
-    cv2.line(alpha, *ends, 255, max(round(thick), 1), cv2.LINE_AA, _SHIFT)
+    cv2.line(alpha, start, end, 255, max(round(thick), 1), cv2.LINE_AA, _SHIFT)
     for part in (1.0, 0.75, 0.4):
-        cv2.line(height, *ends, thick * (1.05 - part**2) ** 0.5 / 2, max(round(part * thick), 1), 8, _SHIFT)
+        cv2.line(height, start, end, thick * (1.05 - part**2) ** 0.5 / 2, max(round(part * thick), 1), 8, _SHIFT)
     ball = _superellipse(np.linspace(0, 2 * np.pi, 24, endpoint=False), rng.uniform(2, 3)) * (1, rng.uniform(1, 1.4))
     outline = centre + radius * ball @ _turn(rng.normal(0, 0.3))
     tone = rng.uniform(10, 90) + rng.normal(0, 4, 3) if rng.random() < 0.8 else rng.uniform(30, 200, 3)
@@ -428,8 +430,8 @@ def microphone(scene: Scene, rng: Rng) -> Layer | None:
         cv2.fillPoly(height, [_fixed(cube)], float(radius), 8, _SHIFT)
         _fill(alpha, cube)
     grain = 1 + rng.uniform(-0.15, 0.15, (size // 2, size // 2)).astype(np.float32)
-    grain = cv2.resize(grain, (size, size), interpolation=cv2.INTER_NEAREST)
-    return Layer(_shade(colour, scene.light * _relief(height, 0.15 * radius, rng) * grain), _soft(alpha, rng))
+    relief = _relief(height, 0.15 * radius, rng) * cv2.resize(grain, (size, size), interpolation=cv2.INTER_NEAREST)
+    return Layer(_shade(colour, scene.light * relief), _soft(alpha, rng))
 
 
 def cup(scene: Scene, rng: Rng) -> Layer | None:
@@ -558,7 +560,7 @@ class _Shell:
         flare: how much wider it is below than above.
     """
 
-    camera: FloatArray
+    camera: Floats
     edges: tuple[float, float, float, float]
     half: float
     bulge: float
@@ -639,7 +641,7 @@ class _Shell:
         outlines = self.pixel(self.surface(u + rx * np.cos(angles), v + ry / tall * np.sin(angles)))
         x, y = np.moveaxis(outlines, 2, 0)
         turn = (x * np.roll(y, -1, axis=1) - y * np.roll(x, -1, axis=1)).sum(axis=1)  # clockwise as seen from outside
-        cv2.fillPoly(canvas, _fixed(outlines[turn > 0]), np.clip(colour, 0, 255).tolist(), cv2.LINE_AA, _SHIFT)
+        cv2.fillPoly(canvas, list(_fixed(outlines[turn > 0])), np.clip(colour, 0, 255).tolist(), cv2.LINE_AA, _SHIFT)
 
 
 def _print(shell: _Shell, canvas: Image, rng: Rng) -> None:
