@@ -95,7 +95,7 @@ class Scene:
         try:
             weights = _to_head(self.scheme)
         except FacemsmError:  # nothing is known of where the scheme's points lie
-            weights = np.zeros((len(HEAD), len(self.points)))
+            weights = np.zeros((len(HEAD), len(self.points)), np.float32)
         labelled = np.isfinite(self.points)
         known = (weights @ labelled > 0.999).all(axis=1)
         seen = weights @ np.where(labelled, self.points, 0.0)
