@@ -44,6 +44,30 @@ class Layer:
 
 
 @dataclass(frozen=True, eq=False)
+class Camera:
+    """Weak perspective of the head: ``origin`` (2,) is where that of ``HEAD`` is in the crop, ``axes`` (3, 2) are a
+    millimetre along its x, y and z, in pixels."""
+
+    origin: Floats
+    axes: Floats
+
+    def __call__(self, places: Floats) -> FloatArray:
+        """Places (..., 3) on the head as crop pixels (..., 2)."""
+        return np.asarray(self.origin + places @ self.axes)
+
+    @cached_property
+    def view(self) -> Floats:
+        """(3,) unit direction of sight, on the head."""
+        view = np.cross(self.axes[:, 0], self.axes[:, 1])
+        return np.asarray(view / max(float(np.linalg.norm(view)), 1e-9))
+
+    @cached_property
+    def pixels(self) -> float:
+        """Of a millimetre."""
+        return float(np.linalg.norm(self.axes, axis=0).mean())
+
+
+@dataclass(frozen=True, eq=False)
 class Scene:
     """A face as an occluder's maker sees it: crop, points (NaN where unlabelled) and what follows from them."""
 
@@ -86,11 +110,10 @@ class Scene:
         return np.stack([origin, across, down])
 
     @cached_property
-    def camera(self) -> Floats | None:
-        """(4, 2) rows: where the origin of ``HEAD`` is, and a millimetre along its x, y and z; None where none fits.
+    def camera(self) -> Camera | None:
+        """How the average head is seen, by as few as five points, so that profiles have it; None where none fits.
 
-        In weak perspective, by as few as five points: profiles have one. Otherwise, as in schemes of their own, a flat
-        head in ``frame``.
+        Where a scheme says nothing of ``HEAD``'s points, the head is flat, in ``frame``.
         """
         try:
             weights = _to_head(self.scheme)
@@ -105,14 +128,14 @@ class Scene:
             if not found or shift[2, 0] <= 0:
                 return None
             scale = lens[0, 0] / shift[2, 0]
-            camera: Floats = np.vstack([lens[:2, 2] + scale * shift[:2, 0], scale * cv2.Rodrigues(turn)[0][:2].T])
+            camera = Camera(lens[:2, 2] + scale * shift[:2, 0], scale * cv2.Rodrigues(turn)[0][:2].T)
         elif self.frame is not None:
             origin, across, down = self.frame
-            camera = np.stack([origin, across / _EYES, down / _MOUTH, 0 * origin])
+            camera = Camera(origin, np.stack([across / _EYES, down / _MOUTH, 0 * origin]))
         else:
             return None
-        sane = np.abs(camera).max() < 8 * self.size and np.abs(camera[1:]).max() * _EYES > 4.0  # False for NaN
-        return camera if sane else None
+        sane = np.abs(camera.origin).max() < 8 * self.size and 4.0 < camera.pixels * _EYES < 8 * self.size
+        return camera if sane else None  # nor where it is NaN
 
     @cached_property
     def light(self) -> float:
@@ -291,7 +314,7 @@ def mask(scene: Scene, rng: Rng) -> Layer | None:
     bulge = rng.uniform(10, 28) if style == "respirator" else rng.uniform(0, 18)
     shell = _Shell(scene.camera, edges, rng.uniform(54, 74), bulge, rng.uniform(1.5, 2.6), rng.normal(-0.05, 0.08))
     alpha, gain = shell.drawn(size, rng)
-    width = shell.pixels * rng.uniform(1.0, 3.0)  # of loops, seams and edges
+    width = shell.camera.pixels * rng.uniform(1.0, 3.0)  # of loops, seams and edges
 
     white = rng.uniform(205, 245) + rng.normal(0, 5, 3)
     dark = rng.uniform(12, 60) + rng.normal(0, 3, 3)
@@ -332,12 +355,12 @@ def mask(scene: Scene, rng: Rng) -> Layer | None:
     strap = dark if rng.random() < 0.3 else white
     around = rng.random() < 0.1  # the head instead of the ears
     for side in (-1, 1):
-        if shell.facing(np.array([side * 0.85, 0.0, -0.5])) < 0.15:
+        if np.array([side * 0.85, 0.0, -0.5]) @ shell.camera.view > -0.15:  # turned away
             continue
         starts = shell.surface(np.full(2, side * 0.97), np.array([0.04, 0.96]))
         ends = np.array([(side * 74.0, -53.0 if around else -8.0, 80.0), (side * 74.0, 42.0, 80.0)])
         middles = (starts + ends) / 2 + (side * 5.0, 4.0, -6.0)
-        loops = list(_fixed(shell.pixel(np.stack([starts, middles, ends], axis=1))))
+        loops = list(_fixed(shell.camera(np.stack([starts, middles, ends], axis=1))))
         for canvas, value in ((alpha, 255), (colour, strap.tolist())):
             cv2.polylines(canvas, loops, False, value, max(round(0.7 * width), 1), cv2.LINE_AA, _SHIFT)
     return Layer(_shade(colour, scene.light * gain * _lighting(size, rng)), _soft(alpha, rng))
@@ -358,7 +381,9 @@ def scarf(scene: Scene, rng: Rng) -> Layer | None:
     across = np.linspace(-1.0, 1.0, 9)
     for level in rng.uniform(0.02, 0.7, rng.integers(2, 8)):
         fold = level + rng.uniform(-0.25, 0.25) * across + rng.uniform(0, 0.15) * (1 - across**2)
-        shell.line(folds, across, fold, rng.uniform(50, 110), rng.uniform(1, 6) * shell.pixels, rng.uniform(135, 180))
+        shell.line(
+            folds, across, fold, rng.uniform(50, 110), rng.uniform(1, 6) * shell.camera.pixels, rng.uniform(135, 180)
+        )
     gain = gain * cv2.blur(folds, (5, 5)) * np.float32(1 / 128)
     return Layer(_shade(_cloth(size, rng), scene.light * gain * _lighting(size, rng)), _soft(alpha, rng))
 
@@ -371,15 +396,12 @@ def hat(scene: Scene, rng: Rng) -> Layer | None:
     low, half, height = rng.uniform(-45, -10), rng.uniform(72, 86), rng.uniform(70, 130)
     angles = np.linspace(0, np.pi, 15)
     x, ahead = np.cos(angles), np.sin(angles)
-    view = np.cross(camera[1:, 0], camera[1:, 1])
-    seen = angles - np.pi / 2 + np.arctan2(view[2], -view[0])  # the half of the head that the camera sees
+    seen = angles - np.pi / 2 + np.arctan2(camera.view[2], -camera.view[0])  # the half of the head that the camera sees
     ring = np.stack([half * np.cos(seen), 0 * x + low, 80 - 95 * np.sin(seen)], axis=1)
     crown = ring * (0.9, 1, 0.8) - (0, height, -20)
     alpha, tones = np.zeros((size, size), np.uint8), np.full((size, size), 128, np.uint8)
     hull = cv2.convexHull(
-        np.float32(
-            _on_head(np.concatenate([ring, crown, ring.mean(axis=0, keepdims=True) - (0, 1.2 * height, 0)]), camera)
-        )
+        np.float32(camera(np.concatenate([ring, crown, ring.mean(axis=0, keepdims=True) - (0, 1.2 * height, 0)])))
     )[:, 0]
     _fill(alpha, hull)
     kind = rng.random()
@@ -388,11 +410,11 @@ def hat(scene: Scene, rng: Rng) -> Layer | None:
         wide = half * (1.0 if kind < 0.5 else rng.uniform(1.2, 1.6))
         edge = np.stack([wide * x, low + drop * ahead, 80 - 95 * ahead - deep * ahead**0.7], axis=1)
         front = np.stack([half * x, 0 * x + low, 80 - 95 * ahead], axis=1)
-        brim = _on_head(np.concatenate([edge, front[::-1]]), camera)
+        brim = camera(np.concatenate([edge, front[::-1]]))
         _fill(alpha, brim)
         cv2.fillPoly(tones, [_fixed(brim)], int(rng.integers(60, 150)), cv2.LINE_AA, _SHIFT)
     else:  # a turned-up rim
-        band = [_fixed(_on_head(ring - (0, rng.uniform(5, 25), 0), camera))]
+        band = [_fixed(camera(ring - (0, rng.uniform(5, 25), 0)))]
         cv2.polylines(tones, band, False, int(rng.integers(70, 110)), 2, cv2.LINE_AA, _SHIFT)
     gain = cv2.blur(tones, (3, 3)) * np.float32(1 / 128)
     plain = _plain(size, rng.uniform(10, 120) + rng.normal(0, 15, 3))
@@ -405,9 +427,8 @@ def microphone(scene: Scene, rng: Rng) -> Layer | None:
     if scene.camera is None:
         return None
     size, camera = scene.size, scene.camera
-    pixels = float(np.sqrt(np.abs(camera[1:]).max(axis=0).prod()))
-    radius = rng.uniform(14, 32) * pixels
-    centre = _on_head(np.array([rng.uniform(-30, 30), rng.uniform(70, 125), -50]), camera)
+    radius = rng.uniform(14, 32) * camera.pixels
+    centre = camera(np.array([rng.uniform(-30, 30), rng.uniform(70, 125), -50]))
     down = np.array([0.0, 1.0]) @ _turn(rng.uniform(-1.0, 1.0))
     alpha, height = np.zeros((size, size), np.uint8), np.zeros((size, size), np.float32)
     colour = _plain(size, rng.uniform(10, 60) + rng.normal(0, 4, 3))
@@ -439,38 +460,35 @@ def cup(scene: Scene, rng: Rng) -> Layer | None:
     if scene.camera is None:
         return None
     size, camera = scene.size, scene.camera
-    pixels = float(np.sqrt(np.abs(camera[1:]).max(axis=0).prod()))
-    half = np.array([rng.uniform(32, 50), rng.uniform(40, 75)]) * pixels
-    centre = _on_head(np.array([rng.uniform(-25, 25), rng.uniform(75, 120), -60]), camera)
+    half = np.array([rng.uniform(32, 50), rng.uniform(40, 75)]) * camera.pixels
+    centre = camera(np.array([rng.uniform(-25, 25), rng.uniform(75, 120), -60]))
     tilt = _turn(rng.normal(0, 0.35))
-    outline = _superellipse(np.linspace(0, 2 * np.pi, 32, endpoint=False), rng.uniform(6, 14))
+    angles = np.linspace(0, 2 * np.pi, 32, endpoint=False)
+    outline = _superellipse(angles, rng.uniform(6, 14))
     phone = rng.random() < 0.35
     taper = 0.0 if phone else rng.uniform(-0.02, 0.25)
     outline = outline * np.stack([1 - taper * outline[:, 1], np.ones(32)], axis=1) * half @ tilt + centre
-    alpha = _filled(size, outline).astype(np.float32)
+    alpha = _filled(size, outline)
     clear = not phone and rng.random() < 0.15
     colour = _margin(scene, rng) if rng.random() < 0.1 else _cloth(size, rng)
     if phone and rng.random() < 0.7:
         colour = _plain(size, rng.uniform(10, 50) + rng.normal(0, 4, 3))
     if phone:
-        camera_hole = np.array([rng.choice([-0.6, 0.6]), -0.8]) * half @ tilt + centre
-        cv2.circle(colour, _fixed(camera_hole).tolist(), int(_fixed(0.12 * half[0])), (70, 70, 75), -1, 16, _SHIFT)
+        lens = np.array([rng.choice([-0.6, 0.6]), -0.8]) * half @ tilt + centre
+        cv2.circle(colour, _fixed(lens).tolist(), int(_fixed(0.12 * half[0])), (70, 70, 75), -1, cv2.LINE_AA, _SHIFT)
     elif rng.random() < 0.6:  # a label or sleeve
         band = np.array([(-1.0, -0.3), (1.0, -0.3), (0.95, 0.5), (-0.95, 0.5)]) * half @ tilt + centre
-        cv2.fillPoly(colour, [_fixed(band)], rng.uniform(0, 255, 3).tolist(), 16, _SHIFT)
+        cv2.fillPoly(colour, [_fixed(band)], rng.uniform(0, 255, 3).tolist(), cv2.LINE_AA, _SHIFT)
     if not phone:  # the rim
-        rim = np.stack(
-            [np.cos(np.linspace(0, 2 * np.pi, 20)), 0.15 * np.sin(np.linspace(0, 2 * np.pi, 20)) - 1], axis=1
-        )
-        rim = rim * (half * (1 + taper, 1)) @ tilt + centre
-        cv2.fillPoly(colour, [_fixed(rim)], rng.uniform(60, 255, 3).tolist(), 16, _SHIFT)
-        cv2.fillPoly(alpha, [_fixed(rim)], 255, 16, _SHIFT)
+        rim = (_superellipse(angles, 2.0) * (1 + taper, 0.15) - (0, 1)) * half @ tilt + centre
+        cv2.fillPoly(colour, [_fixed(rim)], rng.uniform(60, 255, 3).tolist(), cv2.LINE_AA, _SHIFT)
+        _fill(alpha, rim)
     x, y = (tilt[0] / half[0]).astype(np.float32)  # across it, from -1 to 1
     steps = np.arange(size, dtype=np.float32)
     bend = (x * (steps - centre[0]) + (y * (steps - centre[1]))[:, None]) * (not phone)
     gain = np.clip(1.1 - 0.45 * (bend - rng.uniform(-0.4, 0.4)) ** 2, 0.3, 1.3)
-    alpha = _soft(np.minimum(alpha, 255).astype(np.uint8), rng) * np.float32(rng.uniform(0.3, 0.6) if clear else 1)
-    return Layer(_shade(colour, scene.light * gain * _lighting(size, rng)), alpha)
+    opacity = np.float32(rng.uniform(0.3, 0.6) if clear else 1.0)
+    return Layer(_shade(colour, scene.light * gain * _lighting(size, rng)), opacity * _soft(alpha, rng))
 
 
 def screen(scene: Scene, rng: Rng) -> Layer:
@@ -560,27 +578,12 @@ class _Shell:
         flare: how much wider it is below than above.
     """
 
-    camera: Floats
+    camera: Camera
     edges: tuple[float, float, float, float]
     half: float
     bulge: float
     round_: float
     flare: float
-
-    @cached_property
-    def view(self) -> FloatArray:
-        """(3,) unit direction of sight, on the head."""
-        view = np.cross(self.camera[1:, 0], self.camera[1:, 1])
-        return np.asarray(view / max(float(np.linalg.norm(view)), 1e-9))
-
-    @cached_property
-    def pixels(self) -> float:
-        """Of a millimetre."""
-        return float(np.linalg.norm(self.camera[1:], axis=0).mean())
-
-    def facing(self, outwards: Floats) -> float:
-        """1 for a direction (3,) towards the camera, negative for one away from it."""
-        return float(-(outwards @ self.view))
 
     def surface(self, u: Floats, v: Floats) -> FloatArray:
         """(..., 3) on the head."""
@@ -592,10 +595,6 @@ class _Shell:
         z = front + (_CHEEK - front) * side**self.round_
         return np.stack([self.half * u * (1 + self.flare * v), upper + v * (lower - upper), z], axis=-1)
 
-    def pixel(self, places: Floats) -> FloatArray:
-        """Places (..., 3) on the head as crop pixels."""
-        return _on_head(places, self.camera)
-
     def drawn(self, size: int, rng: Rng) -> tuple[Image, Floats]:
         """Opacity (S, S) uint8 and gain (S, S) of what the camera sees of it."""
         u, v = np.meshgrid(np.linspace(-1, 1, 11), np.linspace(0, 1, 6))
@@ -604,17 +603,17 @@ class _Shell:
         quads = np.stack(corners, axis=2).reshape(-1, 4, 3)
         inwards = np.cross(quads[:, 2] - quads[:, 0], quads[:, 3] - quads[:, 1])
         inwards /= np.maximum(np.linalg.norm(inwards, axis=1, keepdims=True), 1e-9)
-        facing = inwards @ self.view
+        facing = inwards @ self.camera.view
         light = 0.62 + 0.45 * facing + inwards @ np.array([rng.normal(0, 0.15), rng.uniform(0.0, 0.3), 0.0])
         seen = np.flatnonzero(facing > 0)
-        far = quads[seen].mean(axis=1) @ self.view
-        pixels = _fixed(self.pixel(quads))
+        far = quads[seen].mean(axis=1) @ self.camera.view
+        pixels = _fixed(self.camera(quads))
         alpha, gain = np.zeros((size, size), np.uint8), np.full((size, size), 128, np.uint8)
         tones = np.clip(128 * light, 20, 250).tolist()
         for i in seen[np.argsort(-far)].tolist():
             cv2.fillConvexPoly(alpha, pixels[i], 255, 8, _SHIFT)
             cv2.fillConvexPoly(gain, pixels[i], tones[i], 8, _SHIFT)
-        side = max(round(0.2 * self.half * self.pixels), 1)
+        side = max(round(0.2 * self.half * self.camera.pixels), 1)
         return alpha, cv2.blur(gain, (side, side)) * np.float32(1 / 128)
 
     def line(self, canvas: Image, u: Floats, v: Floats, tone: float, width: float, below: float | None = None) -> None:
@@ -624,11 +623,11 @@ class _Shell:
             below: tone of a second line just below it, where a fold catches the light.
         """
         places = self.surface(u, v)
-        forwards = places @ self.view
-        curve = self.pixel(places[forwards < forwards.min() + self.half])
+        forwards = places @ self.camera.view
+        curve = self.camera(places[forwards < forwards.min() + self.half])
         for value, drop in ((tone, 0.0), (below, 2.5)):
             if value is not None:
-                line = _fixed(curve + drop * self.camera[2])
+                line = _fixed(curve + drop * self.camera.axes[1])
                 cv2.polylines(canvas, [line], False, int(value), max(round(width), 1), cv2.LINE_AA, _SHIFT)
 
     def blots(self, canvas: Image, centres: Floats, radii: Floats | float, colour: Floats) -> None:
@@ -638,7 +637,7 @@ class _Shell:
         centres = np.atleast_2d(centres)
         rx, ry = np.broadcast_to(radii, centres.shape).T[..., None]
         u, v = centres.T[..., None]
-        outlines = self.pixel(self.surface(u + rx * np.cos(angles), v + ry / tall * np.sin(angles)))
+        outlines = self.camera(self.surface(u + rx * np.cos(angles), v + ry / tall * np.sin(angles)))
         x, y = np.moveaxis(outlines, 2, 0)
         turn = (x * np.roll(y, -1, axis=1) - y * np.roll(x, -1, axis=1)).sum(axis=1)  # clockwise as seen from outside
         cv2.fillPoly(canvas, list(_fixed(outlines[turn > 0])), np.clip(colour, 0, 255).tolist(), cv2.LINE_AA, _SHIFT)
@@ -796,11 +795,6 @@ def _in_face(places: Floats, frame: Floats) -> Floats:
 def _from_face(points: Floats, frame: Floats) -> Floats:
     """The inverse of :func:`_in_face`."""
     return np.asarray((points - frame[0]) @ np.linalg.inv(frame[1:]))
-
-
-def _on_head(places: Floats, camera: Floats) -> FloatArray:
-    """Places (..., 3) on the head as crop pixels."""
-    return np.asarray(camera[0] + places @ camera[1:])
 
 
 @cache
