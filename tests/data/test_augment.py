@@ -391,7 +391,8 @@ def test_a_photo_may_end_within_the_face(seed: int) -> None:
     gone = np.zeros(68, np.bool_) if out.visibility is None else out.visibility == OCCLUDED
     assert not gone[3]
     assert np.mean(gone[known] == black[y, x]) > 0.95  # but for points on the edge itself
-    assert gone.mean() < 0.6  # of random points; half of the face's length at most
+    (left, top), (right, bottom) = np.nanmin(start.points, axis=0), np.nanmax(start.points, axis=0)
+    assert black[int(top) : int(bottom), int(left) : int(right)].mean() < 0.5  # three fifths of the face stay, or more
 
 
 def test_some_photos_end_within_the_face() -> None:
