@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import DTypeLike
 from onnx import ModelProto
 
-from facemsm.detectors.centerface import MULTIPLE, OVERLAP, STRIDE
+from facemsm.detectors.centerface import MULTIPLE, OVERLAP, SIZE, STRIDE, THRESHOLD
 from facemsm.export.builder import Builder, Value
 from facemsm.export.whole import averaged
 from facemsm.files import atomic_write
@@ -28,7 +28,7 @@ def export_detector(path: Path) -> None:
         partial.write_bytes(detector_graph().SerializeToString())
 
 
-def detector_graph(size: int = 576, threshold: float = 0.4, *, adjustable: bool = False) -> ModelProto:
+def detector_graph(size: int = SIZE, threshold: float = THRESHOLD, *, adjustable: bool = False) -> ModelProto:
     """The graph of :class:`facemsm.detectors.centerface.CenterFace`; ``docs/onnx.md`` says what it takes and gives.
 
     It looks once, at the full working size, where ``CenterFace`` may be content with a glance.

@@ -1,0 +1,46 @@
+// What the page asks for, answered in this browser: the same functions as those that call the HTTP API.
+
+const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+const waiting = new Map(); // by number: what a call goes on with
+const numbers = new WeakMap(); // of photos: the worker keeps the pixels of the last one
+let calls = 0;
+
+worker.addEventListener("message", ({ data: { call, answer, problem } }) => {
+  const { resolve, reject } = waiting.get(call);
+  waiting.delete(call);
+  if (problem === undefined) resolve(answer);
+  else reject(new Error(problem));
+});
+worker.addEventListener("error", () => {
+  for (const { reject } of waiting.values()) reject(new Error("This browser cannot run the networks; a newer one can."));
+  waiting.clear();
+});
+
+const models = fetched("models.json").then((response) => response.json());
+
+/** A description of the model of that name, or of the default one. */
+export async function getModel(name) {
+  const { all, first } = await models;
+  return all[name ?? first];
+}
+
+export async function getSample() {
+  return (await fetched("sample.jpg")).blob();
+}
+
+/** Faces of a photo (a Blob). `fields`: boxes, model, method, contour, features, include. */
+export function align(photo, fields) {
+  if (!numbers.has(photo)) numbers.set(photo, ++calls);
+  return new Promise((resolve, reject) => {
+    waiting.set(++calls, { resolve, reject });
+    worker.postMessage({ call: calls, photo, number: numbers.get(photo), fields });
+  });
+}
+
+async function fetched(file) {
+  const response = await fetch(file).catch(() => null);
+  if (!response?.ok) throw new Error(`${file} cannot be loaded; load the page again when there is a network.`);
+  return response;
+}
+
+navigator.serviceWorker?.register("offline.js").catch(() => {}); // without it the page needs a network each time
