@@ -1,12 +1,13 @@
-"""The page as a folder for any host of files: what the server does on the left of its API, this page does in the browser.
+"""The page as a folder for any host of files, which does in the browser what the server does.
 
-All files are those of ``facemsm serve`` but for ``api.js``, which hands the work to ONNX Runtime's WebAssembly.
+Its files are those of ``facemsm serve``, but for ``api.js``, which hands the work to ONNX Runtime's WebAssembly.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import subprocess
 import tarfile
@@ -35,7 +36,12 @@ RUNTIME_SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL0
 
 BROWSER = Path(__file__).with_name("browser")
 
-_RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+_RUNTIME_FILES = {
+    "ort.js": "ort.wasm.min.mjs",
+    "ort-wasm.js": "ort-wasm-simd-threaded.mjs",
+    "ort-wasm.wasm": "ort-wasm-simd-threaded.wasm",
+}
+"""Ours and the archive's names. Some hosts do not know that ``.mjs`` is JavaScript."""
 
 _INSTEAD = {
     "<title>": f"""<meta http-equiv="Content-Security-Policy" content="{
@@ -92,17 +98,21 @@ def write_page(folder: Path, weights: Sequence[PathLike], *, runtime: Path | Non
 def read_runtime(archive: Path | None = None) -> dict[str, bytes]:
     """The files of ``RUNTIME`` that the page needs, by name; see :func:`write_page`."""
     with tempfile.TemporaryDirectory() as scratch:
-        path = archive or _packed(Path(scratch))
-        digest = base64.b64encode(hashlib.sha512(read_bytes(path)).digest()).decode()
-        if digest != RUNTIME_SHA512:
-            raise FacemsmError(f"{path}: is not the archive of {RUNTIME}; npm pack {RUNTIME} gets it")
-        with tarfile.open(path) as files:
-            members = {name: files.extractfile(f"package/dist/{name}") for name in _RUNTIME_FILES}
-            return {name: member.read() for name, member in members.items() if member}
+        path = archive or get_runtime(Path(scratch))
+        data = read_bytes(path)
+    if base64.b64encode(hashlib.sha512(data).digest()).decode() != RUNTIME_SHA512:
+        raise FacemsmError(f"{path}: is not the archive of {RUNTIME}; npm pack {RUNTIME} gets it")
+    with tarfile.open(fileobj=io.BytesIO(data)) as files:
+        members = {name: files.extractfile(f"package/dist/{theirs}") for name, theirs in _RUNTIME_FILES.items()}
+        return {name: member.read() for name, member in members.items() if member}
 
 
-def _packed(folder: Path) -> Path:
-    """The archive, by npm."""
+def get_runtime(folder: Path) -> Path:
+    """Let npm write the archive of ``RUNTIME`` to a folder.
+
+    Raises:
+        FacemsmError: there is no npm, or it cannot get the package.
+    """
     try:
         command = ["npm", "pack", RUNTIME, "--silent", "--pack-destination", str(folder)]
         subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)
@@ -128,6 +138,6 @@ def _worker(content: dict[str, bytes]) -> str:
     version = hashlib.sha256()
     for name in sorted(content):
         version.update(name.encode() + hashlib.sha256(content[name]).digest())
-    files = ["./", *sorted(name for name in content if name not in ("index.html", "offline.js"))]
+    files = ["./", *sorted(name for name in content if name != "offline.js")]
     head = f"const VERSION = {json.dumps(version.hexdigest()[:16])};\nconst FILES = {json.dumps(files)};\n"
     return head + content["offline.js"].decode()

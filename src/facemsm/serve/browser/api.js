@@ -1,11 +1,13 @@
 // What the page asks for, answered in this browser: the same functions as those that call the HTTP API.
 
-const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+const worker = new Worker(new URL(`worker.js${location.search}`, import.meta.url), { type: "module" }); // ?threads=2
 const waiting = new Map(); // by number: what a call goes on with
 const numbers = new WeakMap(); // of photos: the worker keeps the pixels of the last one
 let calls = 0;
+let ready = false;
 
-worker.addEventListener("message", ({ data: { call, answer, problem } }) => {
+worker.addEventListener("message", ({ data: { call, answer, problem, ...loaded } }) => {
+  if (loaded.ready) return void (ready = true);
   const { resolve, reject } = waiting.get(call);
   waiting.delete(call);
   if (problem === undefined) resolve(answer);
@@ -30,6 +32,7 @@ export async function getSample() {
 
 /** Faces of a photo (a Blob). `fields`: boxes, model, method, contour, features, include. */
 export function align(photo, fields) {
+  if (!ready) document.querySelector("#status").textContent = "Loading the networks, which takes a while the first time …";
   if (!numbers.has(photo)) numbers.set(photo, ++calls);
   return new Promise((resolve, reject) => {
     waiting.set(++calls, { resolve, reject });

@@ -1,15 +1,20 @@
 // Detector and models on ONNX Runtime's WebAssembly, beside the page so that it stays alive.
 
-import * as ort from "./ort.wasm.min.mjs";
+import * as ort from "./ort.js";
 
-ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1; // others may not share memory
-const about = fetch("models.json").then((response) => response.json());
+const beside = (file) => new URL(file, import.meta.url).href;
+ort.env.wasm.wasmPaths = { mjs: beside("ort-wasm.js"), wasm: beside("ort-wasm.wasm") };
+// 0, the default: a thread for every second core, four at most, or one where pages may not share memory
+ort.env.wasm.numThreads = Number(new URLSearchParams(self.location.search).get("threads"));
+const about = fetch(beside("models.json")).then((response) => response.json());
 const sessions = {};
 
 /** The session of a file, loaded when it is first asked for. */
 function session(file) {
-  sessions[file] ??= ort.InferenceSession.create(file, { executionProviders: ["wasm"] });
-  sessions[file].catch(() => delete sessions[file]); // the next call tries again
+  sessions[file] ??= ort.InferenceSession.create(beside(file), { executionProviders: ["wasm"] }).catch((error) => {
+    delete sessions[file];
+    throw new Error(`The networks cannot be loaded (${error.message}). Load the page again; old browsers cannot run them.`);
+  });
   return sessions[file];
 }
 
@@ -120,7 +125,9 @@ async function png(values, dims) {
 
 // One call at a time; what the first one needs is loaded meanwhile.
 
-let queue = about.then(({ all, first }) => Promise.all([session("detector.onnx"), session(all[first].file)])).catch(() => {});
+let queue = about
+  .then(({ all, first }) => Promise.all([session("detector.onnx"), session(all[first].file)]))
+  .then(() => self.postMessage({ ready: true }), () => {}); // who asks for faces is told
 self.addEventListener("message", ({ data }) => {
   queue = queue.then(() => align(data)).then(
     (answer) => self.postMessage({ call: data.call, answer }),
