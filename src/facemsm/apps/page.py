@@ -1,4 +1,4 @@
-"""``facemsm page``: the page of ``facemsm serve`` as files, which needs no server. Needs the extras ``serve`` and ``train``."""
+"""``facemsm page``: the page of ``facemsm serve`` without a server. Needs the extras ``serve`` and ``train``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def page(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="The archive of ONNX Runtime for browsers, from 'npm pack', where this machine has no npm or no network.",
+            help="The archive of ONNX Runtime for browsers, from 'npm pack', where there is no npm or no network.",
         ),
     ] = None,
 ) -> None:
