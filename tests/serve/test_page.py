@@ -7,8 +7,8 @@ import functools
 import io
 import json
 import re
-import shutil
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +35,7 @@ from facemsm.serve import page as builder
 from facemsm.serve.app import STATIC
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True, "color_scheme": "dark"}
+UNKEPT = {"service_workers": "block"}  # every file is asked for again
 BOX = [float(value) for value in SAMPLE_BOX]
 
 
@@ -112,10 +113,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
         with pytest.MonkeyPatch.context() as patched:
             patched.setenv("npm_config_fetch_retries", "0")
             try:
-                archive = builder.get_runtime(tmp_path_factory.mktemp("npm"))
+                with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
+                    builder.get_runtime(Path(scratch)).replace(kept)
             except FacemsmError as error:
                 pytest.skip(f"needs a package of npm: {error}")
-        shutil.move(archive, kept)
     path = tmp_path_factory.mktemp("page")
     builder.write_page(path, ["68", "98"], runtime=kept)
     return path
@@ -253,12 +254,32 @@ def test_a_box_is_drawn_by_hand(page: Any, tmp_path: Path) -> None:
 
 
 def test_the_camera_is_followed(page: Any) -> None:
+    status = "document.querySelector('#camera [role=status]').textContent"
     page.click(".target [data-do=camera]")
-    page.wait_for_function(
-        "() => /pictures a second/.test(document.querySelector('#camera [role=status]').textContent)"
-    )
+    page.wait_for_function(f"() => /^No faces, .* pictures a second/.test({status})")  # a test picture
+    page.click("#camera form button:not([data-do])")
+    sample_stream = """async () => {
+        const picture = await createImageBitmap(await (await fetch('sample.jpg')).blob());
+        const canvas = Object.assign(document.createElement('canvas'), {width: 512, height: 512});
+        setInterval(() => canvas.getContext('2d').drawImage(picture, 0, 0), 50);
+        navigator.mediaDevices.getUserMedia = async () => canvas.captureStream(); }"""
+    page.evaluate(sample_stream)
+    page.click(".target [data-do=camera]")
+    page.wait_for_function(f"() => /^1 face, .* pictures a second/.test({status})")
+    assert page.locator("#camera svg circle").count() >= 68
     page.click("[data-do=shoot]")
-    page.wait_for_function("() => document.querySelector('#status').textContent.startsWith('camera.jpg:')")
+    page.wait_for_function("() => document.querySelector('#status').textContent.startsWith('camera.jpg: 1 face')")
+
+
+@pytest.mark.parametrize("page", [UNKEPT], indirect=True)
+def test_a_broken_runtime_is_told(page: Any, host: str, faults: list[str]) -> None:
+    page.context.route("**/ort.js", lambda route: route.abort())
+    page.goto(host)
+    page.wait_for_selector("body[data-loaded]")
+    for _ in range(2):
+        page.click(".target [data-do=sample]")
+        page.wait_for_function("() => document.querySelector('#problem').textContent.includes('cannot be loaded')")
+    faults.clear()
 
 
 @pytest.mark.parametrize("page", [PHONE], indirect=True)
@@ -320,7 +341,7 @@ def test_photos_are_read_in_strips(page: Any) -> None:
     np.testing.assert_array_equal(crop, warp(tall, box_to_crop(box, 128), 128))
 
 
-@pytest.mark.parametrize("page", [{"service_workers": "block"}], indirect=True)  # files would be kept
+@pytest.mark.parametrize("page", [UNKEPT], indirect=True)
 def test_what_cannot_be_done_is_told(page: Any, host: str, faults: list[str]) -> None:
     def small(route: Any) -> None:
         about = route.fetch().json()

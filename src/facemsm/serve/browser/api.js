@@ -5,6 +5,7 @@ const waiting = new Map(); // by number: what a call goes on with
 const numbers = new WeakMap(); // of photos: the worker keeps the pixels of the last one
 let calls = 0;
 let ready = false;
+let broken = null; // why nothing can be asked for
 
 worker.addEventListener("message", ({ data: { call, answer, problem, ...loaded } }) => {
   if (loaded.ready) return void (ready = true);
@@ -14,8 +15,8 @@ worker.addEventListener("message", ({ data: { call, answer, problem, ...loaded }
   else reject(new Error(problem));
 });
 worker.addEventListener("error", () => {
-  for (const { reject } of waiting.values()) reject(new Error("This browser cannot run the networks; a newer one can."));
-  waiting.clear();
+  broken = new Error("The networks cannot be loaded. Load the page again; old browsers cannot run them.");
+  for (const { reject } of waiting.values()) reject(broken);
 });
 
 const models = fetched("models.json").then((response) => response.json());
@@ -31,7 +32,8 @@ export async function getSample() {
 }
 
 /** Faces of a photo (a Blob). `fields`: boxes, model, method, contour, features, include. */
-export function align(photo, fields) {
+export async function align(photo, fields) {
+  if (broken) throw broken;
   if (!ready) document.querySelector("#status").textContent = "Loading the networks, which takes a while the first time …";
   if (!numbers.has(photo)) numbers.set(photo, ++calls);
   return new Promise((resolve, reject) => {
