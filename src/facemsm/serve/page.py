@@ -9,6 +9,7 @@ import base64
 import hashlib
 import io
 import json
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -114,13 +115,21 @@ def get_runtime(folder: Path) -> Path:
         FacemsmError: there is no npm, or it cannot get the package.
     """
     try:
-        command = ["npm", "pack", RUNTIME, "--silent", "--pack-destination", str(folder)]
+        command = [
+            shutil.which("npm") or "npm",
+            "pack",
+            RUNTIME,
+            "--loglevel",
+            "error",
+            "--pack-destination",
+            str(folder),
+        ]
         subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)
         (path,) = folder.glob("*.tgz")
     except (OSError, subprocess.CalledProcessError, ValueError) as error:
-        why = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1:]
+        why = (getattr(error, "stderr", "") or str(error)).strip().partition("\n")[0]
         raise FacemsmError(
-            f"npm cannot get {RUNTIME} ({''.join(why)}); run npm pack {RUNTIME} elsewhere and give the file as --ort"
+            f"npm cannot get {RUNTIME} ({why}); run npm pack {RUNTIME} elsewhere and give the file as --ort"
         ) from error
     return path
 
