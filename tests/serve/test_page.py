@@ -16,6 +16,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image as Pillow
@@ -328,6 +329,19 @@ def test_pixels_are_those_of_the_file_upright(page: Any) -> None:
     (face,) = answer["faces"]
     crop = as_image(base64.b64decode(face["crop"].partition(",")[2]))
     np.testing.assert_array_equal(crop, warp(seen, box_to_crop(SAMPLE_BOX, 128), 128))
+
+
+def test_large_photos_and_several_faces(page: Any) -> None:
+    photo = np.tile(as_image(SAMPLE)[:360], (1, 2, 1))
+    photo = cv2.resize(photo, None, fx=1.5, fy=1.5, interpolation=cv2.INTER_CUBIC)
+    buffer = io.BytesIO()
+    Pillow.fromarray(photo).save(buffer, "PNG")
+    answer = asked(page, buffer.getvalue())
+    faces = Aligner.from_pretrained("68").align(photo)
+    assert answer["faces_found"] == len(answer["faces"]) == len(faces) == 2
+    for found, face in zip(answer["faces"], faces, strict=True):
+        np.testing.assert_allclose(found["points"], face.points, atol=1)
+        assert found["occluded"] == face.occluded.astype(int).tolist()
 
 
 def test_photos_are_read_in_strips(page: Any) -> None:

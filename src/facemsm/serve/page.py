@@ -115,15 +115,7 @@ def get_runtime(folder: Path) -> Path:
         FacemsmError: there is no npm, or it cannot get the package.
     """
     try:
-        command = [
-            shutil.which("npm") or "npm",
-            "pack",
-            RUNTIME,
-            "--loglevel",
-            "error",
-            "--pack-destination",
-            str(folder),
-        ]
+        command = [shutil.which("npm") or "npm", "pack", RUNTIME, "--loglevel", "error"]
         subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)
         (path,) = folder.glob("*.tgz")
     except (OSError, subprocess.CalledProcessError, ValueError) as error:

@@ -7,12 +7,12 @@ let calls = 0;
 let ready = false;
 let broken = null; // why nothing can be asked for
 
-worker.addEventListener("message", ({ data: { call, answer, problem, ...loaded } }) => {
-  if (loaded.ready) return void (ready = true);
-  const { resolve, reject } = waiting.get(call);
+worker.addEventListener("message", ({ data: { call, answer, problem } }) => {
+  ready = true; // the first message says no more
+  const { resolve, reject } = waiting.get(call) ?? {};
   waiting.delete(call);
-  if (problem === undefined) resolve(answer);
-  else reject(new Error(problem));
+  if (answer) resolve(answer);
+  else if (problem) reject(new Error(problem));
 });
 worker.addEventListener("error", () => {
   broken = new Error("The networks cannot be loaded. Load the page again; old browsers cannot run them.");

@@ -127,7 +127,7 @@ async function png(values, dims) {
 
 let queue = about
   .then(({ all, first }) => Promise.all([session("detector.onnx"), session(all[first].file)]))
-  .then(() => self.postMessage({ ready: true }), () => {}); // who asks for faces is told
+  .then(() => self.postMessage({}), () => {}); // who asks for faces is told
 self.addEventListener("message", ({ data }) => {
   queue = queue.then(() => align(data)).then(
     (answer) => self.postMessage({ call: data.call, answer }),
