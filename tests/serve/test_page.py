@@ -340,7 +340,7 @@ def test_large_photos_and_several_faces(page: Any) -> None:
     faces = Aligner.from_pretrained("68").align(photo)
     assert answer["faces_found"] == len(answer["faces"]) == len(faces) == 2
     for found, face in zip(answer["faces"], faces, strict=True):
-        np.testing.assert_allclose(found["points"], face.points, atol=1)
+        np.testing.assert_allclose(found["points"], face.points, atol=0.5)
         assert found["occluded"] == face.occluded.astype(int).tolist()
 
 
