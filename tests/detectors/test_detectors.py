@@ -187,7 +187,7 @@ def test_boxes_of_a_glance_give_the_same_landmarks(data_root: Path, monkeypatch:
         large = np.asarray(cv2.resize(image, None, fx=1.75, fy=1.75), np.uint8)
         glance = detector.detect(large)[:1, :4]
         with monkeypatch.context() as patched:
-            patched.setattr(centerface, "_PAYS_FROM", np.inf)
+            patched.setattr(centerface, "PAYS_FROM", np.inf)
             full = detector.detect(large)[:, :4]
         full = full[[overlaps(glance[0], full).argmax()]]
         if np.array_equal(glance, full):  # the glance left a doubt

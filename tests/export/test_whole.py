@@ -164,7 +164,7 @@ def test_only_the_networks_need_more_than_standard_operators(model: Model) -> No
 def test_the_detector_finds_the_same_boxes(
     detect: onnxruntime.InferenceSession, photo: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("facemsm.detectors.centerface._PAYS_FROM", np.inf)  # one look, at the full working size
+    monkeypatch.setattr("facemsm.detectors.centerface.PAYS_FROM", np.inf)  # one look, at the full working size
     boxes, scores = detect.run(["boxes", "scores"], {"photo": np.ascontiguousarray(photo)})
     expected = get_detector().detect(photo)
     assert len(boxes) == len(expected)

@@ -25,6 +25,7 @@ COMMANDS = {
     "data": "Check, convert and look at annotated faces.",
     "evaluate": "Measure how well landmarks are found in annotated faces.",
     "export": "Turn trained stages into a model without PyTorch, or a model into one file (needs the extra 'train').",
+    "page": "Write a page for the browser that needs no server (needs the extras 'serve' and 'train').",
     "quantise": "Write a smaller copy of a model: 8-bit or power-of-two weights (needs the extra 'train').",
     "reproduce": "Compute the paper's tables and figures beside the paper's own numbers.",
     "serve": "Find landmarks on a page in the browser; an HTTP API too (needs the extra 'serve').",

@@ -21,13 +21,17 @@ STRIDE = 4
 MULTIPLE = 32  # the coarsest level of the network; sides must divide by it
 OVERLAP = 0.3
 
-_GLANCE = 5 / 9
+SIZE = 576
+"""Longest side in pixels at which the network sees a photo, unless told otherwise: the working size."""
+THRESHOLD = 0.4
+"""Least confidence of a face, unless told otherwise."""
+GLANCE = 5 / 9
 """Size of a first look, of the working size. It is all if nothing in it is in doubt: there are faces, none below
-``_SMALLEST`` pixels there, and nothing that is face enough to be one at the working size."""
-_SMALLEST = 24
-_DOUBT = 3 / 8
+``SMALLEST`` pixels there, and nothing that is face enough to be one at the working size."""
+SMALLEST = 24
+DOUBT = 3 / 8
 """Of the threshold: what scores above that may be a face."""
-_PAYS_FROM = 1.5
+PAYS_FROM = 1.5
 """How many times as long as the first look the photo must be; a second look at a smaller one costs too much."""
 
 
@@ -44,7 +48,7 @@ class CenterFace:
     name = "centerface"
 
     def __init__(
-        self, *, size: int = 576, threshold: float = 0.4, threads: int = 1, providers: Sequence[Provider] = ()
+        self, *, size: int = SIZE, threshold: float = THRESHOLD, threads: int = 1, providers: Sequence[Provider] = ()
     ) -> None:
         self._session = Session(Path(str(files("facemsm.weights") / "centerface.onnx")), threads, providers)
         self._size = size
@@ -53,12 +57,12 @@ class CenterFace:
     def detect(self, image: Image) -> FloatArray:
         """See :meth:`facemsm.detectors.FaceDetector.detect`. Boxes run from brow to chin, about ear to ear."""
         photo, scale = shrink(image, self._size)
-        glance = round(_GLANCE * self._size)
-        if max(photo.shape[:2]) > _PAYS_FROM * glance:
+        glance = round(GLANCE * self._size)
+        if max(photo.shape[:2]) > PAYS_FROM * glance:
             small, again = shrink(photo, glance)
-            found = self._look(small, scale * again, _DOUBT * self._threshold)
+            found = self._look(small, scale * again, DOUBT * self._threshold)
             sides = (found[:, 2:4] - found[:, :2]) * scale * again
-            if len(found) and found[-1, 4] >= self._threshold and sides.prod(axis=1).min() >= _SMALLEST**2:
+            if len(found) and found[-1, 4] >= self._threshold and sides.prod(axis=1).min() >= SMALLEST**2:
                 return found
         return self._look(photo, scale, self._threshold)
 

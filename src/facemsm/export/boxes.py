@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import DTypeLike
 from onnx import ModelProto
 
-from facemsm.detectors.centerface import MULTIPLE, OVERLAP, STRIDE
+from facemsm.detectors.centerface import MULTIPLE, OVERLAP, SIZE, STRIDE, THRESHOLD
 from facemsm.export.builder import Builder, Value
 from facemsm.export.whole import averaged
 from facemsm.files import atomic_write
@@ -27,7 +28,7 @@ def export_detector(path: Path) -> None:
         partial.write_bytes(detector_graph().SerializeToString())
 
 
-def detector_graph(size: int = 576, threshold: float = 0.4) -> ModelProto:
+def detector_graph(size: int = SIZE, threshold: float = THRESHOLD, *, adjustable: bool = False) -> ModelProto:
     """The graph of :class:`facemsm.detectors.centerface.CenterFace`; ``docs/onnx.md`` says what it takes and gives.
 
     It looks once, at the full working size, where ``CenterFace`` may be content with a glance.
@@ -35,22 +36,25 @@ def detector_graph(size: int = 576, threshold: float = 0.4) -> ModelProto:
     Args:
         size: longest side in pixels at which the network sees a photo; larger photos are shrunk.
         threshold: least confidence of a face.
+        adjustable: whether these two are inputs of the graph instead, (1,) float32.
     """
     b = Builder()
     network = onnx.load(str(files("facemsm.weights") / "centerface.onnx"))
 
-    def detect(photo: Value) -> list[Value]:
+    def detect(photo: Value, *asked: Value) -> list[Value]:
+        side, least = asked or (b.value(np.array([value], np.float32)) for value in (size, threshold))
+        side = side.to(np.float64)
         sides = photo.op("Shape", dtype=np.int64, start=0, end=2)
         longest = sides.op("ReduceMax", keepdims=1).to(np.float64)
-        wanted = (sides.to(np.float64) * (size / longest).op("Min", 1)).op("Round").op("Max", 1).to(np.int64)
+        wanted = (sides.to(np.float64) * (side / longest).op("Min", 1)).op("Round").op("Max", 1).to(np.int64)
         small = b.choose(
-            longest > size, lambda: shrink(photo, sides, wanted, longest / size), lambda: photo.to(np.float32)
+            longest > side, lambda: shrink(photo, sides, wanted, longest / side), lambda: photo.to(np.float32)
         )
         border = (MULTIPLE - 1 - (wanted + (MULTIPLE - 1)).op("Mod", MULTIPLE)).op("Max", 0)
         pads = b.concat(np.zeros(3, np.int64), border, np.zeros(1, np.int64))
         image = small.to(np.uint8).op("Pad", pads).op("Unsqueeze", np.array([0]))
         heatmap, log_size, offset = b.call(network, image, ["heatmap", "scale", "offset"])
-        corners, scores = decode(heatmap, log_size, offset, threshold)
+        corners, scores = decode(heatmap, log_size, offset, least)
         scale = (wanted.to(np.float32) / sides.to(np.float32))[[1, 0, 1, 0]]
         boxes = corners / scale - 0.5
         kept = suppress(boxes, scores)
@@ -58,7 +62,10 @@ def detector_graph(size: int = 576, threshold: float = 0.4) -> ModelProto:
 
     notes = {"commit": commit(), "model": "CenterFace", "licence": "MIT", "source": "CenterFace by Star-Clouds"}
     outputs: dict[str, tuple[int | str, ...]] = {"boxes": ("faces", 4), "scores": ("faces",)}
-    return b.model("facemsm", {"photo": (np.uint8, ("height", "width", 3))}, outputs, detect, notes)
+    inputs: dict[str, tuple[DTypeLike, tuple[int | str, ...]]] = {"photo": (np.uint8, ("height", "width", 3))}
+    if adjustable:
+        inputs |= dict.fromkeys(("size", "threshold"), (np.float32, (1,)))
+    return b.model("facemsm", inputs, outputs, detect, notes)
 
 
 def shrink(photo: Value, sides: Value, wanted: Value, factor: Value) -> Value:
@@ -92,7 +99,7 @@ def means(image: Value, count: Value, step: Value) -> Value:
     return total
 
 
-def decode(heatmap: Value, log_size: Value, offset: Value, threshold: float) -> tuple[Value, Value]:
+def decode(heatmap: Value, log_size: Value, offset: Value, threshold: Value) -> tuple[Value, Value]:
     """Corners (N, 4), from the outer edge of what the network sees, and confidences (N,) of all faces it is sure of."""
     b = heatmap.builder
     wide = heatmap.op("Shape", dtype=np.int64, start=3, end=4)

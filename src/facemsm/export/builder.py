@@ -176,7 +176,7 @@ class Builder:
         return self.op("Where", condition, self.value(yes, dtype), self.value(no, dtype), dtype=dtype)
 
     def call(self, network: ModelProto, image: Value, outputs: Sequence[str]) -> list[Value]:
-        """Some outputs of a network, float32, whose one input is the image; what is not needed for them stays out."""
+        """Some outputs of a network whose one input is the image; what is not needed for them stays out."""
         graph, scope, prefix = network.graph, self._scopes[-1], self._new("net") + "_"
         assert all(o.version <= OPSET for o in network.opset_import if not o.domain)
         self._ir = max(self._ir, network.ir_version)
@@ -204,7 +204,8 @@ class Builder:
             renamed.input[:] = [names.get(name, prefix + name) for name in node.input]
             renamed.output[:] = [names.get(name, prefix + name) for name in node.output]
             scope.nodes.append(renamed)
-        return [Value(self, prefix + name, np.float32) for name in outputs]
+        types = {o.name: helper.tensor_dtype_to_np_dtype(o.type.tensor_type.elem_type) for o in graph.output}
+        return [Value(self, prefix + name, types[name]) for name in outputs]
 
     def choose(self, condition: Value, yes: Callable[[], Value], no: Callable[[], Value]) -> Value:
         """``If`` that computes only one of two values, of one type; what they need may come from outside of them."""

@@ -10,6 +10,7 @@ A map is (3, 3) float64, homogeneous. Points are (2, L), x and y; what belongs t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from facemsm.confidence.model import (
     neighbour_shares,
 )
 from facemsm.errors import FacemsmError
-from facemsm.export.builder import Builder, Value
+from facemsm.export.builder import Builder, Operand, Value
 from facemsm.files import atomic_write
 from facemsm.geometry import CROP_ENLARGEMENT, normalised_to_pixels, pixels_to_normalised
 from facemsm.imaging.io import read_image
@@ -96,63 +97,111 @@ def whole_graph(model: Model, method: Method) -> ModelProto:
         model: a checked model.
         method: ``calibrated`` needs a calibrated model.
     """
-    b, count, size = Builder(), model.scheme.count, model.codec.input_size
-    generator, hourglass = (onnx.load(model.path(file)) for file in (STGAN, HOURGLASS))
-    calibration = model.calibration if method == "calibrated" else None
-    dictionary, prior = model.dictionary(), model.prior()
-
-    def align(photo: Value, box: Value) -> tuple[Value, Value, Value, Value]:
-        """Algorithm 2 for one face."""
-        to_crop = box_to_crop(box, size)
-        (theta,) = b.call(generator, as_bytes(warp(photo, to_crop, size), size), ["theta"])
-        theta = sanitize_theta(theta.reshape(2, 3).to(np.float64))
-        to_photo = invert(to_crop) @ theta_to_matrix(theta, size)
-        canonical = warp(photo, invert(to_photo), size)
-        points, intensity, spread = b.call(hourglass, as_bytes(canonical, size), LANDMARKS)
-        points, spread = points.reshape(count, 2).transpose(1, 0), spread.reshape(count, 3).transpose(1, 0)
-        scores = (intensity.reshape(1, count) / model.codec.ideal_score).clip(0, 1)
-        refined = points
-        if calibration is None or calibration.stage3 == "exemplars":
-            refined, rebuilt = reconstruct(points, scores, dictionary, Reconstruction())
-        if calibration is None:
-            scores, occlusion = relative_scores(scores), rebuilt.to(np.float32)
-        else:
-            assert prior is not None
-            found = posterior(
-                points, observation_covariance(points, scores, spread, calibration.noise, model.scheme), prior
-            )
-            features = describe(points, scores, spread, detail(canonical, size), found, prior, model.scheme)
-            scores, occlusion = predict(features, calibration)
-            if calibration.stage3 == "posterior":
-                refined = found[0]
-        return to_points(to_photo, refined), scores.reshape(count), occlusion.reshape(count), theta.to(np.float32)
-
+    b, count, networks = Builder(), model.scheme.count, load_networks(model)
     shapes: list[tuple[int, ...]] = [(count, 2), (count,), (count,), (2, 3)]
 
     def body(photo: Value, boxes: Value) -> list[Value]:
         def one(index: Value) -> tuple[list[Value], list[tuple[Value, tuple[int, ...]]]]:
-            box = boxes.op("Gather", index, axis=0).to(np.float64)
-            return [], list(zip(align(photo, box), shapes, strict=True))
+            """Algorithm 2 for one face."""
+            seen = see(photo, boxes.op("Gather", index, axis=0).to(np.float64), model, networks)
+            points, scores, occlusion = by_paper(seen, model) if method == "paper" else calibrated(seen, model)
+            values = to_points(seen.to_photo, points), scores.reshape(count), occlusion.reshape(count), seen.theta
+            return [], list(zip(values, shapes, strict=True))
 
         return b.loop(boxes.op("Shape", dtype=np.int64, start=0, end=1).reshape(), [], one)
 
+    threshold = model.calibration.threshold if model.calibration and method == "calibrated" else 0.5
     notes = {
         "commit": commit(),
         "model": model.name,
         "checksum": model.checksum,
         "method": method,
         "scheme": model.scheme.name,
-        "occluded from": f"{calibration.threshold if calibration else 0.5:g}",
+        "occluded from": f"{threshold:g}",
     }
-    faces: Sequence[int | str] = ("faces",)
-    outputs = {
-        "points": (*faces, count, 2),
-        "scores": (*faces, count),
-        "occlusion": (*faces, count),
-        "theta": (*faces, 2, 3),
+    outputs: dict[str, Sequence[int | str]] = {
+        name: ("faces", *shape) for name, shape in zip(TOLERANCES, shapes, strict=True)
     }
-    inputs = {"photo": (np.uint8, ("height", "width", 3)), "boxes": (np.float32, (*faces, 4))}
+    inputs = {"photo": (np.uint8, ("height", "width", 3)), "boxes": (np.float32, ("faces", 4))}
     return b.model("facemsm", inputs, outputs, body, notes)
+
+
+# --- The stages, as in facemsm.stages and facemsm.aligner ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What stages 1 and 2 find in a photo.
+
+    Attributes:
+        crop, canonical: (S², 3), whole numbers as float32.
+        theta: (2, 3) float32.
+        to_photo: canonical to photo pixels.
+        points: (2, L), canonical pixels.
+        scores: (1, L), Eq. 9 in [0, 1].
+        spread: (3, L).
+        rest: other outputs of stage 2.
+    """
+
+    crop: Value
+    canonical: Value
+    theta: Value
+    to_photo: Value
+    points: Value
+    scores: Value
+    spread: Value
+    rest: list[Value]
+
+
+def load_networks(model: Model) -> tuple[ModelProto, ModelProto]:
+    """Those of stages 1 and 2."""
+    generator, hourglass = (onnx.load(model.path(file)) for file in (STGAN, HOURGLASS))
+    return generator, hourglass
+
+
+def see(
+    photo: Value, box: Value, model: Model, networks: tuple[ModelProto, ModelProto], rest: Sequence[str] = ()
+) -> Seen:
+    """Stages 1 and 2 about a box (4,) float64; ``rest`` names other outputs of stage 2."""
+    b, count, size = photo.builder, model.scheme.count, model.codec.input_size
+    generator, hourglass = networks
+    to_crop = box_to_crop(box, size)
+    crop = warp(photo, to_crop, size)
+    (theta,) = b.call(generator, as_bytes(crop, size), ["theta"])
+    theta = sanitize_theta(theta.reshape(2, 3).to(np.float64))
+    to_photo = invert(to_crop) @ theta_to_matrix(theta, size)
+    canonical = warp(photo, invert(to_photo), size)
+    points, intensity, spread, *others = b.call(hourglass, as_bytes(canonical, size), [*LANDMARKS, *rest])
+    points, spread = points.reshape(count, 2).transpose(1, 0), spread.reshape(count, 3).transpose(1, 0)
+    scores = (intensity.reshape(1, count) / model.codec.ideal_score).clip(0, 1)
+    return Seen(crop, canonical, theta.to(np.float32), to_photo, points, scores, spread, others)
+
+
+def by_paper(seen: Seen, model: Model, thresholds: Operand | None = None) -> tuple[Value, Value, Value]:
+    """Stage 3 of Algorithm 2: points (2, L), scores (1, L) relative to the best, 1 where one was rebuilt (1, L).
+
+    Args:
+        seen: what is known of a face.
+        model: for its dictionary.
+        thresholds: (1, L), shares of the best score; by default those of :class:`Reconstruction`.
+    """
+    points, rebuilt = reconstruct(seen.points, seen.scores, model.dictionary(), Reconstruction(), thresholds)
+    return points, relative_scores(seen.scores), rebuilt.to(np.float32)
+
+
+def calibrated(seen: Seen, model: Model) -> tuple[Value, Value, Value]:
+    """Stage 3 of a calibrated model: points (2, L), that they are right and that they are hidden (1, L)."""
+    prior, calibration, scheme, size = model.prior(), model.calibration, model.scheme, model.codec.input_size
+    assert prior is not None
+    assert calibration is not None
+    covariance = observation_covariance(seen.points, seen.scores, seen.spread, calibration.noise, scheme)
+    found = posterior(seen.points, covariance, prior)
+    details = detail(seen.canonical, size)
+    features = describe(seen.points, seen.scores, seen.spread, details, found, prior, scheme)
+    scores, occlusion = predict(features, calibration)
+    if calibration.stage3 == "exemplars":
+        return by_paper(seen, model)[0], scores, occlusion
+    return found[0] if calibration.stage3 == "posterior" else seen.points, scores, occlusion
 
 
 # --- Maps, as in facemsm.geometry and facemsm.stages -----------------------------------------------------------------
@@ -386,13 +435,18 @@ def relative_scores(scores: Value) -> Value:
 
 
 def reconstruct(
-    points: Value, scores: Value, dictionary: ShapeDictionary, settings: Reconstruction
+    points: Value,
+    scores: Value,
+    dictionary: ShapeDictionary,
+    settings: Reconstruction,
+    thresholds: Operand | None = None,
 ) -> tuple[Value, Value]:
-    """Points (2, L), and which of them were rebuilt (1, L)."""
+    """Points (2, L), and which of them were rebuilt (1, L); ``thresholds`` (1, L) in place of the settings'."""
     b, scheme = points.builder, dictionary.scheme
     relative = relative_scores(scores)
-    thresholds = np.full((1, scheme.count), settings.feature_threshold)
-    thresholds[:, list(scheme.contour)] = settings.contour_threshold
+    if thresholds is None:
+        thresholds = np.full((1, scheme.count), settings.feature_threshold)
+        thresholds[:, list(scheme.contour)] = settings.contour_threshold
     above = relative > thresholds
     minimum = int(np.ceil(settings.minimum_reliable * scheme.count))
     best, _ = b.ops("TopK", relative, b.value(np.array([minimum])), outputs=2, axis=1)

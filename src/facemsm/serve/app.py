@@ -88,6 +88,19 @@ def load_aligners(
     return [Aligner.from_pretrained(name, keep=("heatmaps", "canonical"), **options) for name in weights]
 
 
+def by_name(aligners: Sequence[Aligner]) -> dict[str, Aligner]:
+    """Aligners by their models' names.
+
+    Raises:
+        FacemsmError: two have one name.
+    """
+    models = {aligner.model.name: aligner for aligner in aligners}
+    if len(models) < len(aligners):
+        names = ", ".join(aligner.model.name for aligner in aligners)
+        raise FacemsmError(f"two of the weights have one name ({names}); leave one out")
+    return models
+
+
 def create_app(
     aligners: Sequence[Aligner],
     *,
@@ -114,11 +127,7 @@ def create_app(
         FacemsmError: two aligners of one name, or an allowed host or an origin is none.
     """
     limits = limits or Limits()
-    models = {aligner.model.name: aligner for aligner in aligners}
-    if len(models) < len(aligners):
-        raise FacemsmError(
-            f"two of the weights have one name ({', '.join(a.model.name for a in aligners)}); leave one out"
-        )
+    models = by_name(aligners)
     hosts, origins, root_path = check_hosts(allowed_hosts), check_origins(cors_origins), root_path.rstrip("/")
     if root_path and not root_path.startswith("/"):
         raise FacemsmError(f"root path {root_path!r}: begins with a slash, such as /faces")
