@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from facemsm.aligner import Aligner
 from facemsm.confidence.fitting import FITTING_CONDITIONS, FOLDS, Observations, fit_logistic, fit_noise
 from facemsm.confidence.model import CORRECT, FEATURES, OF_ERRORS, Calibration, Logistic, Stage3, describe, detail
+from facemsm.data.occluders import OCCLUDERS
 from facemsm.data.sample import FaceSample, evenly_chosen
 from facemsm.data.sources import Source
 from facemsm.errors import FacemsmError
@@ -40,7 +41,6 @@ FITTED = 1200
 LEAST = 20
 """Held-out faces; with fewer, a fold would have too few to learn from."""
 
-OCCLUDER_KINDS = ("mask", "hand", "glasses", "patch", "hair")
 PRECISION = 0.8
 """Of the points that are flagged as occluded, so many are to be."""
 
@@ -108,7 +108,7 @@ def _observe(aligner: Aligner, faces: Sequence[FaceSample]) -> Observations:
     """
     ways: tuple[Callable[[FaceSample, int], FaceSample], ...] = (  # in the order of FITTING_CONDITIONS
         lambda face, _: face,
-        lambda face, seed: painted(face, aligner.scheme, OCCLUDER_KINDS, seed),
+        lambda face, seed: painted(face, aligner.scheme, tuple(OCCLUDERS), seed),
         in_poor_photo,
         mostly_covered,
     )
