@@ -52,7 +52,7 @@ POINTS = hnp.arrays(np.float32, (5, 2), elements=st.floats(-1000, 5000, width=32
 
 @settings(max_examples=40, deadline=None)
 @given(
-    name=st.text(st.characters(codec=None, exclude_characters="\0"), min_size=1),
+    name=st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1),
     points=st.lists(POINTS, max_size=3),
     score=st.none() | st.floats(0, 1),
 )
