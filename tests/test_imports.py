@@ -66,6 +66,26 @@ except SystemExit as error:
     assert list(tmp_path.rglob("*.jpg"))
 
 
+EXTRAS = "av fastapi h5py lightning matplotlib onnx pandas pillow_heif pyarrow ray scipy segno sklearn torch uvicorn"
+
+
+def test_every_public_name_is_there_without_extras(tmp_path: Path) -> None:
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({EXTRAS.split()}))
+import facemsm
+from facemsm import *
+assert set(dir(facemsm)) == set(facemsm.__all__) <= set(globals())
+try:
+    align_dataset(None)
+except FacemsmError as error:
+    assert "facemsm[ray]" in str(error)
+else:
+    raise AssertionError
+"""
+    assert "facemsm.batch.ray" in imported(code, tmp_path)
+
+
 def test_the_check_sees_what_is_imported(tmp_path: Path) -> None:
     assert "decimal" in imported("import decimal", tmp_path)
     assert "decimal" not in imported("import json", tmp_path)

@@ -152,8 +152,9 @@ def align(
     if boxes and any_rotation:
         raise FacemsmError("--any-rotation: is for faces that the detector finds; leave it out with --boxes")
     if ray:
-        from facemsm.batch.ray import align_photos
+        from facemsm.batch.ray import align_photos, import_ray
 
+        import_ray()  # that it is missing is said before anything is written
     part = Shard.parse(shard) if shard else None
     if part and not output:
         raise FacemsmError(f"--shard {shard}: name the folder that all parts share, with --output")

@@ -8,25 +8,34 @@ from collections.abc import Generator, Iterable, Mapping
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from facemsm.batch.pipeline import Outcome, Photo, PhotoAligner
 from facemsm.errors import FacemsmError
 
-try:
-    import pyarrow
-    import ray
-    from ray.data import ActorPoolStrategy, Dataset
-except ModuleNotFoundError as error:
-    raise FacemsmError(f'Ray needs the module {error.name!r}: pip install "facemsm[ray]"') from error
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 BLOCK = 64
 """Photos that a worker takes at once, and that are done again if it dies."""
 
-_SCHEMA = pyarrow.schema({"image": pyarrow.string(), "boxes": pyarrow.list_(pyarrow.float32())})
 _STORE = 100 << 20  # paths and points are small; Ray would take a third of the memory
+
+
+def import_ray() -> Any:
+    """The module ``ray``, with all of it that is used here.
+
+    Raises:
+        FacemsmError: it is not installed.
+    """
+    try:
+        import pyarrow  # noqa: F401
+        import ray.data
+    except ModuleNotFoundError as error:
+        raise FacemsmError(f'Ray needs the module {error.name!r}: pip install "facemsm[ray]"') from error
+    return ray
 
 
 def align_dataset(photos: Dataset, *, workers: int | None = None, **options: Any) -> Dataset:
@@ -40,14 +49,19 @@ def align_dataset(photos: Dataset, *, workers: int | None = None, **options: Any
 
     Returns:
         A row for each photo, with the fields of :class:`facemsm.batch.pipeline.Outcome`; ``line`` is JSON.
+
+    Raises:
+        FacemsmError: Ray is not installed.
     """
+    ray = import_ray()
     folder = os.getcwd()  # noqa: PTH109  (relative paths are meant from here, wherever a worker starts)
-    return photos.map(
+    aligned: Dataset = photos.map(
         _Worker,
         fn_constructor_args=(folder, options),
-        compute=ActorPoolStrategy(size=workers or _cpus()),
+        compute=ray.data.ActorPoolStrategy(size=workers or _cpus()),
         num_cpus=1,
     )
+    return aligned
 
 
 def align_photos(
@@ -63,12 +77,16 @@ def align_photos(
         workers: as for :func:`align_dataset`; for "local" also the cluster's CPUs.
 
     Raises:
-        FacemsmError: there is no such cluster, or what is wrong is not one photo's.
+        FacemsmError: Ray is not installed, there is no such cluster, or what is wrong is not one photo's.
     """
+    ray = import_ray()
+    import pyarrow
+
+    schema = pyarrow.schema({"image": pyarrow.string(), "boxes": pyarrow.list_(pyarrow.float32())})
     photos = iter(photos)
     blocks = []
     while rows := [_row(photo) for photo in islice(photos, BLOCK)]:
-        blocks.append(pyarrow.Table.from_pylist(rows, schema=_SCHEMA))
+        blocks.append(pyarrow.Table.from_pylist(rows, schema=schema))
     if not blocks:
         return
     connected = ray.is_initialized()
@@ -107,7 +125,7 @@ def _row(photo: Photo) -> dict[str, Any]:
 
 
 def _cpus() -> int:
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    return max(1, int(import_ray().cluster_resources().get("CPU", 1)))
 
 
 def _connect(address: str, workers: int | None) -> None:
@@ -117,7 +135,7 @@ def _connect(address: str, workers: int | None) -> None:
     if address == "local":
         settings |= {"num_cpus": workers, "object_store_memory": _STORE, "include_dashboard": False}
     try:
-        ray.init(**settings)
+        import_ray().init(**settings)
     except Exception as error:  # Ray raises just that if its own processes do not start in time
         raise FacemsmError(
             f"--ray {address}: cannot reach or start a cluster ({' '.join(str(error).split())[:200]})"
