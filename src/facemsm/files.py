@@ -25,6 +25,10 @@ OUTPUT = Path("facemsm-out")
 _STORAGE = {getattr(errno, name, -1) for name in ("ENOSPC", "EDQUOT", "EROFS", "EIO", "ENODEV", "ENXIO", "ESTALE")}
 
 
+_LARGEST_PIPE = 1 << 28
+"""Bytes that are read of one: lines for a hundred thousand faces."""
+
+
 def new_folder(root: Path = OUTPUT) -> Path:
     """Make ``root/2026-11-28-1``, or the next number that no run of that day has.
 
@@ -156,17 +160,31 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
         return path.read_bytes()
 
 
-def read_text(path: Path) -> str:
+def is_open_file(path: Path) -> bool:
+    """Whether a path is what a shell passes on of its own: ``<(zcat faces.csv.gz)``, ``/dev/stdin``."""
+    return path == Path("/dev/stdin") or re.fullmatch(r"/dev/fd|/proc/[^/]+/fd", str(path.parent)) is not None
+
+
+def read_text(path: Path, *, named: bool = False) -> str:
     """The text of a file, UTF-8 with or without a byte-order mark.
+
+    Args:
+        path: the file. A pipe is read if it is one of the shell's, see :func:`is_open_file`.
+        named: by the user, and not found in a folder: any pipe is read.
 
     Raises:
         AbsentError: there is no such file.
-        FacemsmError: it cannot be read, is a pipe, or not text.
+        FacemsmError: it cannot be read, is another pipe, which may never begin, or not text.
     """
-    if path.is_fifo():  # which may never begin
+    pipe = path.is_fifo()
+    if pipe and not (named or is_open_file(path)):
         raise FacemsmError(f"{path}: cannot be read (it is a pipe)")
     try:
-        return read_bytes(path).decode("utf-8-sig")
+        with reading(path), path.open("rb") as file:
+            content = file.read(_LARGEST_PIPE + 1 if pipe else -1)
+        if pipe and len(content) > _LARGEST_PIPE:
+            raise FacemsmError(f"{path}: more than the {_LARGEST_PIPE} bytes that are read of a pipe; name a file")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise FacemsmError(f"{path}: is not a text file (byte {error.start} is not UTF-8)") from error
 
@@ -175,26 +193,31 @@ Row = tuple[int, dict[str, str]]
 """Line number and fields by column of a row of a CSV file."""
 
 
-def read_table(path: Path) -> tuple[list[str], list[Row]]:
+def read_table(path: Path, text: str | None = None) -> tuple[list[str], list[Row]]:
     """The header of a CSV file and its rows; every row has every column.
+
+    Args:
+        path: the file.
+        text: its content, if that was read before.
 
     Raises:
         FacemsmError: as :func:`read_rows`, or a row is broken.
     """
-    header, rows = read_rows(path)
+    header, rows = read_rows(path, text)
     sound = [row for row in rows if not isinstance(row, FacemsmError)]
     if len(sound) < len(rows):
         raise next(row for row in rows if isinstance(row, FacemsmError))
     return header, sound
 
 
-def read_rows(path: Path) -> tuple[list[str], list[Row | FacemsmError]]:
+def read_rows(path: Path, text: str | None = None) -> tuple[list[str], list[Row | FacemsmError]]:
     """As :func:`read_table`, with the error in the place of a row that has another number of fields or is not CSV.
 
     Raises:
         FacemsmError: unreadable, no header, or a column named twice.
     """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    text = read_text(path) if text is None else text
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] = []
     rows: list[Row | FacemsmError] = []
     try:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -401,6 +403,142 @@ def test_interrupt_leaves_whole_results_and_resume_continues(run: Run, monkeypat
         "them, or choose another --output\n"
     )
     assert images() == [f"in/{i}.jpg" for i in range(5)]
+
+
+class Stdin:
+    """Standard input that holds ``data``, or is a terminal."""
+
+    def __init__(self, data: bytes | None) -> None:
+        self.buffer, self._terminal = io.BytesIO(data or b""), data is None
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+
+def test_a_photo_through_a_pipe(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo("a.jpg")
+    Path("-").mkdir()  # means nothing here
+    for extra in ((), ("b.jpg",)):
+        monkeypatch.setattr(sys, "stdin", Stdin(Path("a.jpg").read_bytes()))
+        photo("b.jpg")
+        code, out, err = run("-", *extra, "-o", "-")
+        records = [json.loads(line) for line in out.splitlines()]
+        assert [record["image"] for record in records] == ["-", *extra]
+        assert records[0]["bytes"] == Path("a.jpg").stat().st_size
+        assert (code, len(records[0]["faces"])) == (0, 1)
+        assert err.startswith(f"{len(records)} photo")
+    monkeypatch.setattr(sys, "stdin", Stdin(Path("a.jpg").read_bytes()))
+    assert run("-", "--draw")[0] == 0
+    assert images() == ["-"]
+    assert len(list(Path("facemsm-out/drawn").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "why"),
+    [
+        (None, 2, "facemsm: -: no photo on standard input; pipe one in"),
+        (b"", 2, "facemsm: -: standard input is empty; pipe a photo in"),
+        (b"<html>", 1, "-: is not a JPEG, PNG,"),
+        (SAMPLE.read_bytes()[:1000], 1, "-: is truncated, damaged"),
+    ],
+)
+def test_what_is_no_photo_through_a_pipe(
+    data: bytes | None, code: int, why: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Stdin(data))
+    got, out, err = run("-", "-o", "-")
+    assert (got, out) == (code, "")
+    assert err.startswith(why)
+
+
+def test_results_through_a_pipe(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("a.jpg", "é.jpg"):
+        photo(f"in/{name}")
+    Path("in/c.jpg").write_bytes(b"no photo")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    before = {*Path().rglob("*")}
+    code, out, err = run("in", "-o", "-")
+    assert code == 1
+    assert [json.loads(line)["image"] for line in out.splitlines()] == ["in/a.jpg", "in/é.jpg"]
+    assert f"{Path('in/c.jpg')}: is not a" in err
+    assert "2 photos read" in err
+    _, out, _ = run("in", "-o", "-", "--format", "csv")
+    assert [row.partition(",")[0] for row in out.splitlines()] == ["image", "in/a.jpg", "in/é.jpg"]
+    _, out, _ = run("in", "-o", "-", "--format", "coco")
+    assert [image["file_name"] for image in json.loads(out)["images"]] == ["a.jpg", "é.jpg"]
+    assert {*Path().rglob("*")} == before
+    for options in (["--draw"], ["--resume"], ["--format", "pts"]):
+        code, out, err = run("in", "-o", "-", *options)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"facemsm: {' '.join(options)}: needs a folder")
+
+
+def test_a_reader_that_has_seen_enough() -> None:
+    code = """
+import sys
+from facemsm.apps import align
+from facemsm.apps.cli import main
+from facemsm.batch.pipeline import Outcome
+class Work:
+    scheme = settings = None
+    def __init__(self, **_): pass
+    def draw_into(self, *_): pass
+    def __call__(self, photo): return Outcome(str(photo.path), "{}" + " " * 100_000, 1)
+align.PhotoAligner = Work
+sys.argv = ["facemsm", "align", *[f"{i}.jpg" for i in range(100)], "-o", "-"]
+main()
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.read(2) == b"{}"
+    process.stdout.close()
+    assert (process.wait(), process.stderr.read()) == (1, b"")
+
+
+def test_given_boxes_need_no_detector(run: Run) -> None:
+    photo("a.jpg")
+    Path("boxes.csv").write_text("image,x_min,y_min,x_max,y_max\na.jpg,1,2,30,40\n")
+    for option in (("--detector", "dlib"), ("--detector-model", "a"), ("--min-size", "9"), ("--any-rotation",)):
+        code, _, err = run("a.jpg", "--boxes", "boxes.csv", *option)
+        assert code == 2
+        assert err.startswith(f"facemsm: {option[0]}: is for faces that the detector finds; leave it out with --boxes")
+
+
+def test_resume_knows_the_boxes_by_their_content(run: Run) -> None:
+    photo("a.jpg")
+    table = Path("boxes.csv")
+    table.write_text("image,x_min,y_min,x_max,y_max\na.jpg,1,2,30,40\n")
+    assert run("a.jpg", "--boxes", "boxes.csv")[0] == 0
+    os.utime(table, (1, 1))
+    table.write_text(table.read_text().replace("2,30", "2.0, 30"))  # the same, written otherwise
+    assert run("a.jpg", "--boxes", "boxes.csv", "--resume")[0] == 0
+    table.write_text(table.read_text().replace("30", "31"))
+    code, _, err = run("a.jpg", "--boxes", "boxes.csv", "--resume")
+    assert code == 2
+    assert "results there were made with boxes " in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes have no names")
+def test_boxes_through_a_pipe(run: Run) -> None:
+    photo("a.jpg")
+    table = "image,x_min,y_min,x_max,y_max\na.jpg,1,2,30,40\n"
+    Path("boxes.csv").write_text(table)
+    run("a.jpg", "--boxes", "boxes.csv", "-f", "coco")
+    contents = [table, *(Path("facemsm-out", f"landmarks.{kind}").read_text() for kind in ("coco.json", "jsonl"))]
+    for i, content in enumerate(contents):
+        os.mkfifo(f"pipe-{i}")
+        threading.Thread(target=Path(f"pipe-{i}").write_text, args=(content,)).start()
+        code, out, _ = run("a.jpg", "-o", "-", "--boxes", f"pipe-{i}")
+        assert code == 0
+        assert json.loads(out)["faces"][0]["box"] == [1, 2, 30, 40]
+    read, write = os.pipe()
+    os.write(write, table.encode())
+    os.close(write)
+    assert run("a.jpg", "-o", "-", "--boxes", f"/dev/fd/{read}")[0] == 0
+    os.close(read)
 
 
 def test_without_ray_it_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

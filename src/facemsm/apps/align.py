@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -33,14 +35,15 @@ from facemsm.apps.options import (
     read_settings,
 )
 from facemsm.assets import SAMPLE
-from facemsm.batch.photos import OutputNames, Shard, common_folder, find_photos, inside
+from facemsm.batch.photos import STREAM, OutputNames, Shard, common_folder, find_photos, inside
 from facemsm.batch.pipeline import Outcome, Photo, PhotoAligner, in_order
 from facemsm.errors import FacemsmError, StorageError
-from facemsm.files import OUTPUT, atomic_write, new_folder, newest_folder
+from facemsm.files import OUTPUT, atomic_write, new_folder, newest_folder, reading
 from facemsm.imaging.drawing import LOW_SCORE
-from facemsm.results.boxes import match_boxes, read_boxes
+from facemsm.imaging.io import MAX_BYTES
+from facemsm.results.boxes import boxes_checksum, match_boxes, read_boxes
 from facemsm.results.coco import to_coco
-from facemsm.results.jsonl import PhotoResult, ResultsFile, read_results
+from facemsm.results.jsonl import PhotoResult, PhotoSet, ResultsFile, read_results
 from facemsm.results.label_studio import label_studio_tasks
 from facemsm.results.run import DRAWN, PTS, SUFFIX, Run
 from facemsm.results.tables import write_csv, write_pts
@@ -51,10 +54,12 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def align(
+    ctx: typer.Context,
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
-            help='Photos, folders (searched with their subfolders) or quoted patterns such as "photos/*.jpg".',
+            help='Photos, folders (searched with their subfolders) or quoted patterns such as "photos/*.jpg"; '
+            "- for a photo from standard input.",
             metavar="PATH",
             show_default="a sample photo",
         ),
@@ -65,7 +70,7 @@ def align(
             "--output",
             "-o",
             help="Folder for everything that is written. Results of an earlier run are never overwritten: --resume "
-            "continues them.",
+            "continues them. - is standard output, where nothing else goes then: lines of JSON, or what --format says.",
             show_default=f"a new one in {OUTPUT}, such as {OUTPUT}/2026-11-28-1",
         ),
     ] = None,
@@ -90,7 +95,7 @@ def align(
         Path | None,
         typer.Option(
             help="Face boxes instead of the detector's: .csv with the columns image, x_min, y_min, x_max, y_max; "
-            "COCO .json, or an earlier landmarks.jsonl."
+            "COCO .json, or an earlier landmarks.jsonl; or a pipe of one of them."
         ),
     ] = None,
     resume: Annotated[
@@ -149,8 +154,17 @@ def align(
         warn(line)
         tally["failed"] += 1
 
-    if boxes and any_rotation:
-        raise FacemsmError("--any-rotation: is for faces that the detector finds; leave it out with --boxes")
+    finding = {
+        "--detector": detector,
+        "--detector-model": detector_model,
+        "--min-size": min_size,
+        "--any-rotation": any_rotation,
+    }
+    if boxes and (vain := [option for option, value in finding.items() if value]):
+        raise FacemsmError(f"{vain[0]}: is for faces that the detector finds; leave it out with --boxes")
+    streamed = output == STREAM
+    if streamed:
+        _check_streamed(format, draw=draw, resume=resume)
     if ray:
         from facemsm.batch.ray import align_photos, import_ray
 
@@ -159,16 +173,19 @@ def align(
     if part and not output:
         raise FacemsmError(f"--shard {shard}: name the folder that all parts share, with --output")
     sources = paths or [SAMPLE]
+    piped = _read_stdin() if STREAM in sources else None
+    if piped is not None and resume:
+        raise FacemsmError("--resume: what comes from standard input is not known again; leave it out")
     folder = common_folder(sources)
 
     def find(report: Callable[[str], None], left_out: Callable[[str], None]) -> Iterator[Path]:
         photos = find_photos(sources, report, left_out)
         return (photo for photo in photos if inside(photo, folder) in part) if part else photos
 
-    photos, given = find(failed, warn), None
+    photos, given, checksum = find(failed, warn), None, ""
     if boxes:
-        listed = list(photos)
-        given = match_boxes(read_boxes(boxes), listed, boxes)
+        listed, found = list(photos), read_boxes(boxes)
+        given, checksum = match_boxes(found, listed, boxes), boxes_checksum(found)
         photos = iter(listed)
     first = list(islice(photos, 2))
     photos = chain(first, photos)
@@ -180,6 +197,7 @@ def align(
         "detector_model": detector_model,
         "providers": provider or (),
         "boxes": boxes,
+        "boxes_checksum": checksum,
         "min_score": min_score,
         "min_size": min_size,
         "measures": measures,
@@ -189,9 +207,16 @@ def align(
     work = PhotoAligner(**options, threads=1 if workers > 1 else threads_used)
     scheme = work.scheme
     name = f"landmarks{f'-{part}' if part else ''}"
-    target = output or (newest_folder(name + SUFFIX) if resume else None) or new_folder()
     run = Run(Path.cwd(), folder, draw, work.settings)
-    results = ResultsFile(target / f"{name}.jsonl", scheme.name, resume=resume, run=run)
+    results: ResultsFile | _Stdout
+    if streamed and format is Format.JSON:
+        target, results = Path(), _Stdout()
+    else:
+        target = output or (newest_folder(name + SUFFIX) if resume else None) or new_folder()
+        if streamed:
+            with reading("temporary folder"):
+                target = Path(ctx.with_resource(TemporaryDirectory(prefix="facemsm-")))
+        results = ResultsFile(target / f"{name}.jsonl", scheme.name, resume=resume, run=run)
     run = results.run or run
     options |= {"drawn": target / DRAWN if run.draw else None, "folder": run.common}
     work.draw_into(options["drawn"], options["folder"])
@@ -205,8 +230,9 @@ def align(
                 else:
                     tally["before"] += 1
             else:  # a relative name would mean another photo beside those of a run that began in another folder
-                named = photo.absolute() if moved else photo
-                yield Photo(named, None if given is None else given.get(photo))
+                named = photo.absolute() if moved and photo != STREAM else photo
+                data = piped if photo == STREAM else None
+                yield Photo(named, None if given is None else given.get(photo), data)
 
     def count() -> int:
         found = listed if boxes else find(lambda _: None, lambda _: None)
@@ -236,16 +262,61 @@ def align(
     finally:
         results.close()
 
-    converted = _convert(results.path, format, scheme, run, failed, measures=measures)
-    tell(_summary(tally, time.monotonic() - started))
-    for path in (results.path, *converted):
+    say, written = tell, []
+    if isinstance(results, ResultsFile):
+        converted = _convert(results.path, format, scheme, run, failed, measures=measures)
+        written = [results.path, *converted]
+    if streamed:
+        say = warn
+        for path in written[1:]:
+            _Stdout().append_line(path.read_text(encoding="utf-8"))
+    say(_summary(tally, time.monotonic() - started))
+    for path in () if streamed else written:
         tell(f"landmarks: {path}")
     if tally["drawn"]:
         tell(f"pictures:  {picture if tally['drawn'] == 1 else target / DRAWN}")
     if interrupt:
-        tell(f"interrupted; the same command with {'' if output else f'--output {target} '}--resume continues")
+        way = f"the same command with {'' if output else f'--output {target} '}--resume continues"
+        say(f"interrupted{'' if streamed else f'; {way}'}")
         raise typer.Exit(128 + interrupt)
     raise typer.Exit(1 if tally["failed"] else 0)
+
+
+class _Stdout:
+    """Standard output in the place of a :class:`ResultsFile`."""
+
+    run = None
+    done = PhotoSet()
+
+    def __init__(self) -> None:
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # type: ignore[union-attr]
+
+    def append_line(self, line: str) -> None:
+        """Write it, at once."""
+        print(line, end="", flush=True)
+
+    def close(self) -> None:
+        """Nothing is pending."""
+
+
+def _check_streamed(format: Format, *, draw: bool, resume: bool) -> None:
+    """Refuse what needs a folder with ``--output -``."""
+    needs = {"--draw": draw, "--resume": resume, "--format pts": format is Format.PTS}
+    if vain := [option for option, value in needs.items() if value]:
+        raise FacemsmError(f"{vain[0]}: needs a folder; leave it out with --output -, or name one")
+
+
+def _read_stdin() -> bytes:
+    """The photo that is piped in."""
+    if sys.stdin is None or sys.stdin.isatty():
+        raise FacemsmError("-: no photo on standard input; pipe one in, as in: facemsm align - -o - < photo.jpg")
+    with reading("-"):
+        data = sys.stdin.buffer.read(MAX_BYTES + 1)
+    if not data:
+        raise FacemsmError("-: standard input is empty; pipe a photo in, as in: facemsm align - -o - < photo.jpg")
+    if len(data) > MAX_BYTES:
+        raise FacemsmError(f"-: more than the {MAX_BYTES} bytes that are read of a photo")
+    return data
 
 
 def _progress(outcomes: Iterable[Outcome], count: Callable[[], int]) -> Iterator[Outcome]:

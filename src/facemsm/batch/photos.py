@@ -25,13 +25,17 @@ LONGEST = 200
 """Bytes of a name for output. File systems take 255, for a name with what is put before and behind it."""
 
 
+STREAM = Path("-")
+"""Standard input in the place of a photo, standard output in that of a folder. (A file of that name: ``$PWD/-``.)"""
+
+
 def find_photos(
     paths: Sequence[Path], report: Callable[[str], None], left_out: Callable[[str], None] = lambda _: None
 ) -> Iterator[Path]:
     """The photos that the paths name, each once, and to ``report`` one line for each path that names none.
 
-    A path that exists and is no folder is taken as a photo whatever its suffix, and the folders that exist at the
-    beginning of a pattern are taken by their names, with whatever brackets. Folders are searched with their
+    ``STREAM`` is a photo, and so is a path that exists and is no folder, whatever its suffix. The folders that exist at
+    the beginning of a pattern are taken by their names, with whatever brackets. Folders are searched with their
     subfolders, linked ones too, in order of their names; hidden files are left out. So are, with lines to ``left_out``,
     folders of what earlier runs wrote, links that lead back to a folder around the search, and photos of kinds that
     cannot be read, these in one line for each kind and path.
@@ -50,7 +54,7 @@ def common_folder(paths: Sequence[Path]) -> Path:
     """The folder that holds all that the paths name: folders, photos, patterns. ``Path()`` on two drives of Windows."""
     folders = []
     for path in paths:
-        folder = path if os.path.isdir(path) else _folder_of(path)  # noqa: PTH112
+        folder = path if os.path.isdir(path) and path != STREAM else _folder_of(path)  # noqa: PTH112
         folders.append(os.path.abspath(folder))  # noqa: PTH100  (links keep their names)
     try:
         return Path(os.path.commonpath(folders))
@@ -121,7 +125,9 @@ def _all_photos(
     for path in paths:
         found: Iterable[Path] = [path]
         unread = _Unread()
-        if os.path.isdir(path):  # noqa: PTH112  (unlike Path.is_dir it never raises)
+        if path == STREAM:
+            pass
+        elif os.path.isdir(path):  # noqa: PTH112  (unlike Path.is_dir it never raises)
             found = _photos_in(path, report, left_out, unread)
         elif not os.path.exists(path) and _is_pattern(path):  # noqa: PTH110
             folder = _folder_of(path)

@@ -6,6 +6,7 @@ lie within each other, whose photos are remembered.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections import deque
@@ -20,7 +21,9 @@ from facemsm.batch.photos import OutputNames
 from facemsm.detectors import DEFAULT, FaceDetector, get_detector
 from facemsm.errors import FacemsmError, StorageError, printable
 from facemsm.face import Face
+from facemsm.files import read_bytes
 from facemsm.geometry import check_boxes
+from facemsm.imaging.decoding import decode_image
 from facemsm.imaging.drawing import LOW_SCORE, draw_faces
 from facemsm.imaging.io import read_image, write_image
 from facemsm.results.jsonl import PhotoResult, to_line
@@ -37,10 +40,17 @@ AHEAD = 4
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """A photo to align, and its face boxes (N, 4) unless they are to be detected."""
+    """A photo to align, and its face boxes (N, 4) unless they are to be detected.
+
+    Attributes:
+        path: of its file.
+        boxes: of its faces.
+        data: what the file holds, where it is none: ``path`` is then just a name.
+    """
 
     path: Path
     boxes: FloatArray | None = None
+    data: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +83,7 @@ class PhotoAligner:
         weights, settings, threads, providers: as for :meth:`facemsm.Aligner.from_pretrained`.
         detector, detector_model: as for :func:`facemsm.detectors.get_detector`.
         boxes: the file that boxes were read from; a photo without boxes is then a failure.
+        boxes_checksum: of these boxes, :func:`facemsm.results.boxes.boxes_checksum`.
         drawn: folder for pictures with the landmarks; None for no pictures.
         folder: what the names of pictures are relative to.
         min_score: faces with a lower score are left out.
@@ -94,6 +105,7 @@ class PhotoAligner:
         threads: int = 1,
         providers: Sequence[Provider] = (),
         boxes: Path | None = None,
+        boxes_checksum: str = "",
         drawn: PathLike | None = None,
         folder: PathLike | None = None,
         min_score: float = 0.0,
@@ -123,18 +135,23 @@ class PhotoAligner:
         self._min_score, self._min_size, self._measures = min_score, min_size, measures
         self._boxes, self._drawn = boxes, Path(drawn) if drawn else None
         self._names = OutputNames(Path(folder or Path.cwd()))
-        self._detector = None if boxes else detector or DEFAULT, None if boxes else detector_model
+        # names alone would take other content for the same
+        self._sources: dict[str, str | None] = {"detector": None, "detector_model": None, "boxes": None}
+        if boxes:
+            self._sources["boxes"] = f"{boxes_checksum} ({'a pipe' if boxes.is_fifo() else boxes.name})"
+        else:
+            self._sources["detector"] = detector or DEFAULT
+            if detector_model:
+                checksum = hashlib.sha256(read_bytes(detector_model)).hexdigest()
+                self._sources["detector_model"] = f"{checksum[:16]} ({detector_model.name})"
 
     @property
     def settings(self) -> dict[str, Any]:
         """All that decides the results, as JSON holds it: weights, settings, where boxes are from."""
         description = self._aligner.description
-        detector, model = self._detector
         settings = {
             **{name: description[name] for name in ("weights", "checksum", *(f.name for f in fields(Settings)))},
-            "detector": detector,
-            "detector_model": model.name if model else None,
-            "boxes": self._boxes.name if self._boxes else None,
+            **self._sources,
             "min_score": self._min_score,
             "min_size": self._min_size,
             "measures": self._measures,
@@ -151,13 +168,13 @@ class PhotoAligner:
         path = photo.path
         name = path.as_posix()
         try:
-            image = read_image(path)
+            image = read_image(path) if photo.data is None else decode_image(photo.data, name)
             if self._boxes and photo.boxes is None:
                 raise FacemsmError(f"{path}: has no box in {self._boxes}; add a row for it")
             given = None if photo.boxes is None else check_boxes(photo.boxes, image.shape, where=str(path))
             found = self._aligner.align(image, given)
             faces = [face for face in found if face.score >= self._min_score]
-            size, scheme = path.stat().st_size, self.scheme.name
+            size, scheme = path.stat().st_size if photo.data is None else len(photo.data), self.scheme.name
             result = PhotoResult(name, image.shape[1], image.shape[0], scheme, faces, size)
             line = to_line(result, measures=self.scheme if self._measures else None)
             picture = self._draw(path, image, faces)

@@ -43,7 +43,7 @@ def align_dataset(photos: Dataset, *, workers: int | None = None, **options: Any
 
     Args:
         photos: rows with ``image``, a path that all nodes can read, and optionally ``boxes``, the ``4 N`` numbers of N
-            boxes, or None for the detector.
+            boxes, or None for the detector; and ``data``, the bytes of the photo, whose path is then just a name.
         workers: one CPU each; all of the cluster's if None.
         options: as for :class:`facemsm.batch.pipeline.PhotoAligner`, except ``threads``.
 
@@ -82,7 +82,8 @@ def align_photos(
     ray = import_ray()
     import pyarrow
 
-    schema = pyarrow.schema({"image": pyarrow.string(), "boxes": pyarrow.list_(pyarrow.float32())})
+    boxes = pyarrow.list_(pyarrow.float32())
+    schema = pyarrow.schema({"image": pyarrow.string(), "boxes": boxes, "data": pyarrow.large_binary()})
     photos = iter(photos)
     blocks = []
     while rows := [_row(photo) for photo in islice(photos, BLOCK)]:
@@ -114,14 +115,15 @@ class _Worker:
         boxes = row.get("boxes")
         given = None if boxes is None else np.asarray(boxes, np.float32).reshape(-1, 4)
         try:
-            outcome = self._align(Photo(Path(row["image"]), given))
+            outcome = self._align(Photo(Path(row["image"]), given, row.get("data")))
         except FacemsmError as error:  # its picture; perhaps another node can write it
             outcome = Outcome(row["image"], failure=str(error))
         return asdict(outcome)
 
 
 def _row(photo: Photo) -> dict[str, Any]:
-    return {"image": photo.path.as_posix(), "boxes": None if photo.boxes is None else photo.boxes.ravel().tolist()}
+    boxes = None if photo.boxes is None else photo.boxes.ravel().tolist()
+    return {"image": photo.path.as_posix(), "boxes": boxes, "data": photo.data}
 
 
 def _cpus() -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from facemsm.errors import FacemsmError, printable
-from facemsm.files import read_table
+from facemsm.files import is_open_file, read_table, read_text
 from facemsm.results.coco import read_document
 from facemsm.results.jsonl import read_results
 from facemsm.typing import FloatArray
@@ -25,15 +27,22 @@ def read_boxes(path: Path) -> dict[str, FloatArray]:
     ``.csv``: a header with the columns image, x_min, y_min, x_max, y_max (others are ignored), one row per face.
     ``.json``: COCO, with ``images`` (id, file_name) and ``annotations`` (image_id, bbox as x, y, width, height).
     ``.jsonl``: results of an earlier run.
+    What comes through a pipe is any of these, by its content.
 
     Raises:
         FacemsmError: the file cannot be read or is none of these; the message names file and line or field.
     """
     readers = {".csv": _boxes_of_csv, ".json": _boxes_of_coco, ".jsonl": _boxes_of_results}
-    if path.suffix.lower() not in readers:
+    piped = path.is_fifo() or is_open_file(path)
+    suffix = path.suffix.lower()
+    if suffix not in readers and not piped:
         raise FacemsmError(f"{path}: boxes are read from .csv, .json (COCO) or .jsonl (earlier results) files")
+    text = None
+    if piped:
+        text = read_text(path, named=True)
+        suffix = _suffix_of(text)
     boxes: dict[str, list[list[float]]] = {}
-    for name, rows in readers[path.suffix.lower()](path).items():
+    for name, rows in readers[suffix](path, text).items():
         boxes.setdefault(_normal(name), []).extend(rows)
     with np.errstate(over="ignore"):  # what is beyond float32 is not finite, and said so beside the photo
         return {name: np.asarray(rows, np.float32).reshape(-1, 4) for name, rows in boxes.items()}
@@ -69,8 +78,27 @@ def match_boxes(boxes: Mapping[str, FloatArray], photos: Sequence[Path], path: P
     return {photo: boxes[name] for name, photo in owner.items()}
 
 
-def _boxes_of_csv(path: Path) -> dict[str, list[list[float]]]:
-    header, rows = read_table(path)
+def boxes_checksum(boxes: Mapping[str, FloatArray]) -> str:
+    """What tells boxes from others, whatever file they come from."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, rows in sorted(boxes.items()):
+        digest.update(json.dumps([name, rows.tolist()]).encode())
+    return digest.hexdigest()
+
+
+def _suffix_of(text: str) -> str:
+    """That of a file with such a content."""
+    if not text.lstrip().startswith("{"):
+        return ".csv"
+    try:
+        first = json.loads(text.lstrip().partition("\n")[0])
+    except (ValueError, RecursionError):
+        return ".json"
+    return ".jsonl" if "image" in first else ".json"
+
+
+def _boxes_of_csv(path: Path, text: str | None) -> dict[str, list[list[float]]]:
+    header, rows = read_table(path, text)
     columns = ["x_min", "y_min", "x_max", "y_max"]
     if missing := [column for column in ["image", *columns] if column not in header]:
         raise FacemsmError(f"{path}:1: has no column {missing[0]!r}; the header is image,x_min,y_min,x_max,y_max")
@@ -82,8 +110,8 @@ def _boxes_of_csv(path: Path) -> dict[str, list[list[float]]]:
     return boxes
 
 
-def _boxes_of_coco(path: Path) -> dict[str, list[list[float]]]:
-    document = read_document(path)
+def _boxes_of_coco(path: Path, text: str | None) -> dict[str, list[list[float]]]:
+    document = read_document(path, text)
     for fault in document.faults:
         raise fault
     boxes: dict[str, list[list[float]]] = {name: [] for name in document.photos.values()}
@@ -92,9 +120,12 @@ def _boxes_of_coco(path: Path) -> dict[str, list[list[float]]]:
     return boxes
 
 
-def _boxes_of_results(path: Path) -> dict[str, list[list[float]]]:
+def _boxes_of_results(path: Path, text: str | None) -> dict[str, list[list[float]]]:
+    content = None if text is None else text.encode()
     # a photo that was done twice has one line that counts, not the faces of both
-    return {_normal(result.image): [face.box.tolist() for face in result.faces] for result in read_results(path)}
+    return {
+        _normal(result.image): [face.box.tolist() for face in result.faces] for result in read_results(path, content)
+    }
 
 
 def _normal(name: str) -> str:

@@ -179,13 +179,17 @@ class CocoDocument:
         return self.photos[key]
 
 
-def read_document(path: Path) -> CocoDocument:
+def read_document(path: Path, text: str | None = None) -> CocoDocument:
     """A COCO file; fields that nobody asks for may hold anything.
+
+    Args:
+        path: the file.
+        text: its content, if that was read before.
 
     Raises:
         FacemsmError: unreadable, not JSON, or no lists ``images`` and ``annotations`` in it.
     """
-    text = read_text(path)
+    text = read_text(path) if text is None else text
     content = parse_json(text, path)
     if not isinstance(content, dict):
         raise FacemsmError(f"{path}:1: expected a COCO keypoints file, a JSON object with images and annotations")

@@ -11,6 +11,7 @@ were made with (:mod:`facemsm.results.run`).
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -197,13 +198,17 @@ class ResultsFile:
             file.truncate(0)
 
 
-def read_results(path: PathLike) -> Iterator[PhotoResult]:
+def read_results(path: PathLike, content: bytes | None = None) -> Iterator[PhotoResult]:
     """The photos of a ``landmarks.jsonl``, one at a time.
+
+    Args:
+        path: the file.
+        content: its bytes, if they were read before.
 
     Raises:
         FacemsmError: the file cannot be read, or a line is not a result; the message names file and line.
     """
-    for record, where in _records(Path(path)):
+    for record, where in _records(Path(path), content):
         yield _from_json(record, where)
 
 
@@ -229,9 +234,9 @@ def as_line(record: Mapping[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
 
 
-def _records(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+def _records(path: Path, content: bytes | None = None) -> Iterator[tuple[dict[str, Any], str]]:
     """Each line's JSON object, with an image and a scheme, and ``path:line`` for messages."""
-    with reading(path), path.open("rb") as file:
+    with reading(path), path.open("rb") if content is None else io.BytesIO(content) as file:
         for number, line in enumerate(file, 1):
             try:
                 record = json.loads(line)
