@@ -183,6 +183,62 @@ def test_a_network_may_name_its_tensors_as_it_likes(tmp_path: Path) -> None:
     Network(stage_1(tmp_path / "a.onnx", [onnx.helper.make_node("Identity", ["Loop"], ["theta"])], [values]), ["theta"])
 
 
+@pytest.mark.parametrize("where", ["initialiser", "attribute", "branch"])
+@pytest.mark.parametrize("shape", [(1 << 33,), (1 << 20, 2, 3), (-1, 2, 3), (1 << 62, 1 << 62)])
+def test_tensors_larger_than_the_file_are_refused(where: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    path = with_constant(tmp_path / "a.onnx", where, None)
+    model = onnx.load(path)
+    node = model.graph.node[0]
+    if where == "branch":
+        node = node.attribute[0].g.node[0]
+    tensor = model.graph.initializer[0] if where == "initialiser" else node.attribute[0].t
+    del tensor.dims[:]
+    tensor.dims.extend(shape)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(FacemsmError, match=r"a\.onnx: .*for which the file has no room"):
+        Network(path, ["theta"])
+
+
+def test_a_sparse_tensor_is_refused(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    path = stage_1(tmp_path / "a.onnx", [onnx.helper.make_node("Identity", ["W"], ["theta"])])
+    model = onnx.load(path)
+    values, indices = constant(onnx, np.zeros(1, np.float32), "W"), constant(onnx, np.zeros(1, np.int64), "i")
+    model.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, [1 << 28]))
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(FacemsmError, match=r"a\.onnx: .*a sparse tensor"):
+        Network(path, ["theta"])
+
+
+@pytest.mark.parametrize("operator", ["ConstantOfShape", "Expand", "Tile", "Pad", "Resize", "RandomUniform", "MatMul"])
+def test_the_memory_of_a_run_is_bounded(operator: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    onnx = pytest.importorskip("onnx")
+    one, large = np.ones((1, 1), np.float32), [1 << 21, 1 << 20]
+    inputs, attributes = ["one", "sizes"], {}
+    constants = {"one": one, "sizes": np.array(large)}
+    if operator == "ConstantOfShape":
+        inputs = ["sizes"]
+    elif operator == "Pad":
+        constants["sizes"] = np.array([0, 0, *large])
+    elif operator == "Resize":
+        inputs = ["one", "", "", "sizes"]
+    elif operator == "RandomUniform":
+        inputs, attributes = [], {"shape": large}
+    elif operator == "MatMul":
+        constants = {"one": np.ones((1 << 20, 1), np.float32), "sizes": np.ones((1, 1 << 20), np.float32)}
+    path = stage_1(
+        tmp_path / "a.onnx",
+        [onnx.helper.make_node(operator, inputs, ["theta"], **attributes)],
+        [constant(onnx, value, name) for name, value in constants.items() if name in inputs],
+        None,
+    )
+    with pytest.raises(FacemsmError, match=r"a\.onnx: cannot be run .*") as caught:
+        Session(path).run(None, {"images": FACES[:1]})
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
 # --- Shapes and values -----------------------------------------------------------------------------------------------
 
 

@@ -10,18 +10,15 @@ _MESSAGES = {
     "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
     "node": {5: "attribute"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse tensor", 23: "sparse tensor"},
-    "sparse tensor": {1: "tensor", 2: "tensor"},
+    "sparse tensor": {},
     "function": {7: "node", 11: "attribute"},
     "training": {1: "graph", 2: "graph"},
     "tensor": {},
 }
 """Where tensors can be in ``onnx.proto``: message -> field number -> message."""
 
-_EXTERNAL_DATA, _DATA_LOCATION = 13, 14
-"""Fields of a tensor: the key-value pairs that name the other file; 1 if there is one."""
-
-_KEY = b"location"
-"""Of the pair with the file's name, which cannot be left out."""
+_DIMENSIONS, _EXTERNAL_DATA, _DATA_LOCATION = 1, 13, 14
+"""Fields of a tensor: its shape; the key-value pairs that name the other file; 1 if there is one."""
 
 _OPERATOR = 4
 """Field of a node: what it does."""
@@ -32,25 +29,36 @@ _LOOPS = (b"Loop", b"Scan", b"SequenceMap")
 
 def check_network(content: bytes) -> None:
     """Refuse an ONNX file with a tensor in another file, whose name ONNX Runtime would follow out of the model's folder
-    and which no checksum covers; or with a loop, which may never end.
+    and which no checksum covers; with a loop, which may never end; or with a tensor of more numbers than the file
+    holds. What the network makes when it runs is not looked at: :class:`facemsm.runtime.session.Session` bounds that.
 
     Raises:
-        ValueError: it has one, or is not protobuf, where that has to be known.
+        ValueError: it has one, or is not protobuf.
     """
-    if not any(name in content for name in (_KEY, *_LOOPS)):  # most files; to read all of one takes four times as long
-        return
     messages = [("model", memoryview(content))]
     while messages:
         kind, data = messages.pop()
+        if kind == "sparse tensor":  # ONNX Runtime would write out its zeros
+            raise ValueError("it has a sparse tensor, which may stand for any number of zeros; export it without")
+        numbers = 1
         for number, value in _fields(data):
             if kind == "tensor" and (number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value)):
                 raise ValueError("it keeps weights in another file, which is not read; save it with them inside")
+            if kind == "tensor" and number == _DIMENSIONS:
+                for size in [value] if isinstance(value, int) else _packed(value):
+                    numbers *= size
             if isinstance(value, int):
                 continue
             if kind == "node" and number == _OPERATOR and bytes(value) in _LOOPS:
                 raise ValueError("it has a loop, which may never end; export it without")
             if number in _MESSAGES[kind]:
                 messages.append((_MESSAGES[kind][number], value))
+        if kind == "tensor" and numbers > _PER_BYTE * len(data):
+            raise ValueError(f"a tensor should have {numbers:.3g} numbers, for which the file has no room")
+
+
+_PER_BYTE = 8
+"""Numbers that a byte of a tensor holds at most: those of one bit."""
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
@@ -68,6 +76,14 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             raise ValueError("cut short, or not protobuf")
         yield tag >> 3, data[at : at + length]
         at += length
+
+
+def _packed(data: memoryview) -> Iterator[int]:
+    """Several numbers in one field."""
+    at = 0
+    while at < len(data):
+        value, at = _varint(data, at)
+        yield value
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:

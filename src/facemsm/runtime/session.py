@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from facemsm.errors import FacemsmError, check_number, short
 from facemsm.files import read_bytes
 from facemsm.heatmaps import HeatmapCodec
-from facemsm.runtime.model import LARGEST_FILE
+from facemsm.runtime.model import LARGEST_FILE, WEIGHTS
 from facemsm.runtime.network_file import check_network
 from facemsm.runtime.providers import CPU, execution_providers
 from facemsm.typing import FloatArray, Image, Provider
@@ -35,6 +36,10 @@ LANDMARKS = ("points", "scores", "spread")
 _LARGEST_VALUE = 1e6
 """Of points in px, scores and spreads in px²: far beyond any face, and small enough to be squared."""
 
+MOST_MEMORY = (2 << 30) + (os.cpu_count() or 1) * (1 << 28)
+"""Bytes that all networks of others hold together when they run, as many at once as there are cores. Bundled ones take
+some 50 MB each; a file of a few bytes may ask for any number."""
+
 _OF_PARENTS: list[Any] = []
 """Sessions of before a fork, whose threads are not here and whose locks may be held for ever: to end one would wait."""
 
@@ -45,14 +50,17 @@ Shape = Sequence[int | str | None]
 class Session:
     """A network in ONNX Runtime. It can be pickled, and opens its file anew there and after a fork.
 
+    One that did not come with facemsm may hold anything: its file is looked through before it is loaded, and the memory
+    that it takes of the processor's when it runs is bounded (``MOST_MEMORY``). To load it may take some 4 GB.
+
     Args:
         path: an ONNX file.
         threads: CPU threads of one :meth:`run`.
         providers: as for :func:`facemsm.runtime.providers.execution_providers`; none for the CPU.
 
     Raises:
-        FacemsmError: the file is not a network that ONNX Runtime can run, keeps weights in another one, or has a loop;
-            a provider is not there or does not start.
+        FacemsmError: the file is not a network that ONNX Runtime can run, or one that is refused (see
+            :func:`facemsm.runtime.network_file.check_network`); a provider is not there or does not start.
     """
 
     def __init__(self, path: Path, threads: int = 1, providers: Sequence[Provider] = ()) -> None:
@@ -63,12 +71,15 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 3 if self.providers else 4  # errors are raised; providers only tell of theirs
         options.add_session_config_entry("session.load_model_format", "ONNX")
         content = read_bytes(self.path, LARGEST_FILE)
         chosen = execution_providers(self.providers) if self.providers else [(CPU, {})]
         try:
-            check_network(content)
+            if not self.path.is_relative_to(WEIGHTS):
+                check_network(content)
+                _bound_memory()
+                options.add_session_config_entry("session.use_env_allocators", "1")
             self._session = onnxruntime.InferenceSession(content, options, providers=chosen, enable_fallback=0)
         except Exception as error:
             raise FacemsmError(
@@ -113,6 +124,14 @@ class Session:
         except Exception as error:
             raise FacemsmError(f"{self.path}: cannot be run ({_first_line(error)}); export the model again") from error
         return values
+
+
+@lru_cache(1)
+def _bound_memory() -> None:
+    """Give this process an allocator of at most ``MOST_MEMORY``, for the sessions that ask for it."""
+    kind = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
+    memory = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, onnxruntime.OrtMemType.DEFAULT)
+    onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg(MOST_MEMORY, -1, -1, -1))
 
 
 class Network:
