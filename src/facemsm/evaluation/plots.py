@@ -6,10 +6,15 @@ and lines differ in dashes too.
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from itertools import cycle
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -148,6 +153,7 @@ def new_figure(path: PathLike, height: float = 4.8) -> Iterator[Figure]:
     path = Path(path)
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise FacemsmError(f"{path}: end the name of a plot in .png, .svg or .pdf")
+    _keep_out_of_home()
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -160,6 +166,16 @@ def new_figure(path: PathLike, height: float = 4.8) -> Iterator[Figure]:
         axes.spines[["top", "right"]].set_visible(False)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=150, format=path.suffix[1:])
+
+
+@cache
+def _keep_out_of_home() -> None:
+    """Let matplotlib, if it was not loaded before, write its list of fonts into a folder that goes with the process."""
+    if "matplotlib" not in sys.modules and "MPLCONFIGDIR" not in os.environ:
+        with suppress(OSError):  # there is no temporary folder
+            folder = TemporaryDirectory(prefix="facemsm-")
+            atexit.register(folder.cleanup)
+            os.environ["MPLCONFIGDIR"] = folder.name
 
 
 def line_styles() -> Iterator[dict[str, Any]]:
