@@ -354,7 +354,7 @@ def test_missing_bytes_are_seen_in_every_kind(kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "options"),
     [*((kind, {}) for kind in KINDS if kind not in ("JPEG", "BMP", "TIFF")), ("WebP", {"lossless": True})]
-    + [("TIFF", {"compression": name}) for name in ("tiff_lzw", "tiff_adobe_deflate")],
+    + [("TIFF", {"compression": name}) for name in ("tiff_lzw", "tiff_adobe_deflate", "jpeg")],
 )
 def test_zeros_where_data_were_never_copied_are_seen(kind: str, options: dict[str, Any]) -> None:
     data = encoded(kind, noise(300, 400), **options)
@@ -362,6 +362,27 @@ def test_zeros_where_data_were_never_copied_are_seen(kind: str, options: dict[st
     for what in ("second half zeros", "a hole"):
         with pytest.raises(FacemsmError, match="truncated, damaged"):
             pytest.fail(f"{what}: {decode_image(damaged(data, b'')[what]).shape}")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "YCbCr", "CMYK"])
+def test_jpegs_in_a_tiff(mode: str) -> None:
+    smooth = np.asarray(cv2.resize(noise(20, 25), (500, 400), interpolation=cv2.INTER_CUBIC), np.uint8)
+    file = io.BytesIO()
+    PIL.Image.fromarray(smooth).convert(mode).save(file, "TIFF", compression="jpeg", quality=90)
+    data = file.getvalue()
+    assert decode_image(data).shape == (400, 500, 3)
+    first, half = data.index(b"\xff\xda"), len(data) // 2
+    for damage in (data[:half] + bytes(2048) + data[half + 2048 :], data[: first + 40] + data[first + 60 :]):
+        with pytest.raises(FacemsmError, match="damaged"):
+            decode_image(damage)
+
+
+def test_jpegs_larger_than_their_tiff() -> None:
+    data = encoded("TIFF", noise(16, 16), compression="jpeg")
+    at = data.index(b"\xff\xc0") + 5
+    for height, width in ((3000, 3000), (65535, 65535)):
+        with pytest.raises(FacemsmError, match="damaged"):
+            decode_image(data[:at] + struct.pack(">HH", height, width) + data[at + 4 :])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from difflib import get_close_matches
@@ -79,6 +80,7 @@ def _facemsm(
 def main() -> None:
     """Run the command line. Unusable input ends it with one line on stderr and exit code 2."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what is wrong with a photo is said once, by us
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     # Matrices are small here and photos many: BLAS threads that wait for a share of one cost more than they save.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _prepare_streams()

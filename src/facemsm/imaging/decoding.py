@@ -10,10 +10,10 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -93,7 +93,8 @@ def decode_image(
     the size, are no code or are left over, as after holes and overwritten parts. What is not seen: damage that leaves
     valid data, which is a changed byte in a JPEG more often than not; anything in BMP and uncompressed TIFF, which
     have no checks; in the middle of WebP, HEIC, AVIF and JPEG XL most but blocks of zeros; in the middle of a JPEG in a
-    TIFF. Where the program that uses this sets Pillow's ``LOAD_TRUNCATED_IMAGES``, Pillow tells of less.
+    TIFF of the first kind (compression 6). Where the program that uses this sets Pillow's ``LOAD_TRUNCATED_IMAGES``,
+    Pillow tells of less.
 
     Args:
         data: the whole file.
@@ -225,9 +226,28 @@ def _decode_by_pillow(data: bytes, kind: str, check: CheckSize) -> Image:
     # the plugin itself, as Image.open would look through more kinds and has a limit of its own
     with getattr(plugin, name)(io.BytesIO(data)) as photo:
         check(*photo.size)
+        if kind == "TIFF" and photo.tag_v2.get(259) == 7:
+            _check_jpegs(data, photo.tag_v2, photo.width * photo.height)
         still_webp = kind == "WebP" and photo.n_frames == 1
         image = _decode_by_opencv(data) if still_webp else _rgb(photo)
         return _upright(image, _exif(photo))
+
+
+def _check_jpegs(data: bytes, tags: Mapping[int, Any], pixels: int) -> None:
+    """Decode the JPEGs that a TIFF consists of, for the warnings that libtiff keeps to itself."""
+    left = 4 * pixels + (1 << 22)  # tiles reach beyond the photo
+
+    def check(width: int, height: int) -> None:
+        nonlocal left
+        left -= width * height
+        if left < 0:
+            raise ValueError("JPEGs larger than the TIFF")
+
+    tables = tags.get(347, b"")
+    offsets, sizes = (tags.get(324), tags.get(325)) if 324 in tags else (tags.get(273), tags.get(279))
+    for offset, size in zip(offsets or (), sizes or (), strict=True):
+        strip = data[offset : offset + size]
+        _decode_jpeg(tables[:-2] + strip.removeprefix(tables[:2]), check)  # without end and begin between them
 
 
 def from_pillow(picture: PillowImage, where: str = "picture") -> Image:
