@@ -232,6 +232,8 @@ class Aligner:
         """
         if errors not in ("raise", "return"):
             raise FacemsmError(f"errors is {errors!r}: choose raise or return")
+        if isinstance(images, (str, bytes, os.PathLike)) or not isinstance(images, Iterable):
+            raise FacemsmError(f"images are {short(images)}: give a list of photos")
         images = list(images)
         boxes = [None] * len(images) if boxes is None else list(boxes)
         if len(boxes) != len(images):

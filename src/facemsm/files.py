@@ -103,6 +103,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
     except OSError as error:
         kind = StorageError if error.errno in _STORAGE else FacemsmError
         raise kind(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+    except ValueError as error:
+        if "\0" not in str(path):
+            raise
+        raise FacemsmError(f"{str(path)!r}: cannot be written (is no file name)") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -166,7 +166,7 @@ def check_boxes(boxes: ArrayLike, image_shape: tuple[int, ...], where: str = "im
     """
     try:
         array = np.asarray(boxes, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         array = np.empty(())
     if array.size == 0 and array.ndim in (1, 2):
         return np.zeros((0, 4), np.float32)

@@ -141,9 +141,10 @@ def test_coco_names_and_ids_as_tools_write_them(tmp_path: Path, five: str) -> No
     assert items[3:] == [Skipped(f"images\\a.jpg#{key}", "annotation without keypoints") for key in (9, 10)]
 
 
-def test_coco_keypoints_in_another_order(tmp_path: Path, five: str) -> None:
+@pytest.mark.parametrize("names", [NAMES, ["0", "1", "2", "3", "4"], ["1", "2", "3", "4", "5"]])
+def test_coco_keypoints_in_another_order(tmp_path: Path, five: str, names: list[str]) -> None:
     content = official.coco_content()
-    content["categories"][0]["keypoints"] = NAMES[::-1]
+    content["categories"][0]["keypoints"] = names[::-1]
     path = official.write_coco(tmp_path, content)
     np.testing.assert_allclose(load_dataset("coco", path, "all", scheme=five)[1].points, official.points(5, 2)[::-1])
 

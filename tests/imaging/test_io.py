@@ -220,6 +220,8 @@ def test_files_above_the_limit_are_not_read(tmp_path: Path) -> None:
 def test_names_that_no_file_can_have() -> None:
     with pytest.raises(FacemsmError, match="cannot be read"):
         read_image("a\0b.jpg")
+    with pytest.raises(FacemsmError, match="cannot be written"):
+        write_image("a\0b.jpg", np.zeros((1, 1, 3), np.uint8))
 
 
 def test_smallest_photo(tmp_path: Path) -> None:
@@ -322,6 +324,7 @@ def test_check_boxes_accepts() -> None:
         ([[1, 2, 30]], "list of"),
         ([[1, 2, 30], [1, 2, 30, 40]], "list of"),
         (["left"], "list of"),
+        ([[10**400, 0, 1, 1]], "list of"),
         (7, "list of"),
     ],
 )

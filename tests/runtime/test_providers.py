@@ -57,6 +57,12 @@ def test_a_missing_provider_is_one_line_with_its_package(
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("provider", [5, None, (), ("cpu",), ("cpu", 5)])
+def test_what_names_no_provider(provider: object) -> None:
+    with pytest.raises(FacemsmError, match=r"provider .*: give a name, or \(\"cuda\""):
+        Aligner.from_pretrained(providers=[provider])  # type: ignore[list-item]
+
+
 @pytest.mark.usefixtures("cuda")
 @pytest.mark.filterwarnings("ignore:Specified provider")
 def test_a_provider_that_does_not_start_is_no_silent_cpu(capfd: pytest.CaptureFixture[str]) -> None:

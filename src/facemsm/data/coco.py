@@ -31,6 +31,7 @@ from facemsm.data.reading import (
     check_points,
     find_photo,
     ground_truth_box,
+    label_indices,
     reject_duplicate,
     try_read,
 )
@@ -47,8 +48,8 @@ def read_coco(path: Path, box_source: BoxSource, scheme: LandmarkScheme) -> Iter
     """The faces of a COCO keypoints file, in the order of its annotations.
 
     A face is named after its photo's ``file_name``, followed by ``#`` and the annotation's id where the photo shows
-    several. Faces without a labelled point are skipped. Where the file's category and the scheme name the same
-    keypoints in another order, the scheme's holds.
+    several. Faces without a labelled point are skipped. Where the file's category has the keypoints in another order
+    than the scheme, by the scheme's names or by numbers, the scheme's holds.
 
     Raises:
         FacemsmError: not JSON, or no lists ``images`` and ``annotations`` in it.
@@ -58,10 +59,12 @@ def read_coco(path: Path, box_source: BoxSource, scheme: LandmarkScheme) -> Iter
     shown = Counter(
         photo for entry in document.annotations if isinstance(photo := try_read(document.photo, entry), str)
     )
-    names, given = document.keypoints, scheme.names
-    order = [names.index(name) for name in given] if sorted(names) == sorted(given) else range(scheme.count)
+    indices = label_indices(document.keypoints, scheme)
+    places = {indices[label]: place for place, label in enumerate(document.keypoints) if label in indices}
+    named = len(places) == len(document.keypoints) == scheme.count
+    order = [places[i] for i in range(scheme.count)] if named else range(scheme.count)
     mmpose = _is_mmpose(document.annotations)
-    reader = _Reader(path.parent, document, shown, box_source, scheme.count, order or range(scheme.count), mmpose)
+    reader = _Reader(path.parent, document, shown, box_source, scheme.count, order, mmpose)
     seen: dict[tuple[str, bytes], object] = {}
     for entry in document.annotations:
         yield reject_duplicate(try_read(reader.face, entry), entry, seen)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Protocol
 
-from facemsm.errors import FacemsmError
+from facemsm.errors import FacemsmError, check_number
 from facemsm.typing import FloatArray, Image, PathLike, Provider
 
 DEFAULT = "centerface"
@@ -74,8 +74,9 @@ def get_detector(
 
     Raises:
         FacemsmError: the name is unknown, the detector's library is not installed, or ``model`` is missing, unusable
-            or given to a detector that takes none.
+            or given to a detector that takes none; or ``min_size`` is below 0.
     """
+    check_number("min_size", min_size, 0)
     name = name or DEFAULT
     if name not in _CLASSES:
         raise FacemsmError(f"unknown face detector {name!r}: choose one of {', '.join(NAMES)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from facemsm.errors import FacemsmError
+from facemsm.errors import FacemsmError, short
 from facemsm.typing import Provider
 
 CPU = "CPUExecutionProvider"
@@ -35,18 +35,21 @@ def execution_providers(wanted: Sequence[Provider]) -> list[tuple[str, dict[str,
         wanted: short names or ONNX Runtime's own, alone or with options: ``("cuda", {"device_id": 1})``.
 
     Raises:
-        FacemsmError: the installed ONNX Runtime has no such provider.
+        FacemsmError: the installed ONNX Runtime has no such provider, or it is no name, nor one with options.
     """
     import onnxruntime
 
     chosen: dict[str, dict[str, Any]] = {}
     there = onnxruntime.get_available_providers()
     for entry in [wanted] if isinstance(wanted, str) else wanted:
-        given, options = (entry, {}) if isinstance(entry, str) else entry
+        try:
+            given, options = (entry, {}) if isinstance(entry, str) else (str(entry[0]), dict(entry[1]))
+        except (TypeError, ValueError, IndexError) as error:
+            raise FacemsmError(f'provider {short(entry)}: give a name, or ("cuda", {{"device_id": 1}})') from error
         name = PROVIDERS.get(given.lower(), given)
         if name not in there:
             remedy = _REMEDIES.get(name, f"choose from {', '.join(PROVIDERS)}")
             raise FacemsmError(f"provider {given!r}: the installed ONNX Runtime has only {', '.join(there)}; {remedy}")
-        chosen[name] = dict(options)
+        chosen[name] = options
     processor = chosen.pop(CPU, {})
     return [*chosen.items(), (CPU, processor)]
