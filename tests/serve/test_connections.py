@@ -192,6 +192,16 @@ import sys, time
 from facemsm.aligner import Aligner
 from facemsm.apps.cli import main
 
+@pytest.mark.parametrize(("chunk", "status"), [(1, 400), (20, 400), (1024, 200)])
+def test_chunks_that_take_longer_to_count_than_to_send(chunk: int, status: int) -> None:
+    body = (b"%x\r\n" % chunk + bytes(chunk) + b"\r\n") * (200_000 // chunk) + b"0\r\n\r\n"
+    head = b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with served(reads) as port, socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        with suppress(ConnectionError):
+            client.sendall(head + body)
+        assert client.recv(1000).startswith(b"HTTP/1.1 %d" % status)
+
+
 def never(*_, **__):
     print("begun", flush=True)
     time.sleep(600)

@@ -26,6 +26,8 @@ class Connection(H11Protocol):
     """In which a client must have read something of an answer; the system's own buffers may take that long to drain."""
     most = 200
     """Connections at once. For the next one the oldest is closed that is not being worked for."""
+    lines = 256
+    """Of what arrives at once, and one more for each 256 bytes: every header and every chunk makes all others wait."""
 
     _since: float
     _waiting: asyncio.TimerHandle
@@ -43,6 +45,13 @@ class Connection(H11Protocol):
         if len(self.connections) > self.most:
             spare = [other for other in self.connections if isinstance(other, Connection) and other._may_be_closed]
             min(spare, key=lambda other: other._since)._abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Something has arrived."""
+        if data.count(b"\r\n") > self.lines + len(data) // 256:
+            self.send_400_response("too many headers, or chunks that are too small")
+        else:
+            super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
