@@ -187,11 +187,6 @@ def test_what_is_not_http_is_refused_with_the_headers(sent: bytes) -> None:
     assert {f"{name}: {value}".lower() for name, value in HEADERS.items()} <= lines
 
 
-BUSY = """
-import sys, time
-from facemsm.aligner import Aligner
-from facemsm.apps.cli import main
-
 @pytest.mark.parametrize(("chunk", "status"), [(1, 400), (20, 400), (1024, 200)])
 def test_chunks_that_take_longer_to_count_than_to_send(chunk: int, status: int) -> None:
     body = (b"%x\r\n" % chunk + bytes(chunk) + b"\r\n") * (200_000 // chunk) + b"0\r\n\r\n"
@@ -201,6 +196,11 @@ def test_chunks_that_take_longer_to_count_than_to_send(chunk: int, status: int) 
             client.sendall(head + body)
         assert client.recv(1000).startswith(b"HTTP/1.1 %d" % status)
 
+
+BUSY = """
+import sys, time
+from facemsm.aligner import Aligner
+from facemsm.apps.cli import main
 
 def never(*_, **__):
     print("begun", flush=True)
