@@ -24,6 +24,7 @@ from facemsm.face import Face
 from facemsm.geometry import Matrix, apply_affine, box_to_crop, check_boxes, compose, shifted, similarity
 from facemsm.imaging.io import as_image
 from facemsm.runtime.model import HOURGLASS, STGAN, Model, load_model
+from facemsm.runtime.providers import MAX_THREADS
 from facemsm.runtime.session import LANDMARKS, Network
 from facemsm.schemes import LandmarkScheme
 from facemsm.shapes.dictionary import ShapeDictionary
@@ -107,7 +108,7 @@ class Aligner:
     ) -> None:
         if not isinstance(keep, Collection) or not all(name in ("heatmaps", "canonical") for name in keep):
             raise FacemsmError(f"keep is {keep!r}: give a list of heatmaps and canonical")
-        check_number("threads", threads, 1, whole=True)
+        check_number("threads", threads, 1, MAX_THREADS, whole=True)
         if isinstance(detector, str):
             detector = get_detector(detector, providers=providers)
         if detector is not None and not callable(getattr(detector, "detect", None)):

@@ -498,6 +498,11 @@ main()
     assert (process.wait(), process.stderr.read()) == (1, b"")
 
 
+def test_threads_that_no_machine_can_start(run: Run) -> None:
+    photo("a.jpg")
+    assert run("a.jpg", "--threads", "1000000000")[0] == 2
+
+
 def test_given_boxes_need_no_detector(run: Run) -> None:
     photo("a.jpg")
     Path("boxes.csv").write_text("image,x_min,y_min,x_max,y_max\na.jpg,1,2,30,40\n")

@@ -47,6 +47,7 @@ from facemsm.results.jsonl import PhotoResult, PhotoSet, ResultsFile, read_resul
 from facemsm.results.label_studio import label_studio_tasks
 from facemsm.results.run import DRAWN, PTS, SUFFIX, Run
 from facemsm.results.tables import write_csv, write_pts
+from facemsm.runtime.providers import MAX_THREADS
 from facemsm.schemes import LandmarkScheme
 
 app = typer.Typer(add_completion=False)
@@ -130,7 +131,10 @@ def align(
     threads: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Photos that are worked on at once; for a single photo, CPU threads.", show_default="all cores"
+            min=1,
+            max=MAX_THREADS,
+            help="Photos that are worked on at once; for a single photo, CPU threads.",
+            show_default="all cores",
         ),
     ] = None,
     provider: Provider = None,

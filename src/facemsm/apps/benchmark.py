@@ -9,6 +9,7 @@ import typer
 
 from facemsm.apps.console import tell_written, warn
 from facemsm.apps.options import SOURCE, Faces, Provider
+from facemsm.runtime.providers import MAX_THREADS
 
 app = typer.Typer(add_completion=False)
 
@@ -28,7 +29,9 @@ def benchmark(
     weights: Annotated[
         list[str] | None, typer.Option(help="Also run these weights of ours; may be given several times.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads where many are used.", show_default="all")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=MAX_THREADS, help="Threads where many are used.", show_default="all")
+    ] = None,
     provider: Provider = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for report and plot.")] = Path(
         "facemsm-out/benchmark"

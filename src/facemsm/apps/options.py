@@ -11,6 +11,7 @@ import typer
 
 from facemsm.detectors import DEFAULT, NAMES
 from facemsm.errors import FacemsmError
+from facemsm.runtime.providers import MAX_THREADS
 
 if TYPE_CHECKING:
     from facemsm.stages import Settings
@@ -92,7 +93,7 @@ MinSize = Annotated[
     ),
 ]
 Measures = Annotated[bool, typer.Option("--measures", help="Also write head pose, eye and mouth openness.")]
-Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+Threads = Annotated[int, typer.Option(min=1, max=MAX_THREADS, help="CPU threads.")]
 Provider = Annotated[
     list[str] | None,
     typer.Option(

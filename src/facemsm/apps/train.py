@@ -59,6 +59,7 @@ Devices = Annotated[
     int,
     typer.Option(
         min=1,
+        max=64,
         help="GPUs of this machine that share each batch; without a GPU, processes. For several machines: torchrun.",
     ),
 ]

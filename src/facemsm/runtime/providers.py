@@ -27,6 +27,9 @@ _REMEDIES = {
     "OpenVINOExecutionProvider": f"{_INSTEAD} onnxruntime-openvino",
 }
 
+MAX_THREADS = 1024
+"""More than any machine has cores; each is started at once, and millions would bring it down."""
+
 
 def execution_providers(wanted: Sequence[Provider]) -> list[tuple[str, dict[str, Any]]]:
     """Names and options as ONNX Runtime takes them, in the same order, the processor last: it runs what others cannot.
