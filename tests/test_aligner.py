@@ -386,7 +386,7 @@ def test_a_broken_photo_does_not_cost_the_others(aligner: Aligner, photo: Image,
         aligner.align_batch(photos, boxes, errors="ignore")  # type: ignore[call-overload]
     for images in (None, "a.jpg", b"a", 5):
         with pytest.raises(FacemsmError, match="give a list of photos"):
-            aligner.align_batch(images)  # type: ignore[call-overload]
+            aligner.align_batch(images)  # type: ignore[arg-type]
 
 
 def test_boxes_in_shares_of_the_photo_get_a_warning(aligner: Aligner, photo: Image) -> None:
