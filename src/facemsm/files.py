@@ -147,48 +147,48 @@ def check_file(path: Path, most: int) -> None:
         raise FacemsmError(f"{path}: has {status.st_size} bytes, more than the {most} that are read")
 
 
-def read_bytes(path: Path, most: int | None = None) -> bytes:
-    """The content of a file.
-
-    Args:
-        path: the file.
-        most: bytes that it may have; what is no file is then refused too, as by :func:`check_file`.
-
-    Raises:
-        AbsentError: there is no such file.
-        FacemsmError: it cannot be read.
-    """
-    if most is not None:
-        check_file(path, most)
-    with reading(path):
-        return path.read_bytes()
-
-
 def is_open_file(path: Path) -> bool:
     """Whether a path is what a shell passes on of its own: ``<(zcat faces.csv.gz)``, ``/dev/stdin``."""
     return path == Path("/dev/stdin") or re.fullmatch(r"/dev/fd|/proc/[^/]+/fd", str(path.parent)) is not None
+
+
+def read_bytes(path: Path, most: int | None = None, *, named: bool = False) -> bytes:
+    """The content of a file.
+
+    Args:
+        path: the file. A pipe is read if it is one of the shell's, see :func:`is_open_file`.
+        most: bytes that it may have; what is no file is then refused too, as by :func:`check_file`.
+        named: by the user, and not found in a folder: any pipe is read.
+
+    Raises:
+        AbsentError: there is no such file.
+        FacemsmError: it cannot be read, or is another pipe, which may never begin.
+    """
+    if most is not None:
+        check_file(path, most)
+    pipe = path.is_fifo()
+    if pipe and not (named or is_open_file(path)):
+        raise FacemsmError(f"{path}: cannot be read (it is a pipe)")
+    with reading(path), path.open("rb") as file:
+        content = file.read(_LARGEST_PIPE + 1 if pipe else -1)
+    if pipe and len(content) > _LARGEST_PIPE:
+        raise FacemsmError(f"{path}: more than the {_LARGEST_PIPE} bytes that are read of a pipe; name a file")
+    return content
 
 
 def read_text(path: Path, *, named: bool = False) -> str:
     """The text of a file, UTF-8 with or without a byte-order mark.
 
     Args:
-        path: the file. A pipe is read if it is one of the shell's, see :func:`is_open_file`.
-        named: by the user, and not found in a folder: any pipe is read.
+        path: the file; a pipe as by :func:`read_bytes`.
+        named: as there.
 
     Raises:
         AbsentError: there is no such file.
-        FacemsmError: it cannot be read, is another pipe, which may never begin, or not text.
+        FacemsmError: as there, or it is not text.
     """
-    pipe = path.is_fifo()
-    if pipe and not (named or is_open_file(path)):
-        raise FacemsmError(f"{path}: cannot be read (it is a pipe)")
     try:
-        with reading(path), path.open("rb") as file:
-            content = file.read(_LARGEST_PIPE + 1 if pipe else -1)
-        if pipe and len(content) > _LARGEST_PIPE:
-            raise FacemsmError(f"{path}: more than the {_LARGEST_PIPE} bytes that are read of a pipe; name a file")
-        return content.decode("utf-8-sig")
+        return read_bytes(path, named=named).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise FacemsmError(f"{path}: is not a text file (byte {error.start} is not UTF-8)") from error
 

@@ -527,6 +527,16 @@ def test_resume_knows_the_boxes_by_their_content(run: Run) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes have no names")
+def test_results_that_are_a_pipe(run: Run) -> None:
+    photo("a.jpg")
+    Path("facemsm-out").mkdir()
+    os.mkfifo("facemsm-out/landmarks.jsonl")
+    code, _, err = run("a.jpg")
+    assert code == 2
+    assert err.endswith("landmarks.jsonl: is a pipe; choose another --output, or - for standard output\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes have no names")
 def test_boxes_through_a_pipe(run: Run) -> None:
     photo("a.jpg")
     table = "image,x_min,y_min,x_max,y_max\na.jpg,1,2,30,40\n"

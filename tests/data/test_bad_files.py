@@ -8,6 +8,7 @@ import re
 import struct
 import subprocess
 import sys
+import threading
 import tracemalloc
 import zipfile
 import zlib
@@ -502,9 +503,31 @@ def test_names_that_no_file_can_have(name: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
-@pytest.mark.parametrize("name", ["a.pts", "a.csv"])
+@pytest.mark.parametrize("name", ["a.pts", "a.csv", "a.cvat", "a.dlib", "a.coco", "a.label-studio"])
 def test_pipes_are_refused_rather_than_waited_for(name: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / name)
     root = tmp_path if name == "a.pts" else tmp_path / name
     with pytest.raises(FacemsmError, match="it is a pipe"):
         load_dataset(name[2:], root, "all", "gt", "68")
+    with pytest.raises(FacemsmError, match="a pipe"):
+        read_npz(tmp_path / name, ["points"])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_pipes_of_the_shell_are_read() -> None:
+    read, write = os.pipe()
+    os.write(write, b"text")
+    os.close(write)
+    assert read_text(Path(f"/dev/fd/{read}")) == "text"
+    os.close(read)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_without_end_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facemsm.files._LARGEST_PIPE", 100)
+    os.mkfifo(tmp_path / "a")
+    writer = threading.Thread(target=(tmp_path / "a").write_bytes, args=(bytes(101),))
+    writer.start()
+    with pytest.raises(FacemsmError, match="more than the 100 bytes that are read of a pipe"):
+        read_text(tmp_path / "a", named=True)
+    writer.join()

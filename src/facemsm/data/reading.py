@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 
 from facemsm.data.sample import FaceSample
 from facemsm.errors import AbsentError, FacemsmError
-from facemsm.files import read_bytes, reading
+from facemsm.files import check_file, read_bytes, reading
 from facemsm.geometry import tight_box
 from facemsm.imaging.io import IMAGE_SUFFIXES
 from facemsm.schemes import UNLABELLED, LandmarkScheme
 from facemsm.typing import FloatArray, Image
 
 _LARGEST = 1e6  # pixels; no photo is as large, and float32 still holds it to a tenth of a pixel
+_LARGEST_NPZ = 1 << 34  # of which the arrays that are read are a part
 _MOST_BYTES = 1 << 28  # of the arrays of a file: 150,000 faces of 68 points, with all that a method says of them
 
 Floats = NDArray[np.floating[Any]]
@@ -266,6 +267,7 @@ def read_npz(path: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
         FacemsmError: unreadable, damaged, or they take more than 256 MiB.
     """
     arrays = {}
+    check_file(path, _LARGEST_NPZ)
     with reading(path):
         file = path.open("rb")
     try:

@@ -120,6 +120,8 @@ class ResultsFile:
         self.done = PhotoSet()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_fifo():  # which would wait for a reader
+                raise FacemsmError(f"{path}: is a pipe; choose another --output, or - for standard output")
             self._open()
             if resume:
                 self._drop_unfinished_line()
