@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
-from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from facemsm.apps.console import cores, plural, sigterm_as_interrupt, tell, warn
 from facemsm.apps.options import (
+    MAX_THREADS,
     ContourThreshold,
     Detector,
     DetectorModel,
@@ -35,20 +33,14 @@ from facemsm.apps.options import (
     read_settings,
 )
 from facemsm.assets import SAMPLE
-from facemsm.batch.photos import STREAM, OutputNames, Shard, common_folder, find_photos, inside
-from facemsm.batch.pipeline import Outcome, Photo, PhotoAligner, in_order
-from facemsm.errors import FacemsmError, StorageError
-from facemsm.files import OUTPUT, atomic_write, new_folder, newest_folder, reading
+from facemsm.batch.job import Job
+from facemsm.batch.photos import STREAM, Shard
+from facemsm.batch.pipeline import Outcome
+from facemsm.errors import FacemsmError
+from facemsm.files import OUTPUT, reading
 from facemsm.imaging.drawing import LOW_SCORE
 from facemsm.imaging.io import MAX_BYTES
-from facemsm.results.boxes import boxes_checksum, match_boxes, read_boxes
-from facemsm.results.coco import to_coco
-from facemsm.results.jsonl import PhotoResult, PhotoSet, ResultsFile, read_results
-from facemsm.results.label_studio import label_studio_tasks
-from facemsm.results.run import DRAWN, PTS, SUFFIX, Run
-from facemsm.results.tables import write_csv, write_pts
-from facemsm.runtime.providers import MAX_THREADS
-from facemsm.schemes import LandmarkScheme
+from facemsm.results.run import DRAWN
 
 app = typer.Typer(add_completion=False)
 
@@ -152,12 +144,6 @@ def align(
     A photo that cannot be used is reported in one line and skipped; the exit code is then 1, and 0 if all went well.
     """
     started = time.monotonic()
-    tally: Counter[str] = Counter()
-
-    def failed(line: str) -> None:
-        warn(line)
-        tally["failed"] += 1
-
     finding = {
         "--detector": detector,
         "--detector-model": detector_model,
@@ -166,148 +152,75 @@ def align(
     }
     if boxes and (vain := [option for option, value in finding.items() if value]):
         raise FacemsmError(f"{vain[0]}: is for faces that the detector finds; leave it out with --boxes")
+    if shard and not output:
+        raise FacemsmError(f"--shard {shard}: name the folder that all parts share, with --output")
     streamed = output == STREAM
     if streamed:
-        _check_streamed(format, draw=draw, resume=resume)
+        output = _stream(ctx, format, draw=draw, resume=resume)
     if ray:
-        from facemsm.batch.ray import align_photos, import_ray
+        from facemsm.batch.ray import import_ray
 
         import_ray()  # that it is missing is said before anything is written
-    part = Shard.parse(shard) if shard else None
-    if part and not output:
-        raise FacemsmError(f"--shard {shard}: name the folder that all parts share, with --output")
     sources = paths or [SAMPLE]
     piped = _read_stdin() if STREAM in sources else None
     if piped is not None and resume:
         raise FacemsmError("--resume: what comes from standard input is not known again; leave it out")
-    folder = common_folder(sources)
 
-    def find(report: Callable[[str], None], left_out: Callable[[str], None]) -> Iterator[Path]:
-        photos = find_photos(sources, report, left_out)
-        return (photo for photo in photos if inside(photo, folder) in part) if part else photos
-
-    photos, given, checksum = find(failed, warn), None, ""
-    if boxes:
-        listed, found = list(photos), read_boxes(boxes)
-        given, checksum = match_boxes(found, listed, boxes), boxes_checksum(found)
-        photos = iter(listed)
-    first = list(islice(photos, 2))
-    photos = chain(first, photos)
-
-    options: dict[str, Any] = {
-        "weights": weights,
-        "settings": read_settings(method, stages, threshold_contour, threshold_features, any_rotation=any_rotation),
-        "detector": detector,
-        "detector_model": detector_model,
-        "providers": provider or (),
-        "boxes": boxes,
-        "boxes_checksum": checksum,
-        "min_score": min_score,
-        "min_size": min_size,
-        "measures": measures,
-    }
-    threads_used = threads or cores()
-    workers = threads_used if len(first) > 1 else 1
-    work = PhotoAligner(**options, threads=1 if workers > 1 else threads_used)
-    scheme = work.scheme
-    name = f"landmarks{f'-{part}' if part else ''}"
-    run = Run(Path.cwd(), folder, draw, work.settings)
-    results: ResultsFile | _Stdout
-    if streamed and format is Format.JSON:
-        target, results = Path(), _Stdout()
-    else:
-        target = output or (newest_folder(name + SUFFIX) if resume else None) or new_folder()
-        if streamed:
-            with reading("temporary folder"):
-                target = Path(ctx.with_resource(TemporaryDirectory(prefix="facemsm-")))
-        results = ResultsFile(target / f"{name}.jsonl", scheme.name, resume=resume, run=run)
-    run = results.run or run
-    options |= {"drawn": target / DRAWN if run.draw else None, "folder": run.common}
-    work.draw_into(options["drawn"], options["folder"])
-    moved = run.folder != Path.cwd()
-
-    def todo() -> Iterator[Photo]:
-        for photo in photos:
-            if photo in results.done:
-                if results.done.changed(photo):
-                    failed(f"{photo}: is not the file any more whose results are there; choose another --output")
-                else:
-                    tally["before"] += 1
-            else:  # a relative name would mean another photo beside those of a run that began in another folder
-                named = photo.absolute() if moved and photo != STREAM else photo
-                data = piped if photo == STREAM else None
-                yield Photo(named, None if given is None else given.get(photo), data)
-
-    def count() -> int:
-        found = listed if boxes else find(lambda _: None, lambda _: None)
-        return sum(photo not in results.done for photo in found)
-
-    outcomes = align_photos(todo(), options, address=ray, workers=threads) if ray else in_order(work, todo(), workers)
-    interrupt, picture = 0, None
+    job = Job(
+        sources,
+        output,
+        warn,
+        record=output != STREAM,
+        draw=draw,
+        resume=resume,
+        shard=Shard.parse(shard) if shard else None,
+        boxes=boxes,
+        piped=piped,
+        threads=threads or cores(),
+        ray=ray,
+        workers=threads,
+        weights=weights,
+        settings=read_settings(method, stages, threshold_contour, threshold_features, any_rotation=any_rotation),
+        detector=detector,
+        detector_model=detector_model,
+        providers=provider or (),
+        min_score=min_score,
+        min_size=min_size,
+        measures=measures,
+    )
+    interrupt = 0
     try:
-        with sigterm_as_interrupt(), closing(outcomes):
-            for outcome in _progress(outcomes, count):
-                if outcome.line is None:
-                    failed(outcome.failure or outcome.image)
-                    continue
-                if not outcome.faces:
-                    low = f", {plural(outcome.left_out, 'low score')} left out" if outcome.left_out else ""
-                    warn(f"{Path(outcome.image)}: no face found{low}")
-                results.append_line(outcome.line)
-                tally["read"] += 1
-                tally["faces"] += outcome.faces
-                tally["low"] += outcome.low
-                tally["left out"] += outcome.left_out
-                tally["faceless"] += not outcome.faces
-                tally["drawn"] += outcome.picture is not None
-                picture = outcome.picture or picture
+        with sigterm_as_interrupt(), closing(job.outcomes()) as outcomes:
+            for outcome in _progress(outcomes, job.left):
+                if output == STREAM and outcome.line:
+                    print(outcome.line, end="", flush=True)
     except KeyboardInterrupt as stop:
         interrupt = stop.args[0] if stop.args else signal.SIGINT
-    finally:
-        results.close()
 
-    say, written = tell, []
-    if isinstance(results, ResultsFile):
-        converted = _convert(results.path, format, scheme, run, failed, measures=measures)
-        written = [results.path, *converted]
+    written = job.convert(format.value)
     if streamed:
-        say = warn
         for path in written[1:]:
-            _Stdout().append_line(path.read_text(encoding="utf-8"))
-    say(_summary(tally, time.monotonic() - started))
-    for path in () if streamed else written:
-        tell(f"landmarks: {path}")
-    if tally["drawn"]:
-        tell(f"pictures:  {picture if tally['drawn'] == 1 else target / DRAWN}")
+            print(path.read_text(encoding="utf-8"), end="", flush=True)
+    (warn if streamed else tell)(_summary(job.tally, time.monotonic() - started))
+    if not streamed:
+        _tell_written(job, written)
     if interrupt:
-        way = f"the same command with {'' if output else f'--output {target} '}--resume continues"
-        say(f"interrupted{'' if streamed else f'; {way}'}")
+        way = f"; the same command with {'' if output else f'--output {job.folder} '}--resume continues"
+        (warn if streamed else tell)(f"interrupted{'' if streamed else way}")
         raise typer.Exit(128 + interrupt)
-    raise typer.Exit(1 if tally["failed"] else 0)
+    raise typer.Exit(1 if job.tally["failed"] else 0)
 
 
-class _Stdout:
-    """Standard output in the place of a :class:`ResultsFile`."""
-
-    run = None
-    done = PhotoSet()
-
-    def __init__(self) -> None:
-        sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # type: ignore[union-attr]
-
-    def append_line(self, line: str) -> None:
-        """Write it, at once."""
-        print(line, end="", flush=True)
-
-    def close(self) -> None:
-        """Nothing is pending."""
-
-
-def _check_streamed(format: Format, *, draw: bool, resume: bool) -> None:
-    """Refuse what needs a folder with ``--output -``."""
+def _stream(ctx: typer.Context, format: Format, *, draw: bool, resume: bool) -> Path:
+    """Make ready for ``--output -``: refuse what needs a folder; where a format that needs the whole record is made."""
     needs = {"--draw": draw, "--resume": resume, "--format pts": format is Format.PTS}
     if vain := [option for option, value in needs.items() if value]:
         raise FacemsmError(f"{vain[0]}: needs a folder; leave it out with --output -, or name one")
+    sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # type: ignore[union-attr]
+    if format is Format.JSON:
+        return STREAM
+    with reading("temporary folder"):
+        return Path(ctx.with_resource(TemporaryDirectory(prefix="facemsm-")))
 
 
 def _read_stdin() -> bytes:
@@ -344,50 +257,11 @@ def _progress(outcomes: Iterable[Outcome], count: Callable[[], int]) -> Iterator
             progress.advance(task)
 
 
-def _convert(
-    results: Path,
-    format: Format,
-    scheme: LandmarkScheme,
-    run: Run,
-    failed: Callable[[str], None],
-    *,
-    measures: bool,
-) -> list[Path]:
-    """Write the other formats from the record of the run; return the paths written.
-
-    Those that an earlier part of the run wrote are brought up to date, too.
-    """
-    written = []
-    table, folder = results.with_suffix(".csv"), results.with_name(PTS)
-    if format is Format.CSV or table.exists():
-        write_csv(table, read_results(results), scheme.count, measures=scheme if measures else None)
-        written.append(table)
-    documents: dict[Format, Callable[[list[PhotoResult]], Any]] = {
-        Format.COCO: lambda photos: to_coco(photos, scheme=scheme),
-        Format.LABEL_STUDIO: lambda photos: label_studio_tasks(photos, scheme),
-    }
-    for kind, document in documents.items():
-        path = results.with_suffix(f".{kind.value}.json")
-        if format is kind or path.exists():
-            photos = [
-                replace(photo, image=inside(run.folder / photo.image, run.common).as_posix())
-                for photo in read_results(results)
-            ]
-            with atomic_write(path) as temporary:
-                temporary.write_text(json.dumps(document(photos)), encoding="utf-8")
-            written.append(path)
-    if format is Format.PTS or folder.is_dir():
-        name = OutputNames(run.common)
-        for result in read_results(results):
-            try:
-                for i, face in enumerate(result.faces, 1):
-                    write_pts(folder / f"{name(run.folder / result.image)}_{i}.pts", face.points)
-            except FacemsmError as error:  # one name must not cost the others  # noqa: PERF203
-                if isinstance(error, StorageError):
-                    raise
-                failed(str(error))
-        written += [folder] if folder.is_dir() else []
-    return written
+def _tell_written(job: Job, written: Sequence[Path]) -> None:
+    for path in written:
+        tell(f"landmarks: {path}")
+    if job.tally["drawn"]:
+        tell(f"pictures:  {job.picture if job.tally['drawn'] == 1 else job.folder / DRAWN}")
 
 
 def _summary(tally: Counter[str], seconds: float) -> str:
