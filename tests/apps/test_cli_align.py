@@ -334,7 +334,6 @@ def test_given_boxes(run: Run) -> None:
         (["--weights", "5000"], "there are no weights '5000'"),
         (["--detector", "eagle"], "unknown face detector 'eagle'"),
         (["--detector", "centerface", "--provider", "tpu"], "provider 'tpu': the installed ONNX Runtime has only"),
-        (["--boxes", "empty.csv", "--any-rotation"], "--any-rotation: is for faces that the detector finds"),
         (["--shard", "0/4"], "--shard '0/4': expected K/N"),
         (["--shard", "5/4"], "--shard '5/4': expected K/N"),
         (["--shard", "3"], "--shard '3': expected K/N"),

@@ -20,6 +20,7 @@ import typer
 
 from facemsm.apps.console import cores, plural, sigterm_as_interrupt, tell, warn
 from facemsm.apps.options import (
+    AnyRotation,
     ContourThreshold,
     Detector,
     DetectorModel,
@@ -120,14 +121,7 @@ def align(
     threshold_features: FeatureThreshold = None,
     detector: Detector = None,
     detector_model: DetectorModel = None,
-    any_rotation: Annotated[
-        bool,
-        typer.Option(
-            "--any-rotation",
-            help="Photos may lie on their side or head, as those that lost their orientation tag: look for faces in "
-            "all four orientations, unless those found first are upright.",
-        ),
-    ] = False,
+    any_rotation: AnyRotation = False,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -158,12 +152,7 @@ def align(
         warn(line)
         tally["failed"] += 1
 
-    finding = {
-        "--detector": detector,
-        "--detector-model": detector_model,
-        "--min-size": min_size,
-        "--any-rotation": any_rotation,
-    }
+    finding = {"--detector": detector, "--detector-model": detector_model, "--min-size": min_size}
     if boxes and (vain := [option for option, value in finding.items() if value]):
         raise FacemsmError(f"{vain[0]}: is for faces that the detector finds; leave it out with --boxes")
     streamed = output == STREAM
