@@ -188,8 +188,6 @@ def test_a_photo_on_its_side(client: TestClient, aligner: Aligner) -> None:
     settings = replace(aligner.settings, any_rotation=True)
     turning = Aligner(aligner.model, settings=settings, keep=aligner.keep, detector=aligner.detector)
     with client_of(turning) as served:  # --any-rotation
-        Aligner(aligner.model, settings=settings, keep=aligner.keep, detector=aligner.detector)
-    ) as served:  # --any-rotation
         np.testing.assert_allclose(post(served, data).json()["faces"][0]["points"], expected.points, atol=6e-4)
         assert post(served, data, any_rotation="false").json() == post(client, data).json()
 

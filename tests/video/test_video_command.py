@@ -258,7 +258,7 @@ def test_a_window_shows_frames_until_escape(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
 def test_a_video_on_its_side_is_turned_upright(run: Run, turns: int) -> None:
     """Without a rotation in the file: three black frames, then the sample photo, turned."""
-    photo = cv2.resize(read_image(SAMPLE), (256, 300))
+    photo = np.asarray(cv2.resize(read_image(SAMPLE), (256, 300)), np.uint8)
     lying = np.ascontiguousarray(np.rot90(photo, turns))
     height, width = lying.shape[:2]
     writer = VideoWriter(Path("in.mp4"), 30.0, width, height)
