@@ -139,7 +139,7 @@ def test_commands_that_need_no_training_run(name: str, tmp_path: Path, monkeypat
     for words in commands(page):
         text = " ".join(words)
         if not re.match(r"facemsm (align|data|video)\b", text) or re.search(
-            r"--ray|--camera|--provider| /data/|=data/", text
+            r"--ray|--camera|--show|--provider| /data/|=data/", text
         ):
             continue
         run_command(words, monkeypatch)

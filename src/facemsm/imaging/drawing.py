@@ -82,13 +82,12 @@ def draw_faces(
     """
     canvas: Image = as_image(image).copy()
     faces = faces if isinstance(faces, Sequence) else [faces]
-    if scheme is None and faces:
-        scheme = scheme_of(len(faces[0].points))
-    for face in faces if scheme else ():
+    for face in faces:
+        scheme = scheme or scheme_of(len(face.points))
         if len(face.points) != scheme.count:
             raise FacemsmError(f"a face has {len(face.points)} points, not the {scheme.count} of scheme {scheme.name}")
-    for face in faces if scheme else ():
-        _draw_face(canvas, face, scheme, boxes)
+    for face in faces:
+        _draw_face(canvas, face, scheme or scheme_of(len(face.points)), boxes)
     if faces or legend:
         _draw_legend(canvas)
     return canvas
