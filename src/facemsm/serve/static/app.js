@@ -84,7 +84,8 @@ function counted({ faces, faces_found: found }) {
     const why = found > model.limits.faces ? "no more are taken from one photo" : "the others score too low";
     return `${faces.length} of ${found} faces, the clearest (${why}),${doubtful}`;
   }
-  if (!faces.length) return "no face found. “Add a face” draws a box around one; “Photo lies on its side” looks in all orientations";
+  const turned = $("#turned").hidden ? "" : "; “Photo lies on its side” looks in all orientations";
+  if (!faces.length) return `no face found. “Add a face” draws a box around one${turned}`;
   return `${faces.length} face${faces.length > 1 ? "s" : ""}${doubtful}`;
 }
 
