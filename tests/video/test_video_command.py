@@ -217,6 +217,14 @@ def test_the_window_ends_the_run_when_it_is_closed(
     assert len(records("o.jsonl")) == len(read_times(Path("o.mp4"))) == 3
 
 
+@pytest.mark.parametrize("text", ["--show", "-1", "front", ""])
+def test_a_camera_is_named_by_its_number(run: Run, text: str) -> None:
+    code, _, err = run("--camera", text)
+    assert code == 2
+    assert "is no camera's number" in err
+    assert "--camera 0" in err
+
+
 @pytest.mark.usefixtures("stub_aligner")
 def test_without_a_screen_or_tk_the_window_says_what_to_do(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     write_video(Path("in.avi"), 2)

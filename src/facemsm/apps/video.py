@@ -46,10 +46,18 @@ LOOKS, LOOK_EVERY = 20, 15
 app = typer.Typer(add_completion=False)
 
 
+def _camera_number(text: str) -> int:
+    """The value of ``--camera``, after which an option may stand where the number was forgotten."""
+    if not text.isdecimal():
+        raise typer.BadParameter(f"{text!r} is no camera's number. The first camera is 0: --camera 0, or --show alone")
+    return int(text)
+
+
 @app.command()
 def video(
     source: Annotated[
-        Path | None, typer.Argument(help="A video file.", metavar="VIDEO", show_default="the camera, with --camera")
+        Path | None,
+        typer.Argument(help="A video file.", metavar="VIDEO", show_default="the camera, with --camera or --show"),
     ] = None,
     output: Annotated[
         Path | None,
@@ -62,7 +70,9 @@ def video(
     ] = None,
     camera: Annotated[
         int | None,
-        typer.Option(min=0, help="Instead of a file, the camera of this number, until Ctrl-C.", metavar="NUMBER"),
+        typer.Option(
+            parser=_camera_number, help="Instead of a file, the camera of this number, until Ctrl-C.", metavar="NUMBER"
+        ),
     ] = None,
     show: Annotated[
         bool,
