@@ -409,7 +409,14 @@ def test_small_faces_are_drawn_large(height: int, width: int, size: int) -> None
     x, y = width // 3, height // 2
     image[y - 2 : y + 3, x - 2 : x + 3] = 255
     points = np.array([[x, y], [x + size / 2, y + size / 2], [x - size / 2, y - size / 2]], np.float32)
-    face = Face(points, np.ones(3, np.float32), np.zeros(3, bool), points[[2, 1]].ravel(), np.eye(2, 3), points)
+    face = Face(
+        points,
+        np.ones(3, np.float32),
+        np.zeros(3, bool),
+        points[[2, 1]].ravel(),
+        np.eye(2, 3, dtype=np.float32),
+        points,
+    )
     larger, (moved,) = enlarged(image, [face])
     scale = min(250 / size, LARGEST_DRAWN / max(height, width))
     if scale <= 1:
