@@ -505,7 +505,7 @@ def test_threads_that_no_machine_can_start(run: Run) -> None:
 def test_given_boxes_need_no_detector(run: Run) -> None:
     photo("a.jpg")
     Path("boxes.csv").write_text("image,x_min,y_min,x_max,y_max\na.jpg,1,2,30,40\n")
-    for option in (("--detector", "dlib"), ("--detector-model", "a"), ("--min-size", "9"), ("--any-rotation",)):
+    for option in (("--detector", "dlib"), ("--detector-model", "a"), ("--min-size", "9")):
         code, _, err = run("a.jpg", "--boxes", "boxes.csv", *option)
         assert code == 2
         assert err.startswith(f"facemsm: {option[0]}: is for faces that the detector finds; leave it out with --boxes")
