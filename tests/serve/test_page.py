@@ -334,7 +334,7 @@ def test_pixels_are_those_of_the_file_upright(page: Any) -> None:
 
 def test_large_photos_and_several_faces(page: Any) -> None:
     photo = np.tile(as_image(SAMPLE)[:360], (1, 2, 1))
-    photo = cv2.resize(photo, None, fx=1.5, fy=1.5, interpolation=cv2.INTER_CUBIC)
+    photo = np.asarray(cv2.resize(photo, None, fx=1.5, fy=1.5, interpolation=cv2.INTER_CUBIC), np.uint8)
     buffer = io.BytesIO()
     Pillow.fromarray(photo).save(buffer, "PNG")
     answer = asked(page, buffer.getvalue())
