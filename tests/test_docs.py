@@ -139,7 +139,7 @@ def test_commands_that_need_no_training_run(name: str, tmp_path: Path, monkeypat
     for words in commands(page):
         text = " ".join(words)
         if not re.match(r"facemsm (align|data|video)\b", text) or re.search(
-            r"--ray|--camera|--provider| /data/|=data/", text
+            r"--ray|--camera|--show|--provider| /data/|=data/", text
         ):
             continue
         run_command(words, monkeypatch)
@@ -291,14 +291,24 @@ def test_the_check_of_names_sees_faults() -> None:
 
 
 def test_every_picture_is_made_by_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = {name for page in PAGES for name in re.findall(r"\(pictures/([\w.]+)\)", page.read_text(encoding="utf-8"))}
-    script = runpy.run_path(str(ROOT / "docs/make_pictures.py"))
-    monkeypatch.setitem(script["main"].__globals__, "PICTURES", tmp_path)
-    monkeypatch.setitem(script["main"].__globals__, "photograph_page", lambda path: path.touch())  # needs a browser
-    script["main"]()
+    shown = {name for page in PAGES for name in re.findall(r"\(pictures/([\w.-]+)\)", page.read_text(encoding="utf-8"))}
+    for name in ("make_pictures.py", "make_gallery.py"):
+        script = runpy.run_path(str(ROOT / "docs" / name))
+        monkeypatch.setitem(script["main"].__globals__, "PICTURES", tmp_path)
+        monkeypatch.setitem(script["main"].__globals__, "photograph_page", lambda path: path.touch())  # needs a browser
+        script["main"]()
     made = {path.name for path in tmp_path.iterdir()}
-    assert made == {path.name for path in (ROOT / "docs/pictures").iterdir()}
+    assert made == {path.name for path in (ROOT / "docs/pictures").iterdir() if path.is_file()}
     assert shown <= made
+
+
+def test_each_photo_of_the_gallery_is_small_and_credited() -> None:
+    page = (ROOT / "docs/gallery.md").read_text(encoding="utf-8")
+    photos = sorted((ROOT / "docs/pictures/gallery").iterdir())
+    for photo in photos:
+        assert f"{photo.stem}.png" in page, photo.name
+    pictures = [*photos, *(ROOT / "docs/pictures").glob("gallery-*")]
+    assert sum(path.stat().st_size for path in pictures) < 600_000
 
 
 @pytest.mark.slow

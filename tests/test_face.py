@@ -87,6 +87,7 @@ def test_tables() -> None:
     assert len(table) == 136
     np.testing.assert_array_equal(table.loc[table["face"] == 1, ["x", "y"]], face().points)
     assert table.groupby("face")["occluded"].sum().tolist() == [3, 3]
+    assert facemsm.to_dataframe(face()).equals(table[table["face"] == 0])
     alone = face().to_dataframe()
     np.testing.assert_array_equal(alone["score"], face().scores)
     assert alone.index.name == "landmark"

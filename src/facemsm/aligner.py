@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from facemsm.confidence.model import detail
 from facemsm.detectors import FaceDetector, get_detector
-from facemsm.detectors.rotation import detect_any_rotation
+from facemsm.detectors.rotation import detect_any_rotation, turns_of_boxes
 from facemsm.errors import FacemsmError, check_number, short
 from facemsm.face import Face
 from facemsm.geometry import Matrix, apply_affine, box_to_crop, check_boxes, compose, shifted, similarity
@@ -251,6 +251,21 @@ class Aligner:
         faces = iter(self._shared([job for part in jobs if isinstance(part, list) for job in part], settings))
         return [[next(faces) for _ in part] if isinstance(part, list) else part for part in jobs]
 
+    def quarter_turns(self, image: ImageSource) -> int | None:
+        """By how many quarter turns counter-clockwise (``np.rot90``) a photo becomes upright, as its faces tell.
+
+        Args:
+            image: as for :meth:`align`.
+
+        Returns:
+            0 to 3; None if no face is found in any orientation.
+
+        Raises:
+            FacemsmError: the photo cannot be read.
+        """
+        jobs = self._jobs(image, None, replace(self.settings, any_rotation=True), 0)
+        return jobs[0].turns if jobs else None
+
     # --- Algorithm 2 -------------------------------------------------------------------------------------------------
 
     def _align(self, jobs: Sequence[_Job], settings: Settings) -> list[Face]:
@@ -399,16 +414,18 @@ class Aligner:
         photo = as_image(image, where)
         if boxes is None:
             if settings.any_rotation:
-                once = replace(settings, retry=False)
-                detections, turns = detect_any_rotation(
-                    self.detector,
-                    photo,
-                    lambda view, found: self.run_stages([view] * len(found), found, once).scores.mean(1),
-                )
+                detections, turns = detect_any_rotation(self.detector, photo, partial(self._judge, settings))
             else:
                 detections, turns = self.detector.detect(photo), 0
             return [_Job(photo, found[:4], float(found[4]), turns) for found in detections]
-        return [_Job(photo, box, None) for box in check_boxes(boxes, photo.shape, where)]
+        checked = check_boxes(boxes, photo.shape, where)
+        turns = turns_of_boxes(photo, checked, partial(self._judge, settings)) if settings.any_rotation else 0
+        return [_Job(photo, box, None, turns) for box in checked]
+
+    def _judge(self, settings: Settings, view: Image, boxes: FloatArray) -> FloatArray:
+        """Mean scores (N,) by which :mod:`facemsm.detectors.rotation` tells how a photo lies."""
+        scores = self.run_stages([view] * len(boxes), boxes, replace(settings, retry=False)).scores
+        return np.asarray(scores.mean(1), np.float32)
 
     def _shared(self, jobs: Sequence[_Job], settings: Settings) -> list[Face]:
         """All jobs, shared by the threads: faces are, as the networks' layers are too small to split."""

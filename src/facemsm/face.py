@@ -81,9 +81,8 @@ class Face:
             FacemsmError: no built-in scheme has as many points, or the image cannot be used.
         """
         from facemsm.imaging.drawing import draw_faces
-        from facemsm.schemes import scheme_of
 
-        return draw_faces(image, [self], scheme or scheme_of(len(self.points)))
+        return draw_faces(image, self, scheme)
 
     def to_dataframe(self) -> pandas.DataFrame:
         """One row per landmark, with ``x``, ``y`` (photo pixels), ``score`` and ``occluded``.

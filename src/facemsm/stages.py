@@ -55,7 +55,8 @@ class Settings:
         reconstruction: the paper's stage 3, with its thresholds.
         retry: whether ``calibrated`` may retry.
         any_rotation: whether photos may lie on their side or head: faces are looked for in all four orientations
-            unless landmarks show the photo to be upright, see :func:`facemsm.detectors.rotation.detect_any_rotation`.
+            unless landmarks show the photo to be upright, see :func:`facemsm.detectors.rotation.detect_any_rotation`;
+            faces of given boxes are tried in them.
         convention: name of a training data set, such as ``300w``: points are where its labels would be, rather than
             where the consensus of all sets is.
 

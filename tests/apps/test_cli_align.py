@@ -334,7 +334,6 @@ def test_given_boxes(run: Run) -> None:
         (["--weights", "5000"], "there are no weights '5000'"),
         (["--detector", "eagle"], "unknown face detector 'eagle'"),
         (["--detector", "centerface", "--provider", "tpu"], "provider 'tpu': the installed ONNX Runtime has only"),
-        (["--boxes", "empty.csv", "--any-rotation"], "--any-rotation: is for faces that the detector finds"),
         (["--shard", "0/4"], "--shard '0/4': expected K/N"),
         (["--shard", "5/4"], "--shard '5/4': expected K/N"),
         (["--shard", "3"], "--shard '3': expected K/N"),
@@ -506,7 +505,7 @@ def test_threads_that_no_machine_can_start(run: Run) -> None:
 def test_given_boxes_need_no_detector(run: Run) -> None:
     photo("a.jpg")
     Path("boxes.csv").write_text("image,x_min,y_min,x_max,y_max\na.jpg,1,2,30,40\n")
-    for option in (("--detector", "dlib"), ("--detector-model", "a"), ("--min-size", "9"), ("--any-rotation",)):
+    for option in (("--detector", "dlib"), ("--detector-model", "a"), ("--min-size", "9")):
         code, _, err = run("a.jpg", "--boxes", "boxes.csv", *option)
         assert code == 2
         assert err.startswith(f"facemsm: {option[0]}: is for faces that the detector finds; leave it out with --boxes")

@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facemsm.batch.photos import OutputNames, Shard, common_folder, find_photos
-from facemsm.batch.pipeline import AHEAD, Photo, PhotoAligner, in_order
+from facemsm.batch.pipeline import AHEAD, LARGEST_DRAWN, Photo, PhotoAligner, enlarged, in_order
 from facemsm.errors import FacemsmError
+from facemsm.face import Face
 from facemsm.imaging.io import IMAGE_SUFFIXES, write_image
 from facemsm.results.jsonl import PhotoSet, ResultsFile, read_results
 from facemsm.typing import Image
@@ -398,3 +399,31 @@ def test_other_detectors_are_one_a_thread(tmp_path: Path, monkeypatch: pytest.Mo
     work = PhotoAligner(detector="fragile")
     outcomes = list(in_order(work, [Photo(tmp_path / "in" / f"{i}.jpg") for i in range(8)], 3))
     assert [outcome.failure for outcome in outcomes] == [None] * 8
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"), [(120, 100, 40), (900, 1200, 50), (30, 3000, 20), (500, 500, 300)]
+)
+def test_small_faces_are_drawn_large(height: int, width: int, size: int) -> None:
+    image = np.zeros((height, width, 3), np.uint8)
+    x, y = width // 3, height // 2
+    image[y - 2 : y + 3, x - 2 : x + 3] = 255
+    points = np.array([[x, y], [x + size / 2, y + size / 2], [x - size / 2, y - size / 2]], np.float32)
+    face = Face(
+        points,
+        np.ones(3, np.float32),
+        np.zeros(3, bool),
+        points[[2, 1]].ravel(),
+        np.eye(2, 3, dtype=np.float32),
+        points,
+    )
+    larger, (moved,) = enlarged(image, [face])
+    scale = min(250 / size, LARGEST_DRAWN / max(height, width))
+    if scale <= 1:
+        assert larger is image
+        assert moved is face
+        return
+    assert larger.shape[1] == round(scale * width)
+    bright = np.argwhere(larger[..., 0] > 127).mean(axis=0)[::-1]
+    np.testing.assert_allclose(moved.points[0], bright, atol=0.6)
+    assert moved.points.dtype == np.float32

@@ -8,7 +8,7 @@ import pytest
 from facemsm import Aligner
 from facemsm.assets import SAMPLE
 from facemsm.detectors.boxes import overlaps
-from facemsm.detectors.rotation import detect_any_rotation
+from facemsm.detectors.rotation import detect_any_rotation, turns_of_boxes
 from facemsm.geometry import apply_affine, box_to_crop, invert, theta_to_matrix
 from facemsm.imaging.io import read_image
 from facemsm.stages import Method
@@ -71,6 +71,22 @@ def test_a_photo_without_faces_stays_as_it_is() -> None:
     assert (detector.calls, turns, detections.shape) == (4, 0, (0, 5))
 
 
+@pytest.mark.parametrize("k", [0, 1, 2, 3])
+def test_given_boxes_tell_how_a_photo_lies(k: int) -> None:
+    lying = np.ascontiguousarray(np.rot90(spots(), k))
+    rows, columns = np.nonzero(lying[:, :, 0] == 255)
+    boxes = np.stack([columns - 5, rows - 5, columns + 5, rows + 5], axis=1).astype(np.float32)
+
+    def by_centre(view: Image, there: FloatArray) -> FloatArray:
+        return judge(view, there - np.array([0, 1, 0, 1], np.float32))  # those of BrightSpots
+
+    assert turns_of_boxes(lying, boxes, by_centre) == -k % 4
+
+
+def test_without_a_face_no_orientation_is_told() -> None:
+    assert Aligner.from_pretrained("68").quarter_turns(np.zeros((60, 80, 3), np.uint8)) is None
+
+
 def test_doubtful_everywhere_it_stays_as_it_is() -> None:
     image = np.zeros((30, 40, 3), np.uint8)
     image[10, 20] = 255
@@ -85,6 +101,9 @@ def test_the_sample_is_aligned_however_it_lies(k: int, method: Method) -> None:
     (upright,) = aligner.align(photo)
     lying = np.ascontiguousarray(np.rot90(photo, k))
     (face,) = aligner.align(lying)
+    assert aligner.quarter_turns(lying) == -k % 4
+    (given,) = aligner.align(lying, [face.box])
+    np.testing.assert_allclose(given.points, face.points, atol=1e-3)
     size = np.sqrt(np.prod(np.ptp(upright.points, axis=0)))
     assert np.linalg.norm(face.points - turned(upright.points, k, photo.shape), axis=1).mean() < 0.01 * size
     corners = turned(upright.box.reshape(2, 2), k, photo.shape)

@@ -111,6 +111,16 @@ def test_faces_of_another_scheme_are_refused() -> None:
         draw_faces(np.zeros((90, 90, 3), np.uint8), [face(corners(50))], get_scheme("68"))
 
 
+def test_one_face_and_its_scheme_need_not_be_said() -> None:
+    photo = np.zeros((90, 90, 3), np.uint8)
+    points = np.random.default_rng(0).uniform(10, 80, (68, 2)).astype(np.float32)
+    drawn = draw_faces(photo, [face(points)], get_scheme("68"))
+    np.testing.assert_array_equal(draw_faces(photo, face(points)), drawn)
+    np.testing.assert_array_equal(draw_faces(photo, []), photo)
+    with pytest.raises(FacemsmError, match="no built-in landmark scheme has 3 points"):
+        draw_faces(photo, [face(corners(50))])
+
+
 def test_photos_of_any_form_are_drawn_into() -> None:
     photo = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
     drawn = face(corners(30, 10)).draw(photo, THREE)

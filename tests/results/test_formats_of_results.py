@@ -133,6 +133,7 @@ def test_coco_names_the_points() -> None:
 def test_coco_of_the_faces_of_a_photo(folder: Path) -> None:
     document = facemsm.to_coco([face()], image=folder / "a b.jpg")
     assert document["images"][0] | {"file_name": ""} == {"id": 1, "file_name": "", "width": 220, "height": 200}
+    assert facemsm.to_coco(face(), image=folder / "a b.jpg") == document
     assert facemsm.to_coco([], image=folder / "a b.jpg")["annotations"] == []
     with pytest.raises(FacemsmError, match=r"to_coco\(faces, image="):
         facemsm.to_coco([face()])

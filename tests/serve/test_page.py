@@ -63,6 +63,7 @@ def test_the_page_is_the_servers(bare: Path) -> None:
         assert ((bare / file.name).read_bytes() == file.read_bytes()) == (file.name not in changed)
     index = (bare / "index.html").read_text(encoding="utf-8")
     assert "openapi" not in index
+    assert '<button type="button" id="turned" hidden ' in index
     assert "the machine that runs facemsm" not in index
     assert "script-src 'self'" in index
     about = json.loads((bare / "models.json").read_text())

@@ -175,6 +175,23 @@ def test_boxes_and_thresholds_of_a_request(client: TestClient) -> None:
     np.testing.assert_allclose(plain["points"], default.points, atol=6e-4)  # the settings of one request do not stay
 
 
+def test_a_photo_on_its_side(client: TestClient, aligner: Aligner) -> None:
+    lying = np.ascontiguousarray(np.rot90(read_image(SAMPLE)))
+    data = encoded(".png", lying[..., ::-1])
+    answer = post(client, data, any_rotation="true").json()
+    (face,) = answer["faces"]
+    assert answer["faces_found"] == 1
+    (expected,) = aligner.align(lying, settings=replace(aligner.settings, any_rotation=True))
+    np.testing.assert_allclose(face["points"], expected.points, atol=6e-4)
+    again = post(client, data, any_rotation="true", boxes=json.dumps([face["box"]]), method="paper").json()["faces"]
+    assert np.linalg.norm(np.array(again[0]["points"]) - expected.points, axis=1).mean() < 3
+    settings = replace(aligner.settings, any_rotation=True)
+    turning = Aligner(aligner.model, settings=settings, keep=aligner.keep, detector=aligner.detector)
+    with client_of(turning) as served:  # --any-rotation
+        np.testing.assert_allclose(post(served, data).json()["faces"][0]["points"], expected.points, atol=6e-4)
+        assert post(served, data, any_rotation="false").json() == post(client, data).json()
+
+
 def test_the_calls_in_the_documentation(both: TestClient) -> None:
     page = Path(__file__).resolve().parents[2] / "docs" / "web.md"
     calls = [shlex.split(line) for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("curl ")]
@@ -528,6 +545,8 @@ def values_of(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
             strategies.append(st.lists(st.sampled_from(option["items"]["enum"]), max_size=4))
         elif "enum" in option:
             strategies.append(st.sampled_from(option["enum"]))
+        elif option["type"] == "boolean":
+            strategies.append(st.sampled_from(["true", "false", "maybe"]))
         elif option["type"] == "string":
             strategies.append((JSON | BOXES).map(json.dumps))
     return st.one_of(strategies)
@@ -538,7 +557,8 @@ def fields(client: TestClient) -> dict[str, st.SearchStrategy[Any]]:
     description = client.get("/openapi.json").json()
     content = description["paths"]["/api/align"]["post"]["requestBody"]["content"]
     properties = content["multipart/form-data"]["schema"]["properties"]
-    assert set(properties) == {"photo", "boxes", "model", "method", "contour", "features", "min_score", "include"}
+    options = {"boxes", "model", "method", "contour", "features", "any_rotation", "min_score", "include"}
+    assert set(properties) == {"photo", *options}
     return {name: values_of(schema) for name, schema in properties.items() if name != "photo"}
 
 
@@ -750,6 +770,21 @@ def test_page_method_is_a_choice_with_controls_of_its_own(page: Any) -> None:
     page.check("#methods [value=calibrated]")
     page.wait_for_function("() => document.querySelector('#ring').textContent === 'hidden'")
     assert page.evaluate(NOSE) == calibrated
+
+
+def test_page_takes_a_photo_on_its_side(page: Any) -> None:
+    lying = np.ascontiguousarray(np.rot90(read_image(SAMPLE)))
+    (face,) = Aligner.from_pretrained("68", any_rotation=True).align(lying)
+    give(page, "lying.png", encoded(".png", lying[..., ::-1]), "image/png")
+    ready(page, "lying.png")
+    page.click("#turned")
+    page.wait_for_function(f"() => Math.abs({NOSE} - {face.points[30, 0]}) < 0.1")
+    assert page.get_attribute("#turned", "aria-pressed") == "true"
+    by_paper(page)  # the boxes that were found are sent along, and tell how the photo lies
+    assert abs(float(page.evaluate(NOSE)) - face.points[30, 0]) < 8
+    page.click("#turned")
+    ready(page, "lying.png")
+    assert page.get_attribute("#turned", "aria-pressed") == "false"
 
 
 def test_page_calls_no_point_seen_that_is_not(page: Any) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
+from facemsm import Aligner
 from facemsm.apps.cli import main
 from facemsm.assets import SAMPLE
 from facemsm.face import Face
@@ -24,6 +25,7 @@ from facemsm.typing import FloatArray, Image
 from facemsm.video import io
 from facemsm.video.io import VideoReader, VideoWriter
 from facemsm.video.tracking import TrackedFace
+from facemsm.video.window import Window
 from synthetic_faces import mean_shape
 
 Run = Callable[..., tuple[int, str, str]]
@@ -176,6 +178,111 @@ def test_camera_until_its_seconds_are_over(run: Run, monkeypatch: pytest.MonkeyP
     times = [line["time"] for line in records(str(folder / "camera-3.jsonl"))]
     assert 0.1 < times[-1] < 0.3
     assert read_times(folder / "camera-3.mp4")[-1] == pytest.approx(times[-1], abs=1 / 30)
+
+
+class FakeWindow:
+    """Stands in for the window: it is closed with the third frame."""
+
+    opened: ClassVar[list[FakeWindow]] = []
+
+    def __init__(self, title: str) -> None:
+        self.title, self.shown, self.closed = title, 0, False
+        self.opened.append(self)
+
+    def show(self, image: Image) -> bool:
+        assert image.shape == (100, 120, 3)
+        self.shown += 1
+        return self.shown < 3
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.usefixtures("stub_aligner")
+@pytest.mark.parametrize("source", [[], ["--camera", "0"], ["in.avi"]])
+def test_the_window_ends_the_run_when_it_is_closed(
+    run: Run, monkeypatch: pytest.MonkeyPatch, source: list[str]
+) -> None:
+    clip = write_video(Path("in.avi"), 20, (120, 100))
+    real = cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", lambda name: real(str(clip)) if name == 0 else real(name))
+    monkeypatch.setattr("facemsm.apps.video.Window", FakeWindow)
+    monkeypatch.setattr(FakeWindow, "opened", [])
+    code, out, err = run(*source, "--show", "-o", "o.mp4")
+    assert (code, err) == (0, "")
+    (window,) = FakeWindow.opened
+    assert window.title == f"facemsm – {'in.avi' if 'in.avi' in source else 'camera 0'}"
+    assert (window.shown, window.closed) == (3, True)
+    assert "3 frames" in out
+    assert len(records("o.jsonl")) == len(read_times(Path("o.mp4"))) == 3
+
+
+@pytest.mark.parametrize("text", ["--show", "-1", "front", ""])
+def test_a_camera_is_named_by_its_number(run: Run, text: str) -> None:
+    code, _, err = run("--camera", text)
+    assert code == 2
+    assert "is no camera's number" in err
+    assert "--camera 0" in err
+
+
+@pytest.mark.usefixtures("stub_aligner")
+def test_without_a_screen_or_tk_the_window_says_what_to_do(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_video(Path("in.avi"), 2)
+    tk = pytest.importorskip("tkinter")
+
+    def no_screen() -> None:
+        raise tk.TclError("no display name and no $DISPLAY environment variable")
+
+    monkeypatch.setattr(tk, "Tk", no_screen)
+    code, _, err = run("in.avi", "--show")
+    assert code == 2
+    assert err.startswith("facemsm: --show: there is no screen to open a window on (no display name")
+    assert not Path("facemsm-out").exists()
+    monkeypatch.setitem(sys.modules, "tkinter", None)
+    code, _, err = run("in.avi", "--show")
+    assert code == 2
+    assert "apt install python3-tk" in err
+    assert err.count("\n") == 1
+
+
+def test_a_window_shows_frames_until_escape(monkeypatch: pytest.MonkeyPatch) -> None:
+    tk = pytest.importorskip("tkinter")
+    try:
+        tk.Tk().destroy()
+    except tk.TclError:
+        pytest.skip("no screen")
+    monkeypatch.setattr("facemsm.video.window._SHARE", 0.1)  # so that the frame has to be made smaller
+    window = Window("facemsm")
+    frame = read_image(SAMPLE)
+    assert window.show(frame)
+    assert window._frame.width() < 512
+    window._root.focus_force()
+    window._root.update()
+    window._root.event_generate("<Escape>")
+    assert not window.show(frame)
+    window.close()
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_a_video_on_its_side_is_turned_upright(run: Run, turns: int) -> None:
+    """Without a rotation in the file: three black frames, then the sample photo, turned."""
+    photo = np.asarray(cv2.resize(read_image(SAMPLE), (256, 300)), np.uint8)
+    lying = np.ascontiguousarray(np.rot90(photo, turns))
+    height, width = lying.shape[:2]
+    writer = VideoWriter(Path("in.mp4"), 30.0, width, height)
+    for number in range(20):
+        writer.write(lying if number > 2 else np.zeros_like(lying), number / 30)
+    writer.finish()
+    code, out, err = run("in.mp4", "--any-rotation", "-o", "o.mp4")
+    assert (code, err) == (0, "")
+    said = ["", "lies on its side", "lies on its head", "lies on its side"][turns]
+    assert said in out
+    assert turns or "turned" not in out
+    last = records("o.jsonl")[-1]
+    assert (last["width"], last["height"]) == (256, 300)
+    (face,) = last["faces"]
+    (expected,) = Aligner.from_pretrained().align(photo)
+    assert np.abs(np.array(face["points"]) - expected.points).mean() < 2
 
 
 @pytest.mark.usefixtures("stub_aligner")

@@ -17,7 +17,7 @@ import typer
 
 from facemsm.apps.console import cores, plural, sigterm_as_interrupt, tell, warn
 from facemsm.apps.options import (
-    MAX_THREADS,
+    AnyRotation,
     ContourThreshold,
     Detector,
     DetectorModel,
@@ -41,6 +41,7 @@ from facemsm.files import OUTPUT, reading
 from facemsm.imaging.drawing import LOW_SCORE
 from facemsm.imaging.io import MAX_BYTES
 from facemsm.results.run import DRAWN
+from facemsm.runtime.providers import MAX_THREADS
 
 app = typer.Typer(add_completion=False)
 
@@ -112,14 +113,7 @@ def align(
     threshold_features: FeatureThreshold = None,
     detector: Detector = None,
     detector_model: DetectorModel = None,
-    any_rotation: Annotated[
-        bool,
-        typer.Option(
-            "--any-rotation",
-            help="Photos may lie on their side or head, as those that lost their orientation tag: look for faces in "
-            "all four orientations, unless those found first are upright.",
-        ),
-    ] = False,
+    any_rotation: AnyRotation = False,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -144,12 +138,7 @@ def align(
     A photo that cannot be used is reported in one line and skipped; the exit code is then 1, and 0 if all went well.
     """
     started = time.monotonic()
-    finding = {
-        "--detector": detector,
-        "--detector-model": detector_model,
-        "--min-size": min_size,
-        "--any-rotation": any_rotation,
-    }
+    finding = {"--detector": detector, "--detector-model": detector_model, "--min-size": min_size}
     if boxes and (vain := [option for option, value in finding.items() if value]):
         raise FacemsmError(f"{vain[0]}: is for faces that the detector finds; leave it out with --boxes")
     if shard and not output:

@@ -77,6 +77,14 @@ FeatureThreshold = Annotated[
 ]
 Detector = Annotated[str | None, typer.Option(help=f"Face detector: {', '.join(NAMES)}.", show_default=DEFAULT)]
 DetectorModel = Annotated[Path | None, typer.Option(help="Model file, for a detector that comes without.")]
+AnyRotation = Annotated[
+    bool,
+    typer.Option(
+        "--any-rotation",
+        help="Photos may lie on their side or head, as those that lost their orientation tag: look for faces in all "
+        "four orientations, unless those found first are upright.",
+    ),
+]
 MinScore = Annotated[
     float,
     typer.Option(

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from facemsm.apps.options import (
+    AnyRotation,
     ContourThreshold,
     Detector,
     DetectorModel,
@@ -50,6 +51,7 @@ def serve(
     threshold_features: FeatureThreshold = None,
     detector: Detector = None,
     detector_model: DetectorModel = None,
+    any_rotation: AnyRotation = False,
     min_score: MinScore = 0,
     min_size: MinSize = 0,
     threads: Threads = 1,
@@ -91,7 +93,7 @@ def serve(
         load_aligners(
             weights or list_models(),
             limits,
-            settings=read_settings(method, stages, threshold_contour, threshold_features),
+            settings=read_settings(method, stages, threshold_contour, threshold_features, any_rotation=any_rotation),
             detector=detector,
             detector_model=detector_model,
             min_size=min_size,

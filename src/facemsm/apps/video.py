@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
+from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -34,14 +35,29 @@ from facemsm.files import new_folder
 from facemsm.video.annotate import annotate_video
 from facemsm.video.io import Frame, VideoReader, write_video_csv
 from facemsm.video.tracking import MIN_SCORE, Tracker
+from facemsm.video.window import Window
+
+if TYPE_CHECKING:
+    from facemsm.aligner import Aligner
+
+LOOKS, LOOK_EVERY = 20, 15
+"""Frames of a video, and how far apart, that are looked at for how it lies."""
 
 app = typer.Typer(add_completion=False)
+
+
+def _camera_number(text: str) -> int:
+    """The value of ``--camera``, after which an option may stand where the number was forgotten."""
+    if not text.isdecimal():
+        raise typer.BadParameter(f"{text!r} is no camera's number. The first camera is 0: --camera 0, or --show alone")
+    return int(text)
 
 
 @app.command()
 def video(
     source: Annotated[
-        Path | None, typer.Argument(help="A video file.", metavar="VIDEO", show_default="the camera, with --camera")
+        Path | None,
+        typer.Argument(help="A video file.", metavar="VIDEO", show_default="the camera, with --camera or --show"),
     ] = None,
     output: Annotated[
         Path | None,
@@ -54,8 +70,18 @@ def video(
     ] = None,
     camera: Annotated[
         int | None,
-        typer.Option(min=0, help="Instead of a file, the camera of this number, until Ctrl-C.", metavar="NUMBER"),
+        typer.Option(
+            parser=_camera_number, help="Instead of a file, the camera of this number, until Ctrl-C.", metavar="NUMBER"
+        ),
     ] = None,
+    show: Annotated[
+        bool,
+        typer.Option(
+            "--show",
+            help="Show the drawn frames in a window while they are made; Esc or closing it ends the run. Without VIDEO "
+            "and --camera it is camera 0.",
+        ),
+    ] = False,
     seconds: Annotated[
         float | None, typer.Option(min=0, callback=finite, help="Stop after so much of the video.")
     ] = None,
@@ -85,20 +111,31 @@ def video(
     threshold_features: FeatureThreshold = None,
     detector: Detector = None,
     detector_model: DetectorModel = None,
+    any_rotation: Annotated[
+        bool,
+        typer.Option(
+            "--any-rotation",
+            help="The video may lie on its side or head: it is turned as a whole until the first faces in it are "
+            "upright.",
+        ),
+    ] = False,
     min_score: MinScore = MIN_SCORE,
     min_size: MinSize = 0,
     measures: Measures = False,
     threads: Threads = 1,
     provider: Provider = None,
 ) -> None:
-    """Follow the faces of a video and write their landmarks.
+    """Follow the faces of a video, write their landmarks, and a copy with the landmarks drawn in.
 
+    A face keeps its number from frame to frame, and its landmarks are smoothed over time. The sound is kept.
     Frames that cannot be used are reported in a line and skipped; the exit code is then 1, and 0 if all went well.
     Ctrl-C ends the run and finishes the files.
     """
     from facemsm.aligner import Aligner
     from facemsm.detectors import get_detector
 
+    if show and source is None and camera is None:
+        camera = 0
     if (source is None) == (camera is None):
         raise FacemsmError("name either a video file or --camera 0")
     if format not in (Format.JSON, Format.CSV):
@@ -116,7 +153,14 @@ def video(
         providers=provider or (),
     )
     tracker = Tracker(aligner, detect_every=detect_every, smooth=smooth, min_score=min_score)
-    with closing(VideoReader(source if source else camera or 0)) as reader, sigterm_as_interrupt():
+    opened: Path | int = source or camera or 0
+    turns = _turns(opened, aligner) if any_rotation else 0
+    if turns:
+        tell(f"{source or f'camera {camera}'}: lies on its {'head' if turns == 2 else 'side'} and is turned upright")
+    with ExitStack() as stack:
+        reader = stack.enter_context(closing(VideoReader(opened, turns=turns)))
+        stack.enter_context(sigterm_as_interrupt())
+        window = stack.enter_context(closing(Window(f"facemsm – {reader.name}"))) if show else None
         path = output or new_folder() / f"{source.stem if source else f'camera-{camera}'}.mp4"
         made = annotate_video(
             reader,
@@ -128,6 +172,7 @@ def video(
             measures=measures,
             warn=warn,
             show=_progress,
+            watch=window.show if window else None,
         )
 
     rate = f"{made.frames / max(made.seconds, 1e-9):.1f} frames per second"
@@ -147,6 +192,17 @@ def video(
         tell("interrupted; the files hold what came before")
         raise typer.Exit(128 + made.interrupt)
     raise typer.Exit(1 if made.broken else 0)
+
+
+def _turns(source: Path | int, aligner: Aligner) -> int:
+    """Quarter turns that make a video upright, by the first of some frames in which there is a face."""
+    with closing(VideoReader(source)) as reader:
+        frames = reader.frames(lambda _, __: None)
+        for frame in islice(frames, 0, LOOKS * LOOK_EVERY, LOOK_EVERY):
+            turns = aligner.quarter_turns(frame.image)
+            if turns is not None:
+                return turns
+    return 0
 
 
 def _progress(frames: Iterator[Frame], total: int | None) -> Iterator[Frame]:

@@ -12,10 +12,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
+
+import cv2
+import numpy as np
 
 from facemsm.batch.photos import OutputNames
 from facemsm.detectors import DEFAULT, FaceDetector, get_detector
@@ -33,6 +36,9 @@ from facemsm.typing import FloatArray, Image, PathLike, Provider
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+CLEAR_FACE, LARGEST_DRAWN = 250, 1600
+"""Size of a face, px, from which marks leave it visible, and longer side up to which a photo is enlarged for that."""
 
 AHEAD = 4
 """Photos in work or done for each thread while an earlier one is waited for."""
@@ -189,8 +195,20 @@ class PhotoAligner:
         if not self._drawn or not faces:
             return None
         picture = self._drawn / f"{self._names(photo)}.jpg"
-        write_image(picture, draw_faces(image, faces, self.scheme))
+        write_image(picture, draw_faces(*enlarged(image, faces), self.scheme))
         return str(picture)
+
+
+def enlarged(image: Image, faces: Sequence[Face]) -> tuple[Image, Sequence[Face]]:
+    """A photo and its faces, larger if marks would cover the faces and the photo is small enough."""
+    sizes = [float(np.sqrt(np.prod(np.ptp(face.points, axis=0)))) for face in faces]
+    scale = min(CLEAR_FACE / max(float(np.median(sizes)), 1), LARGEST_DRAWN / max(image.shape[:2]))
+    if scale <= 1:
+        return image, faces
+    height, width = (round(scale * side) for side in image.shape[:2])
+    factors = np.array([width / image.shape[1], height / image.shape[0]], np.float32)
+    larger = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
+    return larger, [replace(face, points=(face.points + 0.5) * factors - 0.5) for face in faces]
 
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Generator[Result, None, None]:

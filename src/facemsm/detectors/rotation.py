@@ -18,9 +18,11 @@ JUDGED = 4
 """Faces of a photo whose landmarks say how it lies."""
 
 
-def detect_any_rotation(
-    detector: FaceDetector, image: Image, judge: Callable[[Image, FloatArray], FloatArray]
-) -> tuple[FloatArray, int]:
+Judge = Callable[[Image, FloatArray], FloatArray]
+"""Mean scores (N,) of the landmarks of faces in a photo, by it and their boxes (N, 4), as if they were upright."""
+
+
+def detect_any_rotation(detector: FaceDetector, image: Image, judge: Judge) -> tuple[FloatArray, int]:
     """Detect faces in a photo and, unless it proves to be upright, in its other three orientations.
 
     The orientation in which the best faces' landmarks score highest in sum is taken for the whole photo.
@@ -28,22 +30,37 @@ def detect_any_rotation(
     Args:
         detector: finds upright faces.
         image: (H, W, 3) uint8 RGB.
-        judge: mean scores (N,) of the landmarks of upright faces, by a photo and boxes (N, 4).
+        judge: of the landmarks.
 
     Returns:
         (N, 5) as of :meth:`FaceDetector.detect`, in pixels of the photo as it is; and by how many quarter turns
         counter-clockwise it becomes upright.
     """
+    found, turns = _most_upright(image, lambda view, _: detector.detect(view), judge)
+    return (turned_back(found, turns, image.shape) if turns else found), turns
+
+
+def turns_of_boxes(image: Image, boxes: FloatArray, judge: Judge) -> int:
+    """By how many quarter turns counter-clockwise a photo becomes upright, by the boxes (N, 4) of its faces.
+
+    The orientation in which the first faces' landmarks score highest in sum is taken; ``judge`` is as above.
+    """
+    given = np.concatenate([boxes, np.ones((len(boxes), 1), np.float32)], axis=1)
+    return _most_upright(image, lambda view, k: turned_back(given, -k % 4, view.shape), judge)[1]
+
+
+def _most_upright(image: Image, look: Callable[[Image, int], FloatArray], judge: Judge) -> tuple[FloatArray, int]:
+    """What ``look`` finds in the orientation that scores best, by photo and quarter turns; and these turns."""
     best, found, turns = -1.0, np.zeros((0, 5), np.float32), 0
     for k in range(4):
         view = np.ascontiguousarray(np.rot90(image, k))
-        detections = detector.detect(view)
+        detections = look(view, k)
         scores = judge(view, detections[:JUDGED, :4]) if len(detections) else np.zeros(0)
         if scores.sum() > best:
             best, found, turns = float(scores.sum()), detections, k
         if k == 0 and len(scores) and scores.mean() >= UPRIGHT:
             break
-    return (turned_back(found, turns, image.shape) if turns else found), turns
+    return found, turns
 
 
 def turned_back(detections: FloatArray, turns: int, shape: tuple[int, ...]) -> FloatArray:

@@ -54,7 +54,12 @@ class Drawable(Protocol):
 
 
 def draw_faces(
-    image: ImageSource, faces: Sequence[Drawable], scheme: LandmarkScheme, *, boxes: bool = False, legend: bool = False
+    image: ImageSource,
+    faces: Sequence[Drawable] | Drawable,
+    scheme: LandmarkScheme | None = None,
+    *,
+    boxes: bool = False,
+    legend: bool = False,
 ) -> Image:
     """Draw faces into a copy of the photo.
 
@@ -64,8 +69,8 @@ def draw_faces(
 
     Args:
         image: a path, bytes, a PIL picture or an array; see :func:`facemsm.imaging.io.as_image`.
-        faces: their points are ``scheme``'s.
-        scheme: names the lines of the skeleton.
+        faces: what :meth:`facemsm.Aligner.align` returns, or one of them.
+        scheme: theirs; may be left out if it is a built-in one.
         boxes: draw the face boxes too.
         legend: draw it without a face, too: in a video it stays where it is.
 
@@ -76,11 +81,13 @@ def draw_faces(
         FacemsmError: the image cannot be used, or a face has another number of points.
     """
     canvas: Image = as_image(image).copy()
+    faces = faces if isinstance(faces, Sequence) else [faces]
     for face in faces:
+        scheme = scheme or scheme_of(len(face.points))
         if len(face.points) != scheme.count:
             raise FacemsmError(f"a face has {len(face.points)} points, not the {scheme.count} of scheme {scheme.name}")
     for face in faces:
-        _draw_face(canvas, face, scheme, boxes)
+        _draw_face(canvas, face, scheme or scheme_of(len(face.points)), boxes)
     if faces or legend:
         _draw_legend(canvas)
     return canvas

@@ -31,7 +31,7 @@ _GAP = re.compile(r"[\s,:]*")  # between the values of a text that is known to b
 
 
 def to_coco(
-    photos: Iterable[PhotoResult] | Iterable[Face],
+    photos: Iterable[PhotoResult] | Iterable[Face] | PhotoResult | Face,
     scheme: LandmarkScheme | None = None,
     *,
     image: PathLike | None = None,
@@ -40,14 +40,14 @@ def to_coco(
 
     Args:
         photos: of one scheme; :func:`facemsm.results.jsonl.read_results` reads those of earlier runs. Or the faces of
-            one photo.
+            one photo. One alone will do.
         scheme: theirs; may be left out if it is a built-in one.
         image: the path of that photo.
 
     Raises:
         FacemsmError: there is no photo, or it cannot be read, or the schemes differ or are not known.
     """
-    photos = _photos(list(photos), image)
+    photos = _photos(list(photos) if isinstance(photos, Iterable) else [photos], image)
     schemes = {photo.scheme for photo in photos} - {scheme.name if scheme else None}
     if len(schemes) + bool(scheme) != 1:
         raise FacemsmError(f"a COCO document has one landmark scheme, these photos have {sorted(schemes) or 'none'}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from facemsm.errors import FacemsmError, printable
-from facemsm.face import rounded
+from facemsm.face import Face, rounded
 from facemsm.files import atomic_write
 from facemsm.shapes.measures import MEASURES, face_measures
 from facemsm.typing import FloatArray
@@ -18,16 +18,15 @@ from facemsm.typing import FloatArray
 if TYPE_CHECKING:
     import pandas
 
-    from facemsm.face import Face
     from facemsm.results.jsonl import PhotoResult
     from facemsm.schemes import LandmarkScheme
 
 
-def to_dataframe(faces: Sequence[Face]) -> pandas.DataFrame:
+def to_dataframe(faces: Sequence[Face] | Face) -> pandas.DataFrame:
     """A pandas table of faces, one row a landmark.
 
     Args:
-        faces: what :meth:`facemsm.Aligner.align` returns.
+        faces: what :meth:`facemsm.Aligner.align` returns, or one of them.
 
     Returns:
         The columns ``face`` and ``landmark`` (both from 0), ``x``, ``y`` (photo pixels), ``score``, ``occluded``.
@@ -39,6 +38,7 @@ def to_dataframe(faces: Sequence[Face]) -> pandas.DataFrame:
         import pandas
     except ImportError as error:
         raise FacemsmError("tables need pandas: pip install pandas") from error
+    faces = [faces] if isinstance(faces, Face) else faces
     if not faces:
         return pandas.DataFrame(columns=["face", "landmark", "x", "y", "score", "occluded"])
     tables = [face.to_dataframe() for face in faces]

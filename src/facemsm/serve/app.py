@@ -51,13 +51,13 @@ class FewFaces:
         self.name = detector.name
         self.found = 0
         """Faces in the last photo, with those that were left out."""
-        self._detector, self._most = detector, most
+        self._detector, self.most = detector, most
 
     def detect(self, image: Image) -> FloatArray:
         """See :meth:`facemsm.detectors.FaceDetector.detect`."""
         faces = self._detector.detect(image)
         self.found = len(faces)
-        return faces[: self._most]
+        return faces[: self.most]
 
 
 def load_aligners(
@@ -215,7 +215,10 @@ def _align(
     try:
         image = decode_image(data, max_pixels=limits.pixels, kinds=("JPEG", "PNG", "WebP"))
         faces = aligner.align(image, boxes, settings=settings)
+        detector, found = aligner.detector, None
         if boxes is None:
+            if isinstance(detector, FewFaces):  # which may have looked at several orientations
+                found = len(faces) if len(faces) < detector.most else max(len(faces), detector.found)
             faces = [face for face in faces if face.score >= min_score]
         size, scheme = aligner.model.codec.input_size, aligner.scheme
         answers = [face_answer(face, image, extras, size, scheme) for face in faces]
@@ -225,7 +228,6 @@ def _align(
         raise HTTPException(413, str(error)) from error
     except FacemsmError as error:
         raise HTTPException(422, str(error).replace("image 0:", "photo:")) from error
-    found = aligner.detector.found if boxes is None and isinstance(aligner.detector, FewFaces) else None
     height, width = image.shape[:2]
     answer = AlignAnswer(
         width=width,

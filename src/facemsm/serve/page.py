@@ -52,6 +52,7 @@ _INSTEAD = {
     "nowhere. It works without a network, too, once it has been loaded.",
     ' <a href="openapi.json">HTTP API (OpenAPI)</a>': "",
     " The HTTP API works without: see openapi.json.": "",
+    'id="turned"': 'id="turned" hidden',  # the networks try one orientation
 }
 """Of ``index.html``, which speaks of the server."""
 

@@ -40,6 +40,11 @@ class Options(BaseModel):
     )
     contour: Share | None = Field(None, description=_THRESHOLD + "on the face's outline.")
     features: Share | None = Field(None, description=_THRESHOLD + "all other landmarks.")
+    any_rotation: bool | None = Field(
+        None,
+        description="Whether the photo may lie on its side or head: faces are looked for in all four orientations. By "
+        "default what --any-rotation says.",
+    )
     min_score: Share | None = Field(
         None,
         description="Faces that are found and have a lower score are left out; by default those that --min-score says.",
@@ -78,7 +83,9 @@ class Options(BaseModel):
                 422, f"{next(iter(thresholds))}: is for method=paper only; send that too, or leave it out"
             )
         reconstruction = Reconstruction.with_thresholds(thresholds, aligner.settings.reconstruction)
-        return replace(aligner.settings, method=method, reconstruction=reconstruction)
+        own = aligner.settings
+        any_rotation = own.any_rotation if self.any_rotation is None else self.any_rotation
+        return replace(own, method=method, reconstruction=reconstruction, any_rotation=any_rotation)
 
 
 _PHOTO = {"type": "string", "format": "binary", "description": "A JPEG, PNG or WebP file."}

@@ -14,6 +14,7 @@ from facemsm.imaging.drawing import draw_faces
 from facemsm.results.jsonl import ResultsFile
 from facemsm.schemes import LandmarkScheme
 from facemsm.shapes.measures import check_measured
+from facemsm.typing import Image
 from facemsm.video.io import Frame, VideoReader, VideoWriter, frame_line
 from facemsm.video.tracking import Tracker
 
@@ -56,6 +57,7 @@ def annotate_video(
     measures: bool = False,
     warn: Callable[[str], None] = lambda _: None,
     show: ShowFrames = lambda frames, _: frames,
+    watch: Callable[[Image], bool] | None = None,
 ) -> Annotated:
     """Follow the faces of a video, draw them into a copy, and write their landmarks beside it.
 
@@ -71,6 +73,7 @@ def annotate_video(
         measures: write head pose, eye and mouth openness, too.
         warn: takes a line for frames that cannot be used.
         show: shows the progress.
+        watch: takes each drawn frame, and returns whether to go on.
 
     Raises:
         FacemsmError: a file cannot be written, or these landmarks cannot be measured.
@@ -104,6 +107,8 @@ def annotate_video(
                     results.append_line(frame_line(frame, reader.name, scheme, faces, measures=measures))
                     made.frames += 1
                     made.identities |= {tracked.id for tracked in faces}
+                    if watch and not watch(drawn):
+                        break
             except KeyboardInterrupt as stop:
                 made.interrupt = stop.args[0] if stop.args else signal.SIGINT
             made.seconds = time.monotonic() - started

@@ -79,8 +79,12 @@ class VideoReader:
         count: about so many frames; None if the file does not say, or for a camera.
     """
 
-    def __init__(self, source: Path | int) -> None:
+    def __init__(self, source: Path | int, *, turns: int = 0) -> None:
         """Open a file, or the camera of that number.
+
+        Args:
+            source: file or number.
+            turns: by how many quarter turns counter-clockwise its frames become upright, besides what the file says.
 
         Raises:
             FacemsmError: there is no such file or camera, or the file is no video.
@@ -96,7 +100,7 @@ class VideoReader:
             self._decoder = _decoder(source)
         except ValueError as error:
             raise FacemsmError(f"{self.name}: {bad} ({error})") from error
-        self._frames = self._decoder.frames()
+        self._frames = self._turned(turns)
         self._begin = []  # frames that cannot be read, and the first that can
         for frame in self._frames:
             self._begin.append(frame)
@@ -108,8 +112,12 @@ class VideoReader:
             raise FacemsmError(f"{self.name}: {bad} ({self._decoder.warning or 'no frame could be decoded'})")
         rate = self._decoder.rate
         self.rate = rate if math.isfinite(rate) and 1 <= rate <= 1000 else USUAL_RATE
-        self.aspect = self._decoder.aspect
+        self.aspect = 1 / self._decoder.aspect if turns % 2 else self._decoder.aspect
         self.count = None if self._live else self._decoder.count
+
+    def _turned(self, turns: int) -> Iterator[tuple[float | None, Image] | None]:
+        for frame in self._decoder.frames():
+            yield (frame[0], np.ascontiguousarray(np.rot90(frame[1], turns))) if frame and turns % 4 else frame
 
     def frames(self, broken: Callable[[str, int], None]) -> Iterator[Frame]:
         """Each frame that can be read, at the time that the file says, or at which the camera gave it.

@@ -55,7 +55,10 @@ class OpenCVDecoder:
         if isinstance(name, str) and not _is_utf8(name):
             raise ValueError("its name is not UTF-8")  # where OpenCV crashes
         self._source, self._is_live = name, isinstance(source, int)
+        # that a camera cannot be opened is said once, by us
+        level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
         self._capture = cv2.VideoCapture(name)
+        cv2.utils.logging.setLogLevel(level)
         if not self._capture.isOpened():
             raise ValueError("OpenCV cannot open it")
         check_size(*(int(self._capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)))

@@ -12,7 +12,7 @@ export async function getSample() {
   return (await ask("sample.jpg")).blob();
 }
 
-/** Faces of a photo (a Blob). `fields`: boxes, model, method, contour, features, include. Waits and asks again while the server is busy. */
+/** Faces of a photo (a Blob). `fields`: boxes, model, method, any_rotation, contour, features, include. Waits and asks again while the server is busy. */
 export async function align(photo, fields) {
   const form = new FormData();
   form.append("photo", photo, "photo");

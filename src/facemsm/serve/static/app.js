@@ -84,7 +84,8 @@ function counted({ faces, faces_found: found }) {
     const why = found > model.limits.faces ? "no more are taken from one photo" : "the others score too low";
     return `${faces.length} of ${found} faces, the clearest (${why}),${doubtful}`;
   }
-  if (!faces.length) return "no face found. “Add a face” draws a box around one";
+  const turned = $("#turned").hidden ? "" : "; “Photo lies on its side” looks in all orientations";
+  if (!faces.length) return `no face found. “Add a face” draws a box around one${turned}`;
   return `${faces.length} face${faces.length > 1 ? "s" : ""}${doubtful}`;
 }
 
@@ -187,12 +188,14 @@ camera.dialog.addEventListener("close", () => camera.stop());
 function asking() {
   const method = $("#methods :checked").value;
   const thresholds = GROUPS.map((group) => [group, Number($(`#${group}`).value)]);
-  return { model: $("#model").value, method, ...(method === "paper" && Object.fromEntries(thresholds)) };
+  const turned = $("#turned").ariaPressed === "true" && { any_rotation: true };
+  return { model: $("#model").value, method, ...turned, ...(method === "paper" && Object.fromEntries(thresholds)) };
 }
 const chosen = () => JSON.stringify(asking());
 
-function setControls({ model: name, method, ...thresholds }) {
+function setControls({ model: name, method, any_rotation: turned = false, ...thresholds }) {
   $("#model").value = name;
+  $("#turned").ariaPressed = turned;
   $(`#methods [value=${method}]`).checked = true;
   for (const group of GROUPS) $(`#${group}`).value = thresholds[group] ?? models[name].thresholds[group];
   methodChanged();
@@ -583,6 +586,10 @@ document.addEventListener("click", async (event) => {
 });
 $("#zoom").addEventListener("click", () => { state.zoomed = !state.zoomed; show(); });
 $("#draw").addEventListener("click", () => draw(!state.drawing));
+$("#turned").addEventListener("click", ({ currentTarget: button }) => {
+  button.ariaPressed = button.ariaPressed !== "true";
+  open(state.photo, state.name);
+});
 addEventListener("keydown", (event) => { if (event.key === "Escape" && state.drawing) draw(false); });
 for (const group of GROUPS) $(`#${group}`).addEventListener("input", methodChanged);
 $("#methods").addEventListener("change", methodChanged);
