@@ -477,7 +477,7 @@ def test_results_through_a_pipe(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_a_reader_that_has_seen_enough() -> None:
     code = """
 import sys
-from facemsm.apps import align
+from facemsm.batch import job
 from facemsm.apps.cli import main
 from facemsm.batch.pipeline import Outcome
 class Work:
@@ -485,7 +485,7 @@ class Work:
     def __init__(self, **_): pass
     def draw_into(self, *_): pass
     def __call__(self, photo): return Outcome(str(photo.path), "{}" + " " * 100_000, 1)
-align.PhotoAligner = Work
+job.PhotoAligner = Work
 sys.argv = ["facemsm", "align", *[f"{i}.jpg" for i in range(100)], "-o", "-"]
 main()
 """
