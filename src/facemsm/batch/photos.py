@@ -37,9 +37,9 @@ def find_photos(
 
     ``STREAM`` is a photo, and so is a path that exists and is no folder, whatever its suffix. The folders that exist at
     the beginning of a pattern are taken by their names, with whatever brackets. Folders, and ``**`` in patterns, are
-    searched with their subfolders, linked ones too, in order of their names; hidden files are left out. So are, with lines to ``left_out``,
-    folders of what earlier runs wrote, links that lead back to a folder around the search, and photos of kinds that
-    cannot be read, these in one line for each kind and path.
+    searched with their subfolders, linked ones too, in order of their names; hidden files are left out. So are, with
+    lines to ``left_out``, folders of what earlier runs wrote, links that lead back to a folder around the search, and
+    photos of kinds that cannot be read, these in one line for each kind and path.
     """
     if not _may_overlap(paths):
         yield from _all_photos(paths, report, left_out)
