@@ -267,6 +267,32 @@ def test_linked_folders_are_searched_once(tmp_path: Path) -> None:
     assert line.startswith(f"{album / 'up'}: left out, it is a link to a folder around the search")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege")
+def test_patterns_of_any_depth_find_what_a_search_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two links that lead back would make glob's own ``**`` look through 2 ** 40 names."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("album/1.jpg", "album/in/2.jpg", "album/in/deep/3.png", "album/in/x.cr2", "album/.h/4.jpg", "b/5.jpg"):
+        Path(name).parent.mkdir(exist_ok=True, parents=True)
+        Path(name).touch()
+    for link, target in {"back": "album", "again": "album", "in/to": "b"}.items():
+        Path("album", link).symlink_to(tmp_path / target, target_is_directory=True)
+    photos(Path("album/facemsm-out/drawn"), 1)
+    jpegs = [Path("album/1.jpg"), Path("album/in/2.jpg"), Path("album/in/to/5.jpg")]
+    out = "album/facemsm-out: left out, it holds what earlier runs wrote"
+    for pattern, expected in {
+        "album/**/*.jpg": (jpegs, [out]),
+        "album/**/in/**/[!5].*": (
+            [jpegs[1], Path("album/in/deep/3.png")],
+            [out, "album/in/x.cr2: left out, .cr2 files cannot be read; save them as JPEG, PNG or TIFF"],
+        ),
+        "al*/**/2.jpg": (jpegs[1:2], [out]),
+        "?/**": ([Path("b/5.jpg")], []),
+        "**/5.jpg": ([Path("b/5.jpg")], [out]),
+        "*/*.jpg": ([jpegs[0], Path("b/5.jpg")], []),
+    }.items():
+        assert left_out(Path(pattern)) == expected, pattern
+
+
 def test_common_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x[1]" / "y").mkdir(parents=True)
     (tmp_path / "x[1]" / "a.jpg").touch()

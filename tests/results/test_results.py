@@ -283,5 +283,10 @@ def test_match_boxes_by_the_end_of_the_path(tmp_path: Path, monkeypatch: pytest.
     assert found == {photos[0]: one, photos[1]: two, photos[2]: three}
     with pytest.raises(FacemsmError, match=r"boxes.csv: image 'a.jpg' fits both x.a.jpg and y.a.jpg"):
         match_boxes({"a.jpg": one}, photos, Path("boxes.csv"))
+    spellings = [Path("é/ü.jpg"), Path("e\u0301/u\u0308.jpg")]
+    for name, other in (spellings, spellings[::-1]):
+        assert match_boxes({str(name): one}, [other], Path("boxes.csv")) == {other: one}
+    both = {"é/ü.jpg": one, "e\u0301/u\u0308.jpg": two}
+    assert match_boxes(both, spellings, Path("boxes.csv")) == {spellings[0]: one, spellings[1]: two}
     with pytest.raises(FacemsmError, match=r"boxes.csv: none of its images, such as 'z.jpg',"):
         match_boxes({"z.jpg": one}, photos, Path("boxes.csv"))

@@ -161,18 +161,23 @@ def test_the_frames_that_an_edit_list_hides_are_not_missed(tmp_path: Path) -> No
     assert not any("cannot be read" in line for line, _ in broken)
 
 
-def interlaced(path: Path) -> Path:
-    """A square that moves by 8 pixels from field to field."""
+def interlaced(path: Path, size: tuple[int, int] = (320, 240), *, fields: bool = True) -> Path:
+    """A square that moves by 8 pixels from field to field; of whole frames if not ``fields``."""
     import av
 
     with av.open(str(path), "w") as file:
-        stream: Any = file.add_stream("mpeg2video", rate=25, options={"flags": "+ildct+ilme", "b": "4M"})
-        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        options = {"b": "4M", **({"flags": "+ildct+ilme"} if fields else {})}
+        stream: Any = file.add_stream("mpeg2video", rate=25, options=options)
+        (stream.width, stream.height), stream.pix_fmt = size, "yuv420p"
         graph: Any = av.filter.Graph()
-        source = graph.add_buffer(width=320, height=240, format=av.VideoFormat("yuv420p"), time_base=Fraction(1, 25))
-        graph.link_nodes(source, graph.add("setfield", "tff"), graph.add("buffersink")).configure()
+        source = graph.add_buffer(
+            width=size[0], height=size[1], format=av.VideoFormat("yuv420p"), time_base=Fraction(1, 25)
+        )
+        graph.link_nodes(
+            source, graph.add("setfield", "tff" if fields else "prog"), graph.add("buffersink")
+        ).configure()
         for number in range(10):
-            image = even(30, (320, 240))
+            image = even(30, size)
             for field in (0, 1):
                 image[field::2, 16 * number + 8 * field :][:, :80] = 220
             frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p")
@@ -200,6 +205,21 @@ def test_interlaced_video_is_deinterlaced_or_refused(tmp_path: Path, reading: st
     if reading == "pyav":
         combs = [np.abs(np.diff(frame.image.astype(int), axis=0)).mean() for frame in frames[2:]]
         assert max(combs) < 4
+
+
+@needs_pyav
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("second", [True, False])
+def test_a_stream_that_changes_its_size_keeps_the_first(tmp_path: Path, first: bool, second: bool) -> None:
+    """As broadcasts do between programmes, and recorders of calls and screens."""
+    parts = [interlaced(tmp_path / "1.ts", fields=first), interlaced(tmp_path / "2.ts", (640, 480), fields=second)]
+    path = tmp_path / "both.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    frames, broken = read_video(path)
+    assert not broken
+    assert 19 <= len(frames) <= 20, "FFmpeg itself loses the last frame of the first size"
+    assert {frame.image.shape for frame in frames} == {(240, 320, 3)}
+    assert all(frame.image.max() > 150 for frame in frames)
 
 
 def black_then(values: list[int], again: int | None = None) -> type:

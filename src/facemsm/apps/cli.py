@@ -87,6 +87,7 @@ def main() -> None:
     try:
         with redirect_stdout(_Output(sys.stdout)):
             try:
+                _check_folder()
                 app()
             finally:
                 sys.stdout.flush()
@@ -101,6 +102,13 @@ def main() -> None:
             sys.stderr.flush()
         except OSError:  # nobody can be told
             _abandon(sys.stderr)
+
+
+def _check_folder() -> None:
+    try:
+        Path.cwd()
+    except OSError as error:  # relative names mean nothing there
+        raise FacemsmError(f"the current folder is gone ({error.strerror}); change to another one") from error
 
 
 def _prepare_streams() -> None:

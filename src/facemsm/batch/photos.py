@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path, PurePath
 
@@ -35,10 +36,10 @@ def find_photos(
     """The photos that the paths name, each once, and to ``report`` one line for each path that names none.
 
     ``STREAM`` is a photo, and so is a path that exists and is no folder, whatever its suffix. The folders that exist at
-    the beginning of a pattern are taken by their names, with whatever brackets. Folders are searched with their
-    subfolders, linked ones too, in order of their names; hidden files are left out. So are, with lines to ``left_out``,
-    folders of what earlier runs wrote, links that lead back to a folder around the search, and photos of kinds that
-    cannot be read, these in one line for each kind and path.
+    the beginning of a pattern are taken by their names, with whatever brackets. Folders, and ``**`` in patterns, are
+    searched with their subfolders, linked ones too, in order of their names; hidden files are left out. So are, with
+    lines to ``left_out``, folders of what earlier runs wrote, links that lead back to a folder around the search, and
+    photos of kinds that cannot be read, these in one line for each kind and path.
     """
     if not _may_overlap(paths):
         yield from _all_photos(paths, report, left_out)
@@ -130,10 +131,7 @@ def _all_photos(
         elif os.path.isdir(path):  # noqa: PTH112  (unlike Path.is_dir it never raises)
             found = _photos_in(path, report, left_out, unread)
         elif not os.path.exists(path) and _is_pattern(path):  # noqa: PTH110
-            folder = _folder_of(path)
-            pattern = Path(glob.escape(str(folder)), path.relative_to(folder))
-            names = sorted(glob.glob(str(pattern), recursive=True))  # noqa: PTH207
-            found = unread.sift("", [name for name in names if not os.path.isdir(name)])  # noqa: PTH112
+            found = _matching(path, report, left_out, unread)
         empty = True
         for photo in found:
             empty = False
@@ -172,8 +170,35 @@ class _Unread:
             left_out(f"{first}{more}: left out, {kind} files cannot be read; save them as JPEG, PNG or TIFF")
 
 
+def _matching(
+    path: Path, report: Callable[[str], None], left_out: Callable[[str], None], unread: _Unread
+) -> Iterator[Path]:
+    folder = _folder_of(path)
+    parts = path.relative_to(folder).parts
+    depth = parts.index("**") if "**" in parts else len(parts)
+    names = sorted(glob.glob(str(Path(glob.escape(str(folder)), *parts[:depth]))))  # noqa: PTH207
+    if depth == len(parts):
+        yield from unread.sift("", [name for name in names if not os.path.isdir(name)])  # noqa: PTH112
+        return
+    for name in names:  # glob's own ** follows links that lead back, without end
+        yield from _photos_in(Path(name), report, left_out, unread, parts[depth:])
+
+
+def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a path fits a pattern, both without their folder; ``**`` stands for any number of parts."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_fits(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
+    return bool(parts) and fnmatch(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
+
+
 def _photos_in(
-    folder: Path, report: Callable[[str], None], left_out: Callable[[str], None], unread: _Unread
+    folder: Path,
+    report: Callable[[str], None],
+    left_out: Callable[[str], None],
+    unread: _Unread,
+    pattern: Sequence[str] = ("**",),
 ) -> Iterator[Path]:
     def unreadable(error: OSError) -> None:
         report(f"{error.filename}: cannot be read ({error.strerror})")
@@ -202,13 +227,15 @@ def _photos_in(
             for name in sorted(folders)
             if name[0] != "." and name not in written and leads_on(Path(root, name), real_root)
         ]
+        if pattern != ("**",):
+            files = [name for name in files if _fits(Path(root, name).relative_to(folder).parts, pattern)]
         yield from unread.sift(root, sorted(files))
 
 
 def _may_overlap(paths: Sequence[Path]) -> bool:
-    """Whether a photo may be found under two of the paths."""
+    """Whether a photo may be found twice: under two of the paths, or by two names under one."""
     if len(paths) < 2:
-        return False
+        return any("**" in path.parts for path in paths)
     named = [Path(os.path.realpath(path)) for path in paths]
     return (
         len(set(named)) < len(named)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import posixpath
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -51,6 +52,8 @@ def read_boxes(path: Path) -> dict[str, FloatArray]:
 def match_boxes(boxes: Mapping[str, FloatArray], photos: Sequence[Path], path: Path) -> dict[Path, FloatArray]:
     """The boxes of each photo. A name fits the photo whose path ends with it, the longest name first.
 
+    Accents may be composed in one and apart in the other, as macOS and zip files have them.
+
     Args:
         boxes: by name, of :func:`read_boxes`.
         photos: the photos to find boxes for; those without are not in the answer.
@@ -59,12 +62,14 @@ def match_boxes(boxes: Mapping[str, FloatArray], photos: Sequence[Path], path: P
     Raises:
         FacemsmError: a name fits two photos, or no photo has boxes.
     """
-    by_parts = {_parts(name): name for name in boxes}
+    exact = {_parts(name): name for name in boxes}
+    by_parts = {_composed(parts): name for parts, name in exact.items()} | exact
     owner: dict[str, Path] = {}
     for photo in photos:
         # resolve() would follow links to another name
         parts = _parts(os.path.abspath(photo))  # noqa: PTH100
-        name = next((by_parts[parts[i:]] for i in range(len(parts)) if parts[i:] in by_parts), None)
+        ends = [spelt[i:] for spelt in (parts, _composed(parts)) for i in range(len(parts))]
+        name = next((by_parts[end] for end in ends if end in by_parts), None)
         if name is None:
             continue
         if name in owner:
@@ -134,6 +139,10 @@ def _normal(name: str) -> str:
 
 def _parts(name: str) -> tuple[str, ...]:
     return PurePath(_normal(printable(name))).parts  # printable, as CSV files have them
+
+
+def _composed(parts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(unicodedata.normalize("NFC", part) for part in parts)
 
 
 def _floats(values: Any, where: str) -> list[float]:

@@ -53,6 +53,7 @@ class PyAVDecoder:
         self._origin = (self._container.start_time or 0) / av.time_base
         self._end = _end(stream)
         self._graph: Any = None
+        self._filtered: tuple[int, int, str] | None = None
         self._matrix: tuple[int, ...] | None = None
         self.missing = 0
         self.rate = float(stream.average_rate or stream.guessed_rate or 0)
@@ -73,6 +74,7 @@ class PyAVDecoder:
                     continue
                 for frame in decoded:
                     if self._matrix is None:
+                        self._size = frame.width, frame.height
                         self._set_matrix(frame)
                     if frame.is_corrupt:
                         yield None
@@ -94,8 +96,15 @@ class PyAVDecoder:
 
     def _deinterlaced(self, frame: Any) -> Iterator[Any]:
         """The frame, or what the filter has ready after it, once there was an interlaced one; None ends the filter."""
-        if self._graph is None and frame is not None and frame.interlaced_frame:
-            self._graph = av.filter.Graph()
+        kind = None if frame is None else (frame.width, frame.height, frame.format.name)
+        if self._graph is not None and kind != self._filtered:
+            self._graph.push(None)
+            yield from _pulled(self._graph)
+            self._graph = None
+        if frame is None:
+            return
+        if self._graph is None and frame.interlaced_frame:
+            self._graph, self._filtered = av.filter.Graph(), kind
             nodes = (
                 self._graph.add_buffer(
                     width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
@@ -104,15 +113,15 @@ class PyAVDecoder:
                 self._graph.add("buffersink"),
             )
             self._graph.link_nodes(*nodes).configure()
-        if self._graph is not None:
+        if self._graph is None:
+            yield frame
+        else:
             self._graph.push(frame)
             yield from _pulled(self._graph)
-        elif frame is not None:
-            yield frame
 
     def _picture(self, frame: Any) -> tuple[float | None, Image] | None:
         try:  # of the first frame's size, should a stream change it
-            image = frame.to_ndarray(format="rgb24", width=self._stream.width, height=self._stream.height)
+            image = frame.to_ndarray(format="rgb24", width=self._size[0], height=self._size[1])
         except av.FFmpegError:
             return None
         assert self._matrix is not None
