@@ -706,6 +706,19 @@ def test_page_shows_faces_and_downloads_them(page: Any, tmp_path: Path) -> None:
     assert np.abs(drawn[3 * y + 1, 3 * x + 1].astype(int) - plain[y, x]).max() > 20
 
 
+def test_photo_may_be_chosen_before_the_page_has_heard_from_the_server(page: Any) -> None:
+    held: list[Any] = []
+    page.route("**/api/model", lambda route: held.append(route))
+    with page.expect_request("**/api/model"):
+        page.reload()
+    page.click(".target [data-do=sample]")
+    page.wait_for_function("() => document.querySelector('#status').textContent === 'Finding faces …'")
+    for route in held:
+        route.continue_()
+    ready(page, "sample.jpg")
+    assert page.text_content("#problem") == ""
+
+
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True, "color_scheme": "dark"}
 MARKED = "document.querySelector('#marked').textContent"
 NOSE = "document.querySelector('#point-30 circle').getAttribute('cx')"
