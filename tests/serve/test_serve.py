@@ -372,6 +372,7 @@ def test_photos_that_are_none(client: TestClient, photo: bytes, status: int, par
         ({"boxes": "[[1000, 20, 1010, 40]]"}, "outside the 80x64 photo"),
         ({"boxes": "[" * 100_000}, "boxes"),
         ({"boxes": json.dumps([[1, 2, 30, 40]] * 51)}, "above the limit of 50"),
+        ({"boxes": "[[0.2, 0.1, 0.5, 0.6]]"}, "give pixels"),
         ({"contour": "1.5"}, "contour"),
         ({"features": "nan"}, "features"),
         ({"include": "weights"}, "include"),
