@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path, nargs="+")
     parser.add_argument("--count", type=int, default=32)
     options = parser.parse_args()
-    photos = list(find_photos(options.photos, print, print))
+    photos = list(find_photos(options.photos, print, lambda line, _: print(line)))
     convert(options.source, options.target, np.stack([corner(path) for path in evenly_chosen(photos, options.count)]))
 
 

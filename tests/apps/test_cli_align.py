@@ -298,6 +298,18 @@ def test_drawn_pictures_are_not_aligned_the_next_time(run: Run) -> None:
     ]
 
 
+def test_files_of_other_kinds_are_named_and_counted(run: Run) -> None:
+    photo("photos/a.jpg")
+    for name in ("b.CR2", "c.cr2", "d.mp4", "notes.txt"):
+        Path("photos", name).touch()
+    code, out, err = run("photos")
+    assert (code, "1 photo read" in out, "3 files of other kinds left out" in out) == (0, True, True)
+    assert [line.partition(": left out")[0].replace("\\", "/") for line in err.splitlines()] == [
+        "photos/b.CR2 and 1 more",
+        "photos/d.mp4",
+    ]
+
+
 def test_given_boxes(run: Run) -> None:
     for name in ("in/a.jpg", "in/b.jpg", "in/c.jpg", "in/d.jpg", "in/e.jpg", "in/f.jpg"):
         photo(name)

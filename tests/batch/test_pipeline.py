@@ -159,7 +159,7 @@ def found(*paths: Path) -> tuple[list[Path], list[str]]:
 
 def left_out(path: Path) -> tuple[list[Path], list[str]]:
     lines: list[str] = []
-    return list(find_photos([path], pytest.fail, lines.append)), lines
+    return list(find_photos([path], pytest.fail, lambda line, _: lines.append(line))), lines
 
 
 def test_photos_are_found_once_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,12 +232,14 @@ def test_unreadable_folders_are_failures(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_photos_of_every_suffix_are_found_and_others_named(tmp_path: Path) -> None:
     photos = ["a.JFIF", "b.jpe", "c.mpo", "d.heic", "e.heif", "f.avif", "g.gif", "h.jxl", "IMG_1.jpg"]
-    others = ["IMG_1.CR2", "IMG_2.CR2", "IMG_3.cr2", "x.psd", "._y.dng", "notes.txt", "IMG_1.mov"]
+    others = ["IMG_1.CR2", "IMG_2.CR2", "IMG_3.cr2", "x.psd", "._y.dng", "notes.txt", "IMG_1.MOV", "z.svg"]
     for name in photos + others:
         (tmp_path / name).touch()
     expected = [
         f"{tmp_path / 'IMG_1.CR2'} and 2 more: left out, .cr2 files cannot be read; save them as JPEG, PNG or TIFF",
+        f"{tmp_path / 'IMG_1.MOV'}: left out, .mov files are videos; facemsm video takes one at a time",
         f"{tmp_path / 'x.psd'}: left out, .psd files cannot be read; save them as JPEG, PNG or TIFF",
+        f"{tmp_path / 'z.svg'}: left out, .svg files cannot be read; save them as JPEG, PNG or TIFF",
     ]
     assert left_out(tmp_path) == (sorted(tmp_path / name for name in photos), expected)
     assert left_out(tmp_path / "*") == (sorted(tmp_path / name for name in photos), expected)

@@ -372,6 +372,7 @@ def test_photos_that_are_none(client: TestClient, photo: bytes, status: int, par
         ({"boxes": "[[1000, 20, 1010, 40]]"}, "outside the 80x64 photo"),
         ({"boxes": "[" * 100_000}, "boxes"),
         ({"boxes": json.dumps([[1, 2, 30, 40]] * 51)}, "above the limit of 50"),
+        ({"boxes": "[[0.2, 0.1, 0.5, 0.6]]"}, "give pixels"),
         ({"contour": "1.5"}, "contour"),
         ({"features": "nan"}, "features"),
         ({"include": "weights"}, "include"),
@@ -704,6 +705,19 @@ def test_page_shows_faces_and_downloads_them(page: Any, tmp_path: Path) -> None:
     plain = as_image(TWO_FACES)
     x, y = np.round(result.faces[0].points[30]).astype(int)
     assert np.abs(drawn[3 * y + 1, 3 * x + 1].astype(int) - plain[y, x]).max() > 20
+
+
+def test_photo_may_be_chosen_before_the_page_has_heard_from_the_server(page: Any) -> None:
+    held: list[Any] = []
+    page.route("**/api/model", lambda route: held.append(route))
+    with page.expect_request("**/api/model"):
+        page.reload()
+    page.click(".target [data-do=sample]")
+    page.wait_for_function("() => document.querySelector('#status').textContent === 'Finding faces …'")
+    for route in held:
+        route.continue_()
+    ready(page, "sample.jpg")
+    assert page.text_content("#problem") == ""
 
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True, "color_scheme": "dark"}

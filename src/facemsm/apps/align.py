@@ -261,6 +261,7 @@ def _summary(tally: Counter[str], seconds: float) -> str:
         f"{plural(tally['left out'], 'face')} left out for a low score" if tally["left out"] else "",
         f"{plural(tally['faceless'], 'photo')} without a face" if tally["faceless"] else "",
         f"{tally['failed']} failed, reasons above" if tally["failed"] else "",
+        f"{plural(tally['skipped'], 'file')} of other kinds left out" if tally["skipped"] else "",
         f"{tally['before']} finished before" if tally["before"] else "",
     ]
     return ", ".join(filter(None, parts))

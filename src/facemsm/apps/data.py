@@ -145,7 +145,7 @@ def label(
 
     found = label_files(
         output,
-        list(find_photos(photos or [], warn, warn)),
+        list(find_photos(photos or [], warn, lambda line, _: warn(line))),
         [Source.parse(text) for text in data or []],
         weights=weights,
         views=views,

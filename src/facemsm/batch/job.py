@@ -44,7 +44,7 @@ class Job:
     Attributes:
         folder: where everything is written.
         tally: photos ``read``, ``failed``, ``faceless`` and finished ``before``; ``faces``, those with a ``low`` score
-            and those ``left out``; pictures ``drawn``.
+            and those ``left out``; pictures ``drawn``; files ``skipped`` for their kind.
         picture: the last one that was drawn.
 
     Raises:
@@ -76,7 +76,7 @@ class Job:
         self._measures = bool(options.get("measures"))
         self._listed: list[Path] | None = None
         self._boxes: dict[Path, Any] | None = None
-        photos = self._find(self._failed, warn)
+        photos = self._find(self._failed, self._skipped)
         if boxes:
             self._listed, found = list(photos), read_boxes(boxes)
             self._boxes = match_boxes(found, self._listed, boxes)
@@ -124,15 +124,14 @@ class Job:
 
     def left(self) -> int:
         """How many photos there are to work on; looks through all folders once more."""
-        nothing: Callable[[str], None] = lambda _: None  # noqa: E731
-        found = self._find(nothing, nothing) if self._listed is None else self._listed
+        found = self._find(lambda _: None, lambda *_: None) if self._listed is None else self._listed
         return sum(photo not in self._done for photo in found)
 
     @property
     def _done(self) -> PhotoSet:
         return self._results.done if self._results else PhotoSet()
 
-    def _find(self, report: Callable[[str], None], left_out: Callable[[str], None]) -> Iterator[Path]:
+    def _find(self, report: Callable[[str], None], left_out: Callable[[str, int], None]) -> Iterator[Path]:
         photos = find_photos(self._sources, report, left_out)
         part = self._shard
         return (photo for photo in photos if inside(photo, self._common) in part) if part else photos
@@ -153,6 +152,10 @@ class Job:
     def _failed(self, line: str) -> None:
         self._warn(line)
         self.tally["failed"] += 1
+
+    def _skipped(self, line: str, files: int) -> None:
+        self._warn(line)
+        self.tally["skipped"] += files
 
     def _count(self, outcome: Outcome) -> None:
         if outcome.line is None:

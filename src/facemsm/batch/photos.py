@@ -16,11 +16,15 @@ from facemsm.files import OUTPUT, identity, name_hash
 from facemsm.imaging.io import IMAGE_SUFFIXES
 from facemsm.results.run import is_drawn
 
-_UNREAD_SUFFIXES = (
-    *(".3fr", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw", ".x3f"),
-    *(".heics", ".j2k", ".jp2", ".psb", ".psd"),
-)
-"""Of photos that cannot be read, in lower case: cameras' raw files and others."""
+_PHOTO = "files cannot be read; save them as JPEG, PNG or TIFF"
+_VIDEO = "files are videos; facemsm video takes one at a time"
+_UNREAD = {
+    **dict.fromkeys((".3fr", ".arw", ".cr2", ".cr3", ".dng", ".erf", ".iiq", ".kdc", ".mrw", ".nef", ".nrw"), _PHOTO),
+    **dict.fromkeys((".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".srw", ".x3f"), _PHOTO),
+    **dict.fromkeys((".eps", ".heics", ".j2k", ".jp2", ".pdf", ".psb", ".psd", ".svg", ".xcf"), _PHOTO),
+    **dict.fromkeys((".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".mts", ".webm", ".wmv"), _VIDEO),
+}
+"""What is said of files that may show faces and are no photos to us, by suffix in lower case."""
 
 LONGEST = 200
 """Bytes of a name for output. File systems take 255, for a name with what is put before and behind it."""
@@ -31,7 +35,7 @@ STREAM = Path("-")
 
 
 def find_photos(
-    paths: Sequence[Path], report: Callable[[str], None], left_out: Callable[[str], None] = lambda _: None
+    paths: Sequence[Path], report: Callable[[str], None], left_out: Callable[[str, int], None] = lambda *_: None
 ) -> Iterator[Path]:
     """The photos that the paths name, each once, and to ``report`` one line for each path that names none.
 
@@ -39,7 +43,8 @@ def find_photos(
     the beginning of a pattern are taken by their names, with whatever brackets. Folders, and ``**`` in patterns, are
     searched with their subfolders, linked ones too, in order of their names; hidden files are left out. So are, with
     lines to ``left_out``, folders of what earlier runs wrote, links that lead back to a folder around the search, and
-    photos of kinds that cannot be read, these in one line for each kind and path.
+    pictures and videos of kinds that cannot be read, these in one line for each kind and path, with how many files it
+    speaks of.
     """
     if not _may_overlap(paths):
         yield from _all_photos(paths, report, left_out)
@@ -121,7 +126,7 @@ class OutputNames:
 
 
 def _all_photos(
-    paths: Sequence[Path], report: Callable[[str], None], left_out: Callable[[str], None]
+    paths: Sequence[Path], report: Callable[[str], None], left_out: Callable[[str, int], None]
 ) -> Iterator[Path]:
     for path in paths:
         found: Iterable[Path] = [path]
@@ -147,7 +152,7 @@ def _all_photos(
 
 
 class _Unread:
-    """Photos that a search leaves out because they cannot be read: for each kind the first, and their number."""
+    """Files that a search leaves out because they cannot be read: for each kind the first, and their number."""
 
     def __init__(self) -> None:
         self._first: dict[str, Path] = {}
@@ -158,20 +163,20 @@ class _Unread:
         for name in names:
             if _is_photo(name):
                 yield Path(folder, name)
-            elif name.lower().endswith(_UNREAD_SUFFIXES) and not _is_hidden(name):
+            elif PurePath(name).suffix.lower() in _UNREAD and not _is_hidden(name):
                 path = Path(folder, name)
                 self._first.setdefault(path.suffix.lower(), path)
                 self._count[path.suffix.lower()] += 1
 
-    def tell(self, left_out: Callable[[str], None]) -> None:
+    def tell(self, left_out: Callable[[str, int], None]) -> None:
         """One line for each kind."""
         for kind, first in self._first.items():
             more = f" and {self._count[kind] - 1} more" if self._count[kind] > 1 else ""
-            left_out(f"{first}{more}: left out, {kind} files cannot be read; save them as JPEG, PNG or TIFF")
+            left_out(f"{first}{more}: left out, {kind} {_UNREAD[kind]}", self._count[kind])
 
 
 def _matching(
-    path: Path, report: Callable[[str], None], left_out: Callable[[str], None], unread: _Unread
+    path: Path, report: Callable[[str], None], left_out: Callable[[str, int], None], unread: _Unread
 ) -> Iterator[Path]:
     folder = _folder_of(path)
     parts = path.relative_to(folder).parts
@@ -196,7 +201,7 @@ def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 def _photos_in(
     folder: Path,
     report: Callable[[str], None],
-    left_out: Callable[[str], None],
+    left_out: Callable[[str, int], None],
     unread: _Unread,
     pattern: Sequence[str] = ("**",),
 ) -> Iterator[Path]:
@@ -211,7 +216,7 @@ def _photos_in(
         if any(real.is_relative_to(other) for other in searched):
             return False
         if any(other.is_relative_to(real) for other in searched):
-            left_out(f"{path}: left out, it is a link to a folder around the search; give that folder instead")
+            left_out(f"{path}: left out, it is a link to a folder around the search; give that folder instead", 0)
             return False
         searched.append(real)
         return True
@@ -220,7 +225,7 @@ def _photos_in(
     for root, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
         written = sorted(name for name in folders if name == OUTPUT.name or is_drawn(name, files))
         for name in written:
-            left_out(f"{Path(root, name)}: left out, it holds what earlier runs wrote")
+            left_out(f"{Path(root, name)}: left out, it holds what earlier runs wrote", 0)
         real_root = Path(root).resolve()
         folders[:] = [
             name

@@ -55,7 +55,7 @@ class Options(BaseModel):
         """The boxes, None if the faces are to be looked for.
 
         Raises:
-            HTTPException: 422, not boxes, or more than ``most``.
+            HTTPException: 422, not boxes, in shares of the photo, or more than ``most``.
         """
         if self.boxes is None:
             return None
@@ -65,6 +65,8 @@ class Options(BaseModel):
             raise HTTPException(422, first_problem(error.errors(include_input=False), "boxes")) from error
         if len(boxes) > most:
             raise HTTPException(422, f"boxes: {len(boxes)} are above the limit of {most}")
+        if boxes and all(0 <= number <= 1 for box in boxes for number in box):
+            raise HTTPException(422, "boxes: numbers from 0 to 1 look like shares of the photo; give pixels")
         return boxes
 
     def settings(self, aligner: Aligner) -> Settings:

@@ -50,6 +50,7 @@ async function open(blob, name, note = "") {
   say("Finding faces …");
   const started = performance.now();
   try {
+    await loaded;
     const asked = chosen();
     let photo = ACCEPTED.includes(blob.type) ? blob : await reencoded(picture);
     let answer = await find(photo);
@@ -147,6 +148,7 @@ const camera = {
   async follow(stream) {
     const [video, marks] = [$("#camera video"), $("#camera svg")];
     this.tell("Finding faces …");
+    await loaded;
     for (let time = performance.now(); stream === this.stream;) {
       if (video.readyState < HTMLMediaElement.HAVE_CURRENT_DATA) {
         await new Promise(requestAnimationFrame);
@@ -614,19 +616,19 @@ addEventListener("drop", (event) => {
 
 // The page itself
 
-try {
+async function load() {
   model = await getModel();
   await Promise.all(model.models.map(async (name) => { models[name] = await getModel(name); }));
-} catch (error) {
-  complain(error.message);
-  throw error;
+  $("#model").replaceChildren(...model.models.map((name) => new Option(name)));
+  $("#models").hidden = model.models.length < 2;
+  setControls({ model: model.weights, method: model.method });
+  const scale = $("#scale").getContext("2d");
+  model.colours.forEach((_, i) => {
+    scale.fillStyle = colourOf(i / (model.colours.length - 1), model.colours);
+    scale.fillRect(i, 0, 1, 1);
+  });
+  document.body.dataset.loaded = "";
 }
-$("#model").replaceChildren(...model.models.map((name) => new Option(name)));
-$("#models").hidden = model.models.length < 2;
-setControls({ model: model.weights, method: model.method });
-const scale = $("#scale").getContext("2d");
-model.colours.forEach((_, i) => {
-  scale.fillStyle = colourOf(i / (model.colours.length - 1), model.colours);
-  scale.fillRect(i, 0, 1, 1);
-});
-document.body.dataset.loaded = "";
+
+const loaded = load(); // a photo may be there before
+loaded.catch((error) => complain(error.message));
