@@ -150,7 +150,7 @@ def photograph_page(path: Path) -> None:
             page.click(".target [data-do=sample]")
             page.click("#zoom")
             page.check("#methods [value=paper]")
-            page.fill("#contour", "0.85")
+            page.fill("#contour", "0.9")
             page.wait_for_function("() => /moved/.test(document.querySelector('#moved').textContent)")
             page.wait_for_load_state("networkidle")
             page.locator("#point-54").hover()
