@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from facemsm.apps.console import plural, sigterm_as_interrupt, tell, warn
 from facemsm.apps.options import (
@@ -46,14 +47,27 @@ LOOKS, LOOK_EVERY = 20, 15
 app = typer.Typer(add_completion=False)
 
 
+class _VideoCommand(TyperCommand):
+    """``--camera`` without a number is camera 0, which typer's options cannot say."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the number where it is left out."""
+        before = args.index("--") if "--" in args else len(args)
+        for i in (i for i, arg in enumerate(args[:before], 1) if arg == "--camera"):
+            if i == len(args) or (args[i].startswith("-") and not args[i][1:2].isdecimal()):
+                return super().parse_args(ctx, [*args[:i], "0", *args[i:]])
+        return super().parse_args(ctx, args)
+
+
 def _camera_number(text: str) -> int:
-    """The value of ``--camera``, after which an option may stand where the number was forgotten."""
     if not text.isdecimal():
-        raise typer.BadParameter(f"{text!r} is no camera's number. The first camera is 0: --camera 0, or --show alone")
+        raise typer.BadParameter(
+            f"{text!r} is no camera's number. The first camera is 0: --camera 0, or --camera alone"
+        )
     return int(text)
 
 
-@app.command()
+@app.command(cls=_VideoCommand)
 def video(
     source: Annotated[
         Path | None,
@@ -71,7 +85,9 @@ def video(
     camera: Annotated[
         int | None,
         typer.Option(
-            parser=_camera_number, help="Instead of a file, the camera of this number, until Ctrl-C.", metavar="NUMBER"
+            parser=_camera_number,
+            help="Instead of a file, the camera of this number, 0 if none is given, until Ctrl-C.",
+            metavar="[NUMBER]",
         ),
     ] = None,
     show: Annotated[
