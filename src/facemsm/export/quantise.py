@@ -458,11 +458,18 @@ class _Rewriter:
             channels, height, width = len(weight), *self.ranges[x].shape[1:]
             if groups > 1:
                 image = self._reshaped(image, -1, height, width * groups, weight.shape[1])
+            # ONNX Runtime 1.23, the last for Python 3.10, leaves values out on processors with AMX if more than 16 of
+            # the last 32 columns are there, but not all
+            spare = -channels % 32 if channels % 32 > 16 else 0
+            columns = np.pad(integers[..., 0, 0].T, ((0, 0), (0, spare)))
+            scale, bias = np.pad(scale, (0, spare), constant_values=1), np.pad(bias, (0, spare))
             result = self._emit(
                 "MatMulIntegerToFloat",
-                *(image, integers[..., 0, 0].T, at.scale, scale, at.zero, np.zeros(channels, np.int8), bias),
+                *(image, columns, at.scale, scale, at.zero, np.zeros(channels + spare, np.int8), bias),
                 domain=_CONTRIB,
             )
+            if spare:
+                result = self._emit("Slice", result, *(np.array([i], np.int64) for i in (0, channels, 3)))
             if groups > 1:
                 result = self._reshaped(result, -1, height, width, groups * channels)
             if shuffled:
