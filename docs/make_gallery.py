@@ -17,6 +17,7 @@ from PIL import Image as Pictures
 
 from facemsm import Aligner, draw_faces
 from facemsm.assets import SAMPLE
+from facemsm.batch.pipeline import enlarged
 from facemsm.data.occluders import OCCLUDERS, occlude
 from facemsm.geometry import apply_affine, box_to_crop, tight_box
 from facemsm.imaging.io import read_image
@@ -57,8 +58,9 @@ def main() -> None:
     sheet, count = crowd([photos[name] for name in PORTRAITS])
     faces = aligner.align(sheet)
     good = sum(face.score >= 0.5 for face in faces)
-    drawn = draw_faces(enlarged(sheet), [replace(face, points=2 * face.points + 0.5) for face in faces], aligner.scheme)
-    shrunk = np.asarray(cv2.resize(drawn, None, fx=0.55, fy=0.55, interpolation=cv2.INTER_AREA), np.uint8)
+    drawn = draw_faces(*enlarged(sheet, faces), aligner.scheme)
+    height, width = (round(1000 / drawn.shape[1] * side) for side in drawn.shape[:2])
+    shrunk = np.asarray(cv2.resize(drawn, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
     save("crowd", captioned(shrunk, f"{count} portraits: {len(faces)} faces found, {good} score 0.5 or more", "crowd"))
 
 
@@ -116,11 +118,6 @@ def crowd(portraits: Sequence[Image], width: int = 1000) -> tuple[Image, int]:
         count += len(row) - 1
     narrowest = min(row.shape[1] for row in rows)
     return np.vstack([row[:, :narrowest] for row in rows]), count
-
-
-def enlarged(image: Image) -> Image:
-    """Twice as large, so that marks of small faces do not cover them."""
-    return np.asarray(cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
 if __name__ == "__main__":

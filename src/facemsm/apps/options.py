@@ -77,6 +77,15 @@ FeatureThreshold = Annotated[
 ]
 Detector = Annotated[str | None, typer.Option(help=f"Face detector: {', '.join(NAMES)}.", show_default=DEFAULT)]
 DetectorModel = Annotated[Path | None, typer.Option(help="Model file, for a detector that comes without.")]
+WeightsToChoose = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weights",
+        help="Trained weights that may be chosen: bundled models or model folders. Repeat it for several; the first is "
+        "the default.",
+        show_default="all bundled ones, 68 first",
+    ),
+]
 AnyRotation = Annotated[
     bool,
     typer.Option(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from facemsm.apps.console import tell
+from facemsm.apps.options import WeightsToChoose
 from facemsm.errors import FacemsmError
 
 app = typer.Typer(add_completion=False)
@@ -16,14 +17,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def page(
     folder: Annotated[Path, typer.Argument(help="Folder to write; files of an older page in it are replaced.")],
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Trained weights that may be chosen: bundled models or model folders. Repeat it for several; the "
-            "first is the default.",
-            show_default="all bundled ones, 68 first",
-        ),
-    ] = None,
+    weights: WeightsToChoose = None,
     ort: Annotated[
         Path | None,
         typer.Option(

@@ -24,6 +24,7 @@ from facemsm.apps.options import (
     Provider,
     Stages,
     Threads,
+    WeightsToChoose,
     read_settings,
 )
 from facemsm.errors import FacemsmError
@@ -37,14 +38,7 @@ def serve(
         str, typer.Option(help="Address to listen on; 0.0.0.0 lets every machine of the network in.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any that is free.")] = 8000,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Trained weights that may be chosen: bundled models or model folders. Repeat it for several; the "
-            "first is the default.",
-            show_default="all bundled ones, 68 first",
-        ),
-    ] = None,
+    weights: WeightsToChoose = None,
     stages: Stages = "1,2,3",
     method: MethodOption = None,
     threshold_contour: ContourThreshold = None,

@@ -90,11 +90,12 @@ class Job:
         name = f"landmarks{f'-{shard}' if shard else ''}"
         self._run = Run(Path.cwd(), self._common, draw, self._work.settings)
         self._results: ResultsFile | None = None
+        self._done = PhotoSet()
         if record:
             self.folder = output or (newest_folder(name + SUFFIX) if resume else None) or new_folder()
             path = self.folder / f"{name}.jsonl"
             self._results = ResultsFile(path, self.scheme.name, resume=resume, run=self._run)
-            self._run = self._results.run or self._run
+            self._run, self._done = self._results.run or self._run, self._results.done
         drawn = self.folder / DRAWN if self._run.draw else None
         self._options = options | {"drawn": drawn, "folder": self._run.common}
         self._work.draw_into(drawn, self._run.common)
@@ -127,20 +128,16 @@ class Job:
         found = self._find(lambda _: None, lambda *_: None) if self._listed is None else self._listed
         return sum(photo not in self._done for photo in found)
 
-    @property
-    def _done(self) -> PhotoSet:
-        return self._results.done if self._results else PhotoSet()
-
     def _find(self, report: Callable[[str], None], left_out: Callable[[str, int], None]) -> Iterator[Path]:
         photos = find_photos(self._sources, report, left_out)
         part = self._shard
         return (photo for photo in photos if inside(photo, self._common) in part) if part else photos
 
     def _todo(self) -> Iterator[Photo]:
-        moved, done = self._run.folder != Path.cwd(), self._done
+        moved = self._run.folder != Path.cwd()
         for photo in self._photos:
-            if photo in done:
-                if done.changed(photo):
+            if photo in self._done:
+                if self._done.changed(photo):
                     self._failed(f"{photo}: is not the file any more whose results are there; choose another --output")
                 else:
                     self.tally["before"] += 1

@@ -792,11 +792,6 @@ def _in_face(places: Floats, frame: Floats) -> Floats:
     return np.asarray(frame[0] + places @ frame[1:])
 
 
-def _from_face(points: Floats, frame: Floats) -> Floats:
-    """The inverse of :func:`_in_face`."""
-    return np.asarray((points - frame[0]) @ np.linalg.inv(frame[1:]))
-
-
 @cache
 def _to_head(scheme: LandmarkScheme) -> FloatArray:
     """(9, L) weights of a scheme's points, of which each of ``HEAD``'s is the mean."""

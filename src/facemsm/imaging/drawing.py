@@ -86,8 +86,7 @@ def draw_faces(
         scheme = scheme or scheme_of(len(face.points))
         if len(face.points) != scheme.count:
             raise FacemsmError(f"a face has {len(face.points)} points, not the {scheme.count} of scheme {scheme.name}")
-    for face in faces:
-        _draw_face(canvas, face, scheme or scheme_of(len(face.points)), boxes)
+        _draw_face(canvas, face, scheme, boxes)
     if faces or legend:
         _draw_legend(canvas)
     return canvas

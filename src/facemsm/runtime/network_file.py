@@ -20,6 +20,9 @@ _MESSAGES = {
 _DIMENSIONS, _EXTERNAL_DATA, _DATA_LOCATION = 1, 13, 14
 """Fields of a tensor: its shape; the key-value pairs that name the other file; 1 if there is one."""
 
+_PER_BYTE = 8
+"""Numbers that a byte of a tensor holds at most: those of one bit."""
+
 _OPERATOR = 4
 """Field of a node: what it does."""
 
@@ -55,10 +58,6 @@ def check_network(content: bytes) -> None:
                 messages.append((_MESSAGES[kind][number], value))
         if kind == "tensor" and numbers > _PER_BYTE * len(data):
             raise ValueError(f"a tensor should have {numbers:.3g} numbers, for which the file has no room")
-
-
-_PER_BYTE = 8
-"""Numbers that a byte of a tensor holds at most: those of one bit."""
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
