@@ -21,12 +21,13 @@ from facemsm.detectors import FaceDetector, get_detector
 from facemsm.detectors.rotation import detect_any_rotation, turns_of_boxes
 from facemsm.errors import FacemsmError, check_number, short
 from facemsm.face import Face
-from facemsm.geometry import Matrix, apply_affine, box_to_crop, check_boxes, compose, shifted, similarity
+from facemsm.geometry import Matrix, apply_affine, box_to_crop, check_boxes, compose, similarity
 from facemsm.imaging.io import as_image
 from facemsm.runtime.model import HOURGLASS, STGAN, Model, load_model
 from facemsm.runtime.providers import MAX_THREADS
 from facemsm.runtime.session import LANDMARKS, Network
 from facemsm.schemes import LandmarkScheme
+from facemsm.shapes.conventions import Convention
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.shapes.reconstruction import Reconstruction, reconstruct, relative_scores
 from facemsm.stages import Located, Method, Settings, StageOutputs, retry_rotated, run_stages
@@ -114,6 +115,7 @@ class Aligner:
         if detector is not None and not callable(getattr(detector, "detect", None)):
             raise FacemsmError(f"detector is {short(detector)}: give the name of one, or an object that detects faces")
         self.model, self.keep, self.threads, self.providers = model, frozenset(keep), threads, providers
+        self._conventions: dict[str, Convention] = {}
         self.settings = self._resolved(settings or Settings())
         self._given_detector = detector
         outputs = [*LANDMARKS, *(["heatmaps"] if "heatmaps" in keep else [])]
@@ -355,7 +357,7 @@ class Aligner:
         """Line 14. θ runs from canonical to crop (Eq. 2), so it is θ and not its inverse that is applied."""
         found = apply_affine(outputs.to_photo, points)
         if settings.convention:
-            found = shifted(found, self.model.conventions[settings.convention])
+            found = self._conventions[settings.convention].to_labels(found)
         return found.astype(np.float32)
 
     # --- Around it ---------------------------------------------------------------------------------------------------
@@ -400,9 +402,12 @@ class Aligner:
         """Settings that name the method."""
         if not isinstance(settings, Settings):
             raise FacemsmError(f"settings are {short(settings)}: give facemsm.Settings(...)")
-        known = list(self.model.conventions)
-        if settings.convention and settings.convention not in known:
-            raise FacemsmError(f"no convention {settings.convention!r}: the model knows {', '.join(known) or 'none'}")
+        if settings.convention and settings.convention not in self._conventions:
+            convention = self.model.convention(settings.convention)
+            if convention is None:
+                known = ", ".join(self.model.conventions) or "none"
+                raise FacemsmError(f"no convention {settings.convention!r}: the model knows {known}")
+            self._conventions[settings.convention] = convention
         if settings.method == "calibrated" and not self.model.calibration:
             raise FacemsmError(
                 f"{self.model.folder}: has no calibration; run 'facemsm calibrate' on it, or use method='paper'"

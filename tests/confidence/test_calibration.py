@@ -22,9 +22,10 @@ from facemsm.evaluation.predictions import Predictions
 from facemsm.evaluation.report import Evaluation
 from facemsm.geometry import face_scale, similarity, tight_box
 from facemsm.imaging.io import read_image, write_image
-from facemsm.runtime.model import MANIFEST, WEIGHTS, load_model, write_calibration
+from facemsm.runtime.model import CONVENTIONS, MANIFEST, WEIGHTS, load_model, write_calibration
 from facemsm.schemes import OCCLUDED, SCHEME_68, VISIBLE
 from facemsm.shapes.posterior import ShapePrior, learn_prior, observation_covariance, posterior
+from facemsm.stages import Settings
 from synthetic_faces import draw_face, mean_shape
 
 NOISE = (-2.0, 6.0, 5.0)
@@ -315,6 +316,7 @@ def test_the_command(
     from facemsm.training import calibration as fit
 
     monkeypatch.setattr(fit, "TIMES", (1, 1, 1, 1))  # for speed
+    monkeypatch.setattr("facemsm.shapes.conventions.LEAST_FACES", 20)
 
     rng = np.random.default_rng(0)
     samples = [face(tmp_path, i, np.where(rng.random(68) < 0.1, 1, 2).tolist()) for i in range(50)]
@@ -331,7 +333,25 @@ def test_the_command(
     assert "held out, at least 20 are needed" in capsys.readouterr().err
     for _ in range(2):  # a calibrated model can be calibrated again
         assert run("--holdout", "0.5") == 0
-        assert "calibration error" in capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert "calibration error" in out
+        assert "by shift and shape" in out
     (found,) = Aligner.from_pretrained(model).align(samples[0].load(), [samples[0].box])
     assert found.occlusion is not None
     assert (found.occluded == (found.occlusion >= load_model(model).calibration.threshold)).all()  # type: ignore[union-attr]
+    # the convention goes with the prior, and is gone with it
+    convention = load_model(model).convention("aflw2000")
+    assert convention is not None
+    assert convention.weights is not None
+    settings = Settings(convention="aflw2000")
+    (own,) = Aligner.from_pretrained(model, settings=settings).align(samples[0].load(), [samples[0].box])
+    np.testing.assert_allclose(own.points, convention.to_labels(found.points[None])[0], atol=1e-3)
+    (model / CONVENTIONS).write_bytes(b"")
+    with pytest.raises(FacemsmError, match=r"conventions\.safetensors: truncated or altered"):
+        load_model(model)
+    calibration = Calibration.from_dict(json.loads((model / MANIFEST).read_text())["calibration"], 68)
+    write_calibration(model, calibration)
+    assert not (model / CONVENTIONS).exists()
+    convention = load_model(model).convention("aflw2000")
+    assert convention is not None
+    assert convention.weights is None

@@ -20,6 +20,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from facemsm.aligner import Aligner
 from facemsm.apps.cli import main
 from facemsm.data.augment import Augmentation
 from facemsm.data.coco import write_coco
@@ -27,17 +28,19 @@ from facemsm.data.completion import to_68
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.data.sources import Source
 from facemsm.errors import FacemsmError
+from facemsm.geometry import tight_box
 from facemsm.heatmaps import HeatmapCodec
 from facemsm.hourglass.losses import gaussians
 from facemsm.hourglass.network import HEATMAP_SIZE, INPUT_SIZE, HourglassConfig, StackedHourglass
 from facemsm.hourglass.training import HourglassModule, HourglassTraining
 from facemsm.resnet50.network import ResNet50, ResNet50Config
+from facemsm.runtime.model import load_model
 from facemsm.schemes import SCHEME_68, SCHEME_98, LandmarkScheme, get_scheme, relation, scheme_from_dict
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.stgan.training import STGANModule, STGANTraining
 from facemsm.training import trial
 from facemsm.training.config import Schedule, as_json, from_mapping, override
-from facemsm.training.faces import Faces, load_faces
+from facemsm.training.faces import Faces, load_faces, to_consensus
 from facemsm.training.run import (
     AtomicCheckpointIO,
     StageModule,
@@ -1240,6 +1243,25 @@ def test_the_shift_of_a_data_sets_labels_is_learned(drawn: Path) -> None:
     assert learned["wflw"] == pytest.approx([0.03, 0.002], abs=1e-3)
     points = module._consensus(batch)
     torch.testing.assert_close(points[..., 0], truth[..., 0], atol=0.1, rtol=0)
+
+
+def test_labels_are_moved_to_the_consensus_of_a_model(drawn: Path) -> None:
+    """The bundled model knows how aflw2000 is labelled; of a set that it does not know, labels stay."""
+    before = faces_of(drawn)
+    after = cast(Any, hourglass(drawn, conventions="68")).faces
+    convention = load_model("68").convention("aflw2000")
+    assert convention is not None
+    for old, new in zip((*before.training, *before.validation), (*after.training, *after.validation), strict=True):
+        (found,) = Aligner.from_pretrained("68").align(old.load(), tight_box(old.points)[None])
+        wanted = old.points - (convention.to_labels(found.points[None])[0] - found.points)
+        np.testing.assert_allclose(new.points, wanted, atol=0.02)
+        assert np.abs(new.points - old.points).mean() > 0.1
+    own = [replace(face, convention="own") for face in before.training]
+    strange = replace(before, training=own, validation=own[:2])
+    for old, new in zip(strange.training, to_consensus(strange, "68").training, strict=True):
+        assert new is old
+    with pytest.raises(FacemsmError, match="no model 'nowhere'"):
+        hourglass(drawn, conventions="nowhere")
 
 
 @pytest.mark.parametrize("notes", ["[", "[1]", "3", "[" * 100_000])

@@ -19,15 +19,15 @@ def calibrate(
         list[str],
         typer.Option(
             metavar=SOURCE,
-            help="The faces that the model was trained on; may be given several times. Stage 3's shapes are learned "
-            "from those it saw, everything else from those held out.",
+            help="The faces that the model was trained on; may be given several times. Stage 3's shapes and label "
+            "conventions are learned from those it saw, everything else from those held out.",
         ),
     ],
     exclude: Exclude = None,
     complete: Complete = None,
     holdout: Holdout = 0.1,
 ) -> None:
-    """Fit stage 3's posterior, the probabilities that points are right, and those that they are hidden.
+    """Fit stage 3's posterior, label conventions, the probabilities that points are right, and that they are hidden.
 
     Faces that training held out are shown several times, with perturbed boxes and behind painted occluders. In the
     printed figures every fifth of them is scored by what was fitted on the others; but for the three numbers of the

@@ -89,8 +89,7 @@ def evaluate_dataset(
         if save:
             save_predictions(save, predicted)
 
-    convention = predicted.origin.get("convention")
-    evaluation = Evaluation.of(samples, predicted, landmarks, convention)
+    evaluation = Evaluation.of(samples, predicted, landmarks)
     report = measure(evaluation, normalisers, thresholds)
     report["run"] = {
         "data set": f"{dataset}, {split}",
@@ -103,7 +102,7 @@ def evaluate_dataset(
         "machine": machine(),
     }
     if clean:
-        unpainted = Evaluation.of(samples, clean, landmarks, convention)
+        unpainted = Evaluation.of(samples, clean, landmarks)
         report["run"]["painted over"] = list(EVALUATED)
         report["occluded and clean"] = compare_painted(evaluation, unpainted, normalisers)
     return evaluation, report
@@ -125,17 +124,19 @@ def _predict(
     progress: Progress,
 ) -> Predictions:
     detector = get_detector() if source == "detector" else None
+    convention = find_dataset(dataset).convention or dataset
     origin = {
         "weights": aligner.description,
         "boxes": f"detector ({detector.name})" if detector else source,
         "crop enlargement": CROP_ENLARGEMENT,
         "perturbation": asdict(perturbation) if perturbation else None,
         "data set": dataset,
-        "convention": aligner.model.conventions.get(find_dataset(dataset).convention or dataset),
+        "convention": aligner.model.conventions.get(convention),
         "commit": commit(),
         "machine": machine(),
     }
-    return replace(run_aligner(aligner, progress(samples, "aligning"), detector, perturbation), origin=origin)
+    found = run_aligner(aligner, progress(samples, "aligning"), detector, perturbation, convention)
+    return replace(found, origin=origin)
 
 
 def _plain(values: Iterable[float]) -> list[float]:

@@ -39,10 +39,9 @@ def evaluate(
     """Measure an aligner on annotated faces, as ``facemsm evaluate`` does.
 
     Args:
-        aligner, detector, perturbation: as for :func:`run_aligner`.
+        aligner, detector, perturbation, convention: as for :func:`run_aligner`.
         samples: of the aligner's scheme, by :func:`facemsm.load_dataset`.
         normalisers, thresholds: as for :func:`facemsm.evaluation.report.measure`.
-        convention: name of a data set; if the model knows its convention, errors in that are reported, too.
 
     Returns:
         The figures of :func:`facemsm.evaluation.report.measure`.
@@ -50,12 +49,8 @@ def evaluate(
     Raises:
         FacemsmError: as those.
     """
-    predictions = run_aligner(aligner, samples, detector, perturbation)
-    return measure(
-        Evaluation.of(samples, predictions, aligner.scheme, aligner.model.conventions.get(convention or "")),
-        normalisers,
-        thresholds,
-    )
+    predictions = run_aligner(aligner, samples, detector, perturbation, convention)
+    return measure(Evaluation.of(samples, predictions, aligner.scheme), normalisers, thresholds)
 
 
 def run_aligner(
@@ -63,6 +58,7 @@ def run_aligner(
     samples: Iterable[FaceSample],
     detector: FaceDetector | None = None,
     perturbation: Perturbation | None = None,
+    convention: str | None = None,
 ) -> Predictions:
     """Align every face.
 
@@ -72,6 +68,7 @@ def run_aligner(
         detector: finds the faces; their own boxes are used if None. Of its boxes the one that overlaps the tight box
             of a face's landmarks most is taken, if by ``LEAST_OVERLAP``; otherwise the face is missed.
         perturbation: perturbs the boxes, the detector's too.
+        convention: name of a data set; if the model knows its convention, points are given in that, too.
 
     Returns:
         Predictions in the order of the samples, in pixels of the photos as they are, without ``origin``.
@@ -92,14 +89,16 @@ def run_aligner(
         gap = np.full((count, *shape), np.nan, np.float32)
         return np.array([gap if face is None else getattr(face, values) for face in found], np.float32)
 
+    points, known = stack("points", 2), aligner.model.convention(convention) if convention else None
     return Predictions(
         method="facemsm",
         names=tuple(names),
-        points=stack("points", 2),
+        points=points,
         occluded=stack("occluded") == 1,
         scores=stack("scores"),
         preliminary=stack("preliminary", 2) if 3 in aligner.settings.stages else None,
         occlusion=stack("occlusion") if any(face and face.occlusion is not None for face in found) else None,
+        own=known.to_labels(points).astype(np.float32) if known else None,
     )
 
 

@@ -17,6 +17,9 @@ from facemsm.evaluation.cofw68_results import read_cofw68_results
 from facemsm.files import atomic_write
 from facemsm.typing import BoolArray, FloatArray
 
+OPTIONAL = ("scores", "preliminary", "occlusion", "own")
+"""Arrays that a method may not give."""
+
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
@@ -30,6 +33,7 @@ class Predictions:
         scores: (N, L) float32 in [0, 1], how surely a point is right; None if the method does not say.
         preliminary: (N, L, 2) float32, the points before stage 3; None where stage 3 did not run.
         occlusion: (N, L) float32 in [0, 1], the probability that a point is hidden; None if the method does not say.
+        own: (N, L, 2) float32, the points in the convention of the data set's labels; None where the method knows none.
         origin: what a report must say about where they come from: weights, boxes, commit...
     """
 
@@ -40,6 +44,7 @@ class Predictions:
     scores: FloatArray | None = None
     preliminary: FloatArray | None = None
     occlusion: FloatArray | None = None
+    own: FloatArray | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
 
     def for_faces(self, names: Sequence[str]) -> Predictions:
@@ -65,9 +70,7 @@ class Predictions:
             names=tuple(names),
             points=pick(self.points),
             occluded=self.occluded[order] & known[:, None],
-            scores=None if self.scores is None else pick(self.scores),
-            preliminary=None if self.preliminary is None else pick(self.preliminary),
-            occlusion=None if self.occlusion is None else pick(self.occlusion),
+            **{name: pick(values) for name in OPTIONAL if (values := getattr(self, name)) is not None},
             origin=self.origin,
         )
 
@@ -86,12 +89,7 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
         "occluded": predictions.occluded,
         "origin": np.array(json.dumps(predictions.origin)),
     }
-    if predictions.scores is not None:
-        arrays["scores"] = predictions.scores
-    if predictions.preliminary is not None:
-        arrays["preliminary"] = predictions.preliminary
-    if predictions.occlusion is not None:
-        arrays["occlusion"] = predictions.occlusion
+    arrays |= {name: values for name in OPTIONAL if (values := getattr(predictions, name)) is not None}
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub takes names for allow_pickle
 
@@ -134,7 +132,7 @@ def _load_npz(path: Path) -> Predictions:
         names = tuple(str(name) for name in arrays["names"])
         points = arrays["points"].astype(np.float32)
         n, count, _ = points.shape
-        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("points", "preliminary"), (n, count, 2))
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("points", "preliminary", "own"), (n, count, 2))
         shapes |= dict.fromkeys(("occluded", "scores", "occlusion"), (n, count))
         for name, shape in shapes.items():
             if name in arrays and arrays[name].shape != shape:
@@ -146,10 +144,8 @@ def _load_npz(path: Path) -> Predictions:
             names,
             points,
             arrays["occluded"].astype(bool),
-            arrays["scores"].astype(np.float32) if "scores" in arrays else None,
-            arrays["preliminary"].astype(np.float32) if "preliminary" in arrays else None,
-            arrays["occlusion"].astype(np.float32) if "occlusion" in arrays else None,
-            dict(json.loads(str(arrays["origin"]))),
+            **{name: arrays[name].astype(np.float32) for name in OPTIONAL if name in arrays},
+            origin=dict(json.loads(str(arrays["origin"]))),
         )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         reason = " ".join(str(error).split())[:120]

@@ -22,7 +22,7 @@ from facemsm.evaluation import metrics, occlusion, plots
 from facemsm.evaluation.markdown import markdown_table
 from facemsm.evaluation.predictions import Predictions
 from facemsm.files import atomic_write
-from facemsm.geometry import Normaliser, face_scale, normaliser, shifted
+from facemsm.geometry import Normaliser, face_scale, normaliser
 from facemsm.schemes import OCCLUDED, UNLABELLED, LandmarkScheme
 from facemsm.typing import Array, BoolArray, FloatArray
 
@@ -54,24 +54,15 @@ class Evaluation:
         truth: (N, L, 2) photo pixels, NaN where unlabelled.
         visibility: (N, L) int8 as in ``FaceSample``; ``UNLABELLED`` everywhere if the data set marks no occlusion.
         scheme: the landmark scheme of both.
-        convention: of the data set's labels, as in :attr:`facemsm.runtime.model.Model.conventions`; errors are then
-            reported in it, too (label adaptation: Wood et al., ICCV 2021).
     """
 
     predictions: Predictions
     truth: FloatArray
     visibility: NDArray[np.int8]
     scheme: LandmarkScheme
-    convention: tuple[float, float] | None = None
 
     @classmethod
-    def of(
-        cls,
-        samples: Sequence[FaceSample],
-        predictions: Predictions,
-        scheme: LandmarkScheme,
-        convention: tuple[float, float] | None = None,
-    ) -> Evaluation:
+    def of(cls, samples: Sequence[FaceSample], predictions: Predictions, scheme: LandmarkScheme) -> Evaluation:
         """Put the predictions for ``samples`` beside their truth. Other predictions are left out.
 
         Raises:
@@ -86,7 +77,6 @@ class Evaluation:
             np.stack([sample.points for sample in samples]),
             visibility if known else np.full_like(visibility, UNLABELLED),
             scheme,
-            convention,
         )
 
     @property
@@ -96,12 +86,13 @@ class Evaluation:
 
     @property
     def stages(self) -> dict[str, FloatArray]:
-        """The predicted points; where stage 3 ran, those before it; where the convention is known, those in it."""
+        """The predicted points; where stage 3 ran, those before it; where the data set's convention is known, those in
+        it (label adaptation: Wood et al., ICCV 2021)."""
         points = {FINAL: self.predictions.points}
         if self.predictions.preliminary is not None:
             points[BEFORE] = self.predictions.preliminary
-        if self.convention:
-            points[OWN] = shifted(self.predictions.points, self.convention).astype(np.float32)
+        if self.predictions.own is not None:
+            points[OWN] = self.predictions.own
         return points
 
     @property

@@ -17,7 +17,7 @@ from facemsm.hourglass.losses import LOSSES, by_face, centres, distance, gaussia
 from facemsm.hourglass.network import HEATMAP_SIZE, INPUT_SIZE, HourglassConfig, StackedHourglass
 from facemsm.schemes import LandmarkScheme
 from facemsm.training.config import Schedule, from_mapping, read_config
-from facemsm.training.faces import Faces
+from facemsm.training.faces import Faces, to_consensus
 from facemsm.training.landmarks import (
     LITE_AUGMENTATION,
     LITE_SCHEDULE,
@@ -43,6 +43,8 @@ class HourglassTraining:
             the heatmap's side; 0 is the paper's. It teaches the maps to be right where they are read.
         refinement: how points are read from heatmaps, see :class:`facemsm.heatmaps.HeatmapCodec`.
         occluded_peak: height of the target peak of points known to be hidden; 1 is the paper's.
+        conventions: a model's name or folder: labels are moved to the consensus that it knows (see
+            :func:`facemsm.training.faces.to_consensus`), and errors are those from there; none as in the paper.
         teacher: folder of the run of a hourglass to learn from besides the labels, such as a larger one; it sees the
             same faces. Hinton et al., 2015, on heatmaps.
         distil: the teacher's part in the targets. Labels have the rest; where a point has none, the teacher has all.
@@ -60,6 +62,7 @@ class HourglassTraining:
     refinement: Refinement = "gaussian"
     occluded_peak: float = 1.0
     adapt: float = 0.0
+    conventions: str = ""
     teacher: str = ""
     distil: float = 0.5
 
@@ -109,6 +112,8 @@ class HourglassModule(LandmarkModule):
         if config.loss not in LOSSES:
             raise FacemsmError(f"no loss {config.loss!r}: use one of {', '.join(LOSSES)}")
         final = HeatmapCodec(INPUT_SIZE, HEATMAP_SIZE, config.sigma, refinement=config.refinement)
+        if config.conventions:
+            faces = to_consensus(faces, config.conventions)
         known = faces.conventions
         super().__init__(
             config.schedule,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +20,7 @@ from facemsm.errors import AbsentError, FacemsmError, check_number, short
 from facemsm.files import atomic_write, read_bytes
 from facemsm.heatmaps import HeatmapCodec
 from facemsm.schemes import LandmarkScheme, scheme_from_dict
+from facemsm.shapes.conventions import Convention, load_weights, save_weights
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.shapes.posterior import ShapePrior
 from facemsm.typing import PathLike, Provider
@@ -34,6 +35,9 @@ MANIFEST = "model.json"
 STGAN, HOURGLASS, DICTIONARY = "stgan.onnx", "hourglass.onnx", "dictionary.safetensors"
 PRIOR = "prior.safetensors"
 """Only in a calibrated model."""
+
+CONVENTIONS = "conventions.safetensors"
+"""Only in a calibrated model whose training sets have enough faces."""
 
 LARGEST_FILE = 1 << 30
 """Bytes of a file of a model."""
@@ -57,7 +61,9 @@ class Model:
         checksum: of ``model.json``, which holds the checksums of all else; names the model in reports.
         calibration: what turns scores into probabilities; None if the model was not calibrated.
         conventions: how far the labels of each training data set lie from the points that the model finds, the
-            consensus: x, y in the photo, in shares of :func:`facemsm.geometry.box_scale`.
+            consensus: x, y in the photo, in shares of :func:`facemsm.geometry.box_scale`; :meth:`convention` tells
+            how that depends on the face's shape.
+        files: those it consists of.
     """
 
     folder: Path
@@ -68,6 +74,7 @@ class Model:
     checksum: str
     calibration: Calibration | None = None
     conventions: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    files: Collection[str] = ()
 
     def path(self, file: str) -> Path:
         """Where one of the model's files lies."""
@@ -96,6 +103,18 @@ class Model:
     def prior(self) -> ShapePrior | None:
         """The shape prior of a calibrated model; raises as :meth:`ShapePrior.load`."""
         return ShapePrior.load(self.path(PRIOR), self.scheme.count) if self.calibration else None
+
+    def convention(self, name: str) -> Convention | None:
+        """Of a training data set's labels; None of one that the model does not know.
+
+        Raises:
+            FacemsmError: as :func:`facemsm.shapes.conventions.load_weights`.
+        """
+        if name not in self.conventions:
+            return None
+        prior = self.prior() if CONVENTIONS in self.files else None
+        weights = load_weights(self.path(CONVENTIONS), prior).get(name) if prior else None
+        return Convention(self.conventions[name], prior if weights is not None else None, weights)
 
 
 def list_models() -> list[str]:
@@ -133,7 +152,8 @@ def load_model(name: PathLike) -> Model:
         raise FacemsmError(f"{manifest}: {error}") from error
     except RecursionError as error:
         raise FacemsmError(f"{manifest}: not a facemsm model file (nested too deep)") from error
-    for file in (STGAN, HOURGLASS, DICTIONARY, *((PRIOR,) if model.calibration else ())):
+    known = (CONVENTIONS,) if CONVENTIONS in model.files else ()
+    for file in (STGAN, HOURGLASS, DICTIONARY, *((PRIOR, *known) if model.calibration else ())):
         if file not in checksums:
             raise FacemsmError(f"{manifest}: files names no checksum for {file}")
         _verify(folder / file, checksums[file])
@@ -152,7 +172,7 @@ def _parse(folder: Path, content: bytes) -> tuple[Model, dict[str, str]]:
     if not name.isprintable() or len(name) > 100:
         raise FacemsmError("name: at most 100 printable characters are expected")
     for file in checksums:
-        if file not in (STGAN, HOURGLASS, DICTIONARY, PRIOR):
+        if file not in (STGAN, HOURGLASS, DICTIONARY, PRIOR, CONVENTIONS):
             raise FacemsmError(f"files: {short(file)} is no file of a model")
         _field(checksums, file, str, "files.")
     scheme = scheme_from_dict(_field(fields, "scheme", dict), "scheme")
@@ -171,7 +191,8 @@ def _parse(folder: Path, content: bytes) -> tuple[Model, dict[str, str]]:
             check_number(f"conventions[{short(known)}]", value, -1, 1)
         conventions[known] = (float(shift[0]), float(shift[1]))
     checksum = hashlib.sha256(content).hexdigest()
-    return Model(folder, name, scheme, codec, provenance, checksum, calibration, conventions), checksums
+    model = Model(folder, name, scheme, codec, provenance, checksum, calibration, conventions, tuple(checksums))
+    return model, checksums
 
 
 def _field(fields: Mapping[str, Any], name: str, kind: type[T], within: str = "") -> T:
@@ -207,11 +228,24 @@ def write_manifest(
     (folder / MANIFEST).write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
 
 
-def write_calibration(folder: Path, calibration: Calibration) -> None:
-    """Add a calibration to ``model.json``, or replace the one there; the prior it goes with lies in ``folder``."""
+def write_calibration(
+    folder: Path, calibration: Calibration, conventions: Mapping[str, Convention] | None = None
+) -> None:
+    """Add a calibration to ``model.json``, or replace the one there; the prior it goes with lies in ``folder``.
+
+    Args:
+        folder: of the model.
+        calibration: what was fitted.
+        conventions: written too, in place of those there; None leaves their shifts as they are.
+    """
     manifest = folder / MANIFEST
     fields = json.loads(manifest.read_text(encoding="utf-8"))
     fields["calibration"] = calibration.to_dict()
+    fields["files"].pop(CONVENTIONS, None)  # what it says is said with the prior's modes
+    if conventions is not None:
+        fields["conventions"] = {name: [round(x, 5) for x in one.shift] for name, one in conventions.items()}
+    if save_weights(folder / CONVENTIONS, conventions or {}):
+        fields["files"][CONVENTIONS] = _sha256(folder / CONVENTIONS)
     fields["files"][PRIOR] = _sha256(folder / PRIOR)
     with atomic_write(manifest) as partial:
         partial.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")

@@ -25,6 +25,9 @@ from facemsm.typing import Array, BoolArray, FloatArray, PathLike
 
 Noise = tuple[float, float, float]
 
+POSES = 4
+"""Modes of pose, the last of a prior."""
+
 POSE = (10.0, 0.15)
 """Standard deviations of what stage 1 leaves: shift in px of a 128 px canonical image; turn in radians and growth."""
 
@@ -42,7 +45,7 @@ class ShapePrior:
 
     Attributes:
         mean: (L, 2) float32, canonical pixels.
-        modes: (L, 2, K) float32, directions of change, each one standard deviation long; the last four are shifts,
+        modes: (L, 2, K) float32, directions of change, each one standard deviation long; the last ``POSES`` are shifts,
             growth and turn, which stage 1 may have got wrong.
         residual: (L,) float32, variance of each coordinate that the modes leave, px².
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,13 +20,14 @@ from facemsm.errors import FacemsmError
 from facemsm.evaluation import occlusion
 from facemsm.evaluation.conditions import Perturbation, in_poor_photo, mostly_covered, painted
 from facemsm.evaluation.metrics import point_errors
-from facemsm.geometry import apply_affine, canonical_matrix, compose, face_scale, invert, shifted, similarity
+from facemsm.geometry import apply_affine, canonical_matrix, compose, face_scale, invert, similarity
 from facemsm.runtime.model import PRIOR, write_calibration
 from facemsm.schemes import OCCLUDED, UNLABELLED, LandmarkScheme
+from facemsm.shapes.conventions import Convention, fit_conventions
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.shapes.posterior import Noise, Posterior, ShapePrior, learn_prior, observation_covariance, posterior
 from facemsm.shapes.reconstruction import Reconstruction, reconstruct
-from facemsm.training.faces import load_faces
+from facemsm.training.faces import Faces, load_faces
 from facemsm.typing import Array
 
 TIMES = (8, 3, 3, 1)
@@ -54,11 +55,13 @@ def calibrate_model(
     holdout: float = 0.1,
     report: Callable[[str], None] = print,
 ) -> None:
-    """Fit stage 3's posterior and the probabilities that points are right and occluded; rewrite ``model.json``.
+    """Fit stage 3's posterior, label conventions, and the probabilities that points are right and occluded; rewrite
+    ``model.json``.
 
     Args:
         model: a model folder.
-        sources: the faces that it was trained on. Shapes are learned from those it saw, all else from those held out.
+        sources: the faces that it was trained on. Shapes and conventions are learned from those it saw, all else from
+            those held out.
         exclude, complete, holdout: as in training, see :func:`facemsm.training.faces.load_faces`.
         report: takes the lines that say what was found.
 
@@ -86,7 +89,8 @@ def calibrate_model(
     prior = learn_prior(np.concatenate((shapes, dictionary.shapes)), scheme, size=size)
     report(f"prior over shapes: {len(shapes)} training faces and {len(dictionary.shapes)} exemplars")
 
-    seen = _observe(aligner, faces.validation)
+    conventions = None if complete else _fit_conventions(report, aligner, faces, prior)
+    seen = _observe(aligner, faces.validation, conventions or {})
     report(f"{len(faces.validation)} faces held out, each shown {sum(TIMES)} times")
     good = np.flatnonzero(seen.kind < FAIR)
     noise = fit_noise(seen.take(np.array(evenly_chosen(good.tolist(), FITTED))), prior, scheme)
@@ -97,12 +101,36 @@ def calibrate_model(
     fitted = replace(_fit(seen, prior, scheme, noise), stage3=stage3, threshold=threshold)
     folder = aligner.model.folder
     prior.save(folder / PRIOR)
-    write_calibration(folder, fitted)
+    write_calibration(folder, fitted, conventions)
     report(f"\nstage 3 by {stage3}, occluded from a probability of {threshold:.3f}; calibrated: {folder}")
 
 
-def _observe(aligner: Aligner, faces: Sequence[FaceSample]) -> Observations:
-    """Stages 1 and 2 on every face, as often as ``TIMES`` says.
+def _fit_conventions(
+    report: Callable[[str], None], aligner: Aligner, faces: Faces, prior: ShapePrior
+) -> dict[str, Convention]:
+    """The training sets' conventions, fitted on the faces that training saw; print what they say of those held out."""
+
+    def found(part: Sequence[FaceSample]) -> tuple[Array, Array, list[str]]:
+        points = [aligner.align(face.load(), face.box[None])[0].points for face in part]
+        return np.array(points), np.array([face.points for face in part]), [face.convention for face in part]
+
+    scheme = aligner.scheme
+    conventions = fit_conventions(*found(faces.training), prior, scheme)
+    points, labels, sets = found(faces.validation)
+    report("\nlabel conventions, held-out faces; errors in % of the inter-ocular distance, or of the box in profiles")
+    report("set          faces    as it is  by a shift  by shift and shape")
+    for name, convention in conventions.items():
+        own = np.array(sets) == name
+        if own.any():
+            moved = points[own], Convention(convention.shift).to_labels(points[own]), convention.to_labels(points[own])
+            errors = [point_errors(one, labels[own]) / face_scale(labels[own], scheme)[:, None] for one in moved]
+            means = "".join(f"{100 * np.nanmean(one):11.3f}" for one in errors)
+            report(f"{name:12s} {own.sum():5d} {means}")
+    return conventions
+
+
+def _observe(aligner: Aligner, faces: Sequence[FaceSample], conventions: Mapping[str, Convention]) -> Observations:
+    """Stages 1 and 2 on every face, as often as ``TIMES`` says. A score is for the consensus: labels are moved to it.
 
     Where some data set says which points are hidden, only its faces teach that: elsewhere they pass for visible.
     """
@@ -131,11 +159,11 @@ def _observe(aligner: Aligner, faces: Sequence[FaceSample]) -> Observations:
             visibility = np.full(len(face.points), UNLABELLED, np.int8)
         fold = zlib.crc32(face.name.encode()) % FOLDS
         assert found.spread is not None
-        truth = face.points
-        if shift := aligner.model.conventions.get(face.convention):
-            truth = shifted(truth, (-shift[0], -shift[1])).astype(np.float32)  # a score is for the consensus
+        truth, to_photo = face.points, compose(invert(to_rotated), found.to_photo[0])
+        if convention := conventions.get(face.convention):
+            truth = convention.to_consensus(truth[None], apply_affine(to_photo, found.points))[0].astype(np.float32)
         row = (found.points[0], found.scores[0], found.spread[0], detail(found.canonical)[0])
-        rows.append((*row, compose(invert(to_rotated), found.to_photo[0]), truth, visibility, kind, fold, _part(face)))
+        rows.append((*row, to_photo, truth, visibility, kind, fold, _part(face)))
     return Observations(*(np.array(column) for column in zip(*rows, strict=True)))
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from facemsm.aligner import Aligner
 from facemsm.data.catalogue import find_dataset, load_dataset
 from facemsm.data.completion import Completion, to_68
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.data.sources import Source, faces_per_photo, photo_key
 from facemsm.errors import FacemsmError
+from facemsm.geometry import tight_box
 from facemsm.schemes import LandmarkScheme, get_scheme
 from facemsm.shapes.dictionary import ShapeDictionary, build_dictionary
 from facemsm.typing import IntArray, PathLike
@@ -120,6 +122,36 @@ def load_faces(
     if not training:
         raise FacemsmError("no faces to train on: name at least one source with --data")
     return Faces(training, validation, np.array(owner), tuple(sources))
+
+
+def to_consensus(faces: Faces, model: PathLike) -> Faces:
+    """Labels moved from the conventions of their data sets to the consensus of a model's training sets.
+
+    Args:
+        faces: those of data sets that the model does not know stay as they are.
+        model: a bundled model's name or a model folder; runs once on every face, stages 1 and 2.
+
+    Raises:
+        FacemsmError: no such model, or one of other landmarks, or a photo cannot be read.
+    """
+    aligner = Aligner.from_pretrained(model, stages=(1, 2))
+    known = {name: aligner.model.convention(name) for name in faces.conventions}
+
+    def moved(face: FaceSample) -> FaceSample:
+        convention = known[face.convention]
+        if convention is None:
+            return face
+        if len(face.points) != aligner.scheme.count:
+            raise FacemsmError(f"{model}: knows no conventions of {len(face.points)} points")
+        (found,) = aligner.align(face.load(), tight_box(face.points)[None])
+        points = convention.to_consensus(face.points[None], found.points[None])[0].astype(np.float32)
+        return replace(face, points=points)
+
+    return replace(
+        faces,
+        training=[moved(face) for face in faces.training],
+        validation=[moved(face) for face in faces.validation],
+    )
 
 
 def _learn_completion(source: Source, scheme: str | None) -> Completion:
