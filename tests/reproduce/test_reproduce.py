@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from facemsm.aligner import Aligner
 from facemsm.apps.cli import main
 from facemsm.assets import SAMPLE, SAMPLE_BOX
 from facemsm.data.augment import Augmentation
+from facemsm.data.occluders import OCCLUDERS
 from facemsm.data.sample import FaceSample
 from facemsm.errors import FacemsmError
 from facemsm.evaluation.plots import plot_ced
@@ -26,13 +29,14 @@ from facemsm.hourglass.network import HourglassConfig
 from facemsm.imaging.io import read_image
 from facemsm.reproduce import runs
 from facemsm.reproduce.experiments import EXPERIMENTS
+from facemsm.reproduce.figures import ced_of_configurations
 from facemsm.reproduce.known_truth import READINGS, readings
 from facemsm.reproduce.outputs import CONDITIONS, DRAWN_OCCLUDERS, GIVEN, PERTURBED_BOXES, SIZE, CachedOutputs, locate
 from facemsm.reproduce.paper import Figure, Paper, paper
 from facemsm.reproduce.render import beside, markdown, ours, table
 from facemsm.reproduce.runs import BoxExamples, Plan
 from facemsm.reproduce.tables import ALL_CONFIGURATIONS, claim, published_files
-from facemsm.reproduce.workspace import MODEL, SHIPPED, MissingError, Workspace
+from facemsm.reproduce.workspace import ARMS, MODEL, SHIPPED, MissingError, Workspace, kind_of, run_names
 from facemsm.resnet50.network import ResNet50Config
 from facemsm.schemes import OCCLUDED, get_scheme
 from facemsm.stages import StageOutputs
@@ -169,7 +173,7 @@ def test_a_plan_counts_and_trains_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     run(monkeypatch, "train", "fig9", *faces, "-o", tmp_path / "r", "--dry-run", "--preset", "paper", "--scheme", "68")
     lines = capsys.readouterr().out.splitlines()
     assert any(re.match("data missing   300w-private: .*https://ibug", line) for line in lines)
-    (hourglass,) = (line for line in lines if "train hourglass (68)" in line)
+    (hourglass,) = (line for line in lines if "train occluders-none/hourglass (68)" in line)
     assert re.search(
         r"\d+ faces, \d+ steps of 16, 5.0 GB of memory, about .* here, .* on the paper's GTX 1080", hourglass
     )
@@ -178,6 +182,7 @@ def test_a_plan_counts_and_trains_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     lite, paper_s = (Plan(SCHEME, preset, ()) for preset in ("lite", "paper"))
     assert [one.boxes("hourglass-box") for one in (lite, paper_s)] == ["provided", "gt"]
     assert {one.boxes(name) for one in (lite, paper_s) for name in ("hourglass", "resnet50")} == {"gt"}
+    assert len([line for line in lines if " train " in line]) == 5  # with preset paper no arm with painted occluders
 
 
 # --- Rendering -------------------------------------------------------------------------------------------------------
@@ -287,7 +292,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         full = original(self, name)
         schedule = replace(full.schedule, batch_size=2, workers=0, threads=1, precision="32-true")
         full = replace(full, schedule=schedule)
-        if name.startswith("hourglass"):
+        if kind_of(name) == "hourglass":
             network = HourglassConfig(68, width=8, stacks=2, depth=2, stem=4, body_size=32, deconvolution=2)
             return replace(full, network=network)
         return full if name == "stgan" else replace(full, network=ResNet50Config(68, width=2))
@@ -323,11 +328,11 @@ def test_one_command_trains_all_and_tables_follow(
     faces = ("--train", f"aflw2000={drawn / 'aflw2000'}:train", "--data", drawn)
     where = (*faces, "-o", report)
     line = fails(monkeypatch, capsys, "table8", *where)
-    assert "resnet50-box is not trained; train it with: facemsm reproduce train --scheme 68" in line
+    assert "occluders-none/resnet50-box is not trained; train it with: facemsm reproduce train --scheme 68" in line
 
-    train = ("train", "--scheme", "68", *where, "--budget", "2", "--no-progress")
+    train = ("train", "--scheme", "68", *where, "--occluders", "none", "--budget", "2", "--no-progress")
     run(monkeypatch, *train)
-    done = {name: report / "runs" / "68" / name / "done.json" for name in runs.RUNS}
+    done = {name: report / "runs" / "68" / name / "done.json" for name in run_names(["none"])}
     assert {json.loads(path.read_text())["steps"] for path in done.values()} == {2}
     stamps = [path.stat().st_mtime_ns for path in done.values()]
     run(monkeypatch, *train)
@@ -346,6 +351,8 @@ def test_one_command_trains_all_and_tables_follow(
     index = (report / "index.md").read_text(encoding="utf-8")
     for part in ("Which of the paper's claims hold here", "Table VIII", "aflw2000 val: 10 faces", "5.23ᵇ"):
         assert part in index
+    assert "aflw2000 val (no painted occluders), perturbed boxes: " in index
+    assert "(painted occluders)" not in index.partition("<a id")[0].partition("the arms of the ablation")[2]
     result = json.loads((report / "results" / "table8.json").read_text(encoding="utf-8"))
     claims = next(block["claims"] for block in result["section"]["blocks"] if "claims" in block)
     assert any("worse the boxes" in one["claim"] for one in claims)
@@ -361,26 +368,115 @@ def test_one_command_trains_all_and_tables_follow(
 
     run(monkeypatch, *items, *where, "--no-photos")
     assert capsys.readouterr().out.count("there already") == len(items)
-    config = report / "runs" / "68" / "hourglass" / "config.json"
+    config = report / "runs" / "68" / "occluders-none" / "hourglass" / "config.json"
     config.rename(tmp_path / "kept")
     assert "hourglass: damaged; remove it and train again" in fails(monkeypatch, capsys, *train)
     (tmp_path / "kept").rename(config)
-    done["resnet50-box"].rename(tmp_path / "kept")
+    done["occluders-none/resnet50-box"].rename(tmp_path / "kept")
     run(monkeypatch, "table8", *where, "--no-photos")
     part = json.loads((report / "results" / "table8.json").read_text(encoding="utf-8"))["section"]["blocks"]
-    assert "Not trained: Res-50;" in part[0]["text"]
-    _, measured = (block["table"] for block in part if "table" in block)
+    assert "Not trained with no painted occluders: Res-50;" in part[0]["text"]
+    _, gains, _, measured = (block["table"] for block in part if "table" in block)
+    assert [row[1] for row in gains[1:]] == ["no painted occluders"] * 2
     assert [row[0] for row in measured[1:]] == [c for c in ALL_CONFIGURATIONS if c != "Res-50"]
     assert not any("Res-50" in one["claim"] for block in part for one in block.get("claims", ()))
-    (tmp_path / "kept").rename(done["resnet50-box"])
+    (tmp_path / "kept").rename(done["occluders-none/resnet50-box"])
 
     (report / done["stgan"]).unlink()
     assert "half-finished; go on with" in fails(monkeypatch, capsys, "fig15", *where, "--preset", "paper")
     run(monkeypatch, "train", "table8", *where, "--dry-run", "--scheme", "68", "--budget", "2")
     said = capsys.readouterr().out
     assert "half-finished  train stgan (68)" in said
-    assert "done           train hourglass (68)" in said
+    assert "done           train occluders-none/hourglass (68)" in said
+    assert "to do          train occluders-painted/hourglass (68)" in said
+    assert "after training outputs of occluders-painted/HG (68), aflw2000 val" in said
     assert "in all about" in said
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tiny")
+def test_arms_start_from_one_trunk_and_are_shown_side_by_side(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("facemsm.reproduce.workspace._HEADS", ("hourglass", "hourglass-box"))
+    monkeypatch.setattr("facemsm.reproduce.workspace.EXEMPLARS", 12)
+    faces = ("--train", f"aflw2000={drawn / 'aflw2000'}:train", "--data", drawn, "--scheme", "68", "--no-progress")
+    first = tmp_path / "first"
+    run(monkeypatch, "train", *faces, "-o", first, "--occluders", "painted", "--budget", "2")
+    assert not (first / "runs" / "68" / "occluders-none").exists()
+    trunk = (first / "runs" / "68" / "occluders-painted" / "hourglass").rename(tmp_path / "trunk")
+
+    report, still = tmp_path / "report", ("--budget", "1", "--set", "schedule.learning_rate=0")
+    train = ("train", *faces, "-o", report, *still)
+    start = ("--init", f"hourglass={trunk}")
+    stages = "stgan, hourglass, resnet50"
+    for wrong, what in (("hg=x", f"expected KIND=RUN with a KIND of {stages}"), ("stgan=x", "no file x")):
+        assert fails(monkeypatch, capsys, *train, "--init", wrong).endswith(f"--init {wrong}: {what}")
+    assert "not this network's weights" in fails(monkeypatch, capsys, *train, "--init", f"stgan={trunk}")
+    assert "--occluders all: use none or painted" in fails(monkeypatch, capsys, *train, "--occluders", "all")
+    assert not report.exists()
+    run(monkeypatch, *train, *start, "--dry-run")
+    assert capsys.readouterr().out.count("1 steps of 2 from trunk") == 4
+    run(monkeypatch, *train, *start)
+    before = load_file(trunk / "best.safetensors")
+    for name in run_names(ARMS)[1:]:
+        after = load_file(report / "runs" / "68" / name / "best.safetensors")
+        for key, tensor in before.items():
+            if "running" not in key and "num_batches" not in key:
+                torch.testing.assert_close(after[key], tensor)
+    assert "trained with other settings (other weights to start from)" in fails(monkeypatch, capsys, *train)
+    (report / "runs" / "68" / "occluders-none" / "hourglass" / "done.json").rename(tmp_path / "kept")
+    assert "half-finished with other settings (other weights" in fails(monkeypatch, capsys, *train)
+    run(monkeypatch, *train, *start)  # goes on: there was only the end to write
+    ended = json.loads((report / "runs" / "68" / "occluders-none" / "hourglass" / "done.json").read_text())
+    assert ended["start"] == json.loads((tmp_path / "kept").read_text())["start"]
+
+    run(monkeypatch, "table8", *faces[:4], "-o", report, "--no-photos")
+    said, *blocks = json.loads((report / "results" / "table8.json").read_text())["section"]["blocks"]
+    assert "stgan 1 steps of 2 from random weights; occluders-none/hourglass 1 steps of 2" in said["text"]
+    begun = r"from the weights trunk \(checksum \w{12}; held-out errors in its history: box \S+, .* at step 2 "
+    assert re.search(begun, said["text"])
+    _, gains, held, *_ = (block["table"] for block in blocks if "table" in block)
+    assert held[0] == ["claim", *ARMS.values()]
+    rows = [row[:2] for row in gains[1:]]
+    assert [row[1] for row in rows] == ["no painted occluders", "painted occluders", "difference"] * 2
+    none, painted, difference = (row[-1]["ours"] for row in gains[1:4])
+    assert difference == pytest.approx(none - painted, abs=1e-5)
+    index = (report / "index.md").read_text(encoding="utf-8")
+    for part in ("(no painted occluders), drawn occluders: ", "(painted occluders), drawn occluders: "):
+        assert part in index
+    assert "Stage 3 helps HG more without painted occluders in training" in index
+    drawn_curves: list[str] = []
+    monkeypatch.setattr("facemsm.reproduce.figures.draw_ced", lambda _, curves, *__: drawn_curves.extend(curves))
+    workspace = Workspace(report, [str(drawn)], training=[str(faces[1])])
+    ced_of_configurations(workspace, [("aflw2000", "val")], "fig13", "68")
+    shown = ("HG", "ST-GAN + HG", "ST-GAN + HG + SR")
+    assert drawn_curves == [f"{config}, {arm}" for arm in ARMS.values() for config in shown]
+
+
+def test_arms_differ_in_painted_occluders_alone() -> None:
+    plan = Plan(SCHEME, "lite", ())
+    none, painted = (plan.config(f"occluders-{arm}/hourglass") for arm in ARMS)
+    odds = {*OCCLUDERS, "cut"}
+    assert {getattr(none.augmentation, name) for name in odds} == {0}
+    assert all(getattr(painted.augmentation, name) > 0 for name in odds)
+    assert (none.occluded_peak, painted.occluded_peak) == (1, 0.4)
+    same = replace(painted, augmentation=replace(painted.augmentation, **dict.fromkeys(odds, 0.0)), occluded_peak=1.0)
+    assert same == none
+    assert none.adapt == 0
+    assert plan.config("stgan").augmentation.mask > 0  # stage 1 is the preset's
+    assert Plan(SCHEME, "paper", ()).config("occluders-none/hourglass") == Plan(SCHEME, "paper", ()).config("hourglass")
+    own = replace(plan, settings=("hourglass:occluded_peak=0.7",))
+    assert {own.config(f"occluders-{arm}/hourglass-box").occluded_peak for arm in ARMS} == {0.7}
+
+
+def test_runs_of_the_time_before_arms_are_refused_with_the_way_out(drawn: Path, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, [str(drawn)])
+    (tmp_path / "runs" / "68" / "hourglass").mkdir(parents=True)
+    with pytest.raises(MissingError, match=r"move hourglass to .*occluders-painted if they are of preset lite"):
+        workspace.configurations("68")
+    with pytest.raises(MissingError, match="earlier version"):
+        workspace.network_key("68", "occluders-none/HG")
 
 
 def test_threads_and_workers_make_no_other_run() -> None:
@@ -395,7 +491,7 @@ def test_threads_and_workers_make_no_other_run() -> None:
 def test_a_setting_may_be_for_one_kind_of_run() -> None:
     plan = Plan(SCHEME, "lite", (), 9, ("hourglass:network.width=64", "schedule.threads=3"))
     assert [plan.config(name).network.width for name in ("hourglass", "hourglass-box", "resnet50")] == [64, 64, 24]
-    assert {plan.config(name).schedule.threads for name in runs.RUNS} == {3}
+    assert {plan.config(name).schedule.threads for name in run_names(ARMS)} == {3}
     with pytest.raises(FacemsmError, match="no run is called 'hg'"):
         replace(plan, settings=("hg:network.width=64",)).config("stgan")
 
@@ -446,6 +542,20 @@ def test_alignment_takes_away_what_stage_1_leaves(data_root: Path, tmp_path: Pat
     assert found[printed][off] > 1.3 * found[printed][perfect]
     assert found[aligned][off] == pytest.approx(found[aligned][perfect], rel=0.02)
     assert all(found[aligned][column] < found["no stage 3"][column] for column in head[1:])
+
+
+def test_300w_private_comes_without_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {f"{part}": [f"{part[3:].lower()}_{i}.png" for i in (1, 2)] for part in ("01_Indoor", "02_Outdoor")}
+    write_300w(tmp_path / "private", parts)
+    for boxes in (tmp_path / "private").glob("*.mat"):
+        boxes.unlink()
+    (tmp_path / "empty").mkdir()
+    where = ("--data", tmp_path / "empty", "--data", f"300w-private={tmp_path / 'private'}", "-o", tmp_path / "report")
+    run(monkeypatch, "table4", "fig9", *where)
+    index = (tmp_path / "report" / "index.md").read_text(encoding="utf-8")
+    assert index.count("(300w-private full: 4 of 600 faces (tight boxes))") == 2
+    assert "4 of 600 |" in index
+    assert (tmp_path / "report" / "plots" / "fig9.png").is_file()
 
 
 def test_what_is_missing_is_said_in_one_line(

@@ -10,7 +10,7 @@ import typer
 from facemsm.apps.console import duration, tell, track, warn
 from facemsm.apps.options import SOURCE, Exclude, Preset, Progress
 from facemsm.reproduce.report import Report
-from facemsm.reproduce.workspace import Workspace
+from facemsm.reproduce.workspace import ARMS, Workspace
 
 app = typer.Typer(add_completion=False)
 
@@ -74,6 +74,24 @@ def reproduce(
         ),
     ] = None,
     exclude: Exclude = None,
+    init: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND=RUN",
+            help="Start all runs of one kind from weights trained before, a run's folder or a .safetensors file: "
+            "hourglass=runs/trunk. May be given once for each of stgan, hourglass and resnet50.",
+            show_default="random weights",
+        ),
+    ] = None,
+    occluders: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="none or painted",
+            help="Arm of the ablation to be trained: without occluders painted over the training faces, as in the "
+            "paper, or with them; may be given twice. Tables show the arms that are trained.",
+            show_default="both; with preset paper none",
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Use so many faces of each set, evenly chosen.")] = None,
     photos: Annotated[
         Path | None, typer.Option(help="Folder of photos to make figures 8, 10 and 12 from, instead of the data sets.")
@@ -101,6 +119,8 @@ def reproduce(
         budget,
         settings or (),
         exclude or (),
+        init or (),
+        occluders or (["none"] if preset == "paper" else list(ARMS)),
         limit,
         photos=not no_photos,
         own_photos=photos,

@@ -23,14 +23,17 @@ from facemsm.reproduce.outputs import CONDITIONS, DRAWN_OCCLUDERS, GIVEN, PERTUR
 from facemsm.reproduce.render import Block
 from facemsm.reproduce.tables import Sets
 from facemsm.reproduce.workspace import (
-    CONFIGURATIONS,
     MODEL,
+    NETWORKS,
     TRAINING,
     WITHOUT_STAGE1,
     MissingError,
     Workspace,
     digest,
+    kind_of,
     listing,
+    networks_of,
+    run_names,
 )
 
 _FORMAT = 3
@@ -64,7 +67,7 @@ class Experiment:
 
 _COFW, _WFLW = (("cofw68", "test"),), (("wflw", "test"),)
 _SETS_68 = (*_COFW, ("300w", "full"), ("300w-private", "full"), ("aflw2000", "val"))
-_ALL, _EVERY = tuple(CONFIGURATIONS), tuple(CONDITIONS)
+_ALL, _EVERY = tuple(NETWORKS), tuple(CONDITIONS)
 
 
 def _table(name: str, make: Any, scheme: str, sets: Any, **more: Any) -> Experiment:
@@ -311,8 +314,8 @@ def _verdicts(found: Sequence[dict[str, Any]]) -> str:
         "A claim holds where the 95 % interval of its difference lies below 0, and its reverse where it lies above. "
         "The interval, in square brackets, is a bootstrap over faces; the sections say of what it is per cent. Each "
         "network was trained once: the intervals do not know what another training would give. Where the best other is "
-        "the rival, it was picked on the same faces, which favours it. (weights): with the weights of Table III, not "
-        "the ablation's networks.",
+        "the rival, it was picked on the same faces, which favours it. (no painted occluders) and (painted occluders): "
+        "the arms of the ablation; (weights): the weights of Table III. What is claimed of painted occluders is ours.",
         markdown_table(["claim", "verdict", "on"], rows, "<"),
     ]
     return "\n\n".join(lines) + "\n"
@@ -336,7 +339,7 @@ def steps(workspace: Workspace, names: Sequence[str], schemes: Sequence[str]) ->
     per_face: dict[tuple[str, str], float | None] = {}
     for name in names:
         experiment = EXPERIMENTS[name]
-        for network in experiment.networks:
+        for network in _planned(workspace, experiment):
             for one in (one for one in experiment.sets if workspace.has(*one)):
                 new = [c for c in experiment.conditions if (experiment.scheme, network, *one, c) not in planned]
                 planned |= {(experiment.scheme, network, *one, condition) for condition in new}
@@ -353,6 +356,18 @@ def steps(workspace: Workspace, names: Sequence[str], schemes: Sequence[str]) ->
             untrained = "reproduce train" in str(error)
             needs = "the networks above" if untrained and experiment.scheme in schemes else str(error)
             yield Step(name, needs, "after training" if untrained else "data missing")
+
+
+def _planned(workspace: Workspace, experiment: Experiment) -> Sequence[str]:
+    """The networks of an experiment; of an ablation those that are trained and those of the arms to be trained."""
+    if experiment.networks != _ALL:
+        return experiment.networks
+    try:
+        trained = workspace.configurations(experiment.scheme)
+    except MissingError:
+        trained = []
+    wanted = [*trained, *(network for arm in workspace.occluders for network in networks_of(arm))]
+    return [network for network in NETWORKS if network in wanted]
 
 
 def _missing(workspace: Workspace, one: tuple[str, str]) -> str:
@@ -419,14 +434,16 @@ def _training_steps(workspace: Workspace, scheme: str) -> Iterator[Step]:
     except MissingError as error:
         yield Step(f"train {scheme}", str(error), "data missing")
         return
-    for run in runs.RUNS:
+    for run in run_names(workspace.occluders):
         config = plan.config(run)
         state = runs.state(workspace.runs(scheme) / run)
         total = config.schedule.total_steps(faces.epoch_size)
         needs = f"{len(faces.training)} faces, {total} steps of {config.schedule.batch_size}"
+        if start := plan.start(run):
+            needs += f" from {runs.about_weights(start)['name']}"
         seconds = on_gpu = None
         if state != "done":
-            cost = runs.cost(run.removesuffix("-box"), config)
+            cost = runs.cost(kind_of(run), config)
             needs += f", {cost.memory / 1e9:.1f} GB of memory"
             seconds = total * cost.operations / runs.operations_per_second()
             on_gpu = total * cost.operations / runs.operations_per_second_on_gpu()
@@ -440,8 +457,8 @@ def _seconds_per_face(workspace: Workspace, scheme: str, network: str, trained: 
         from facemsm.reproduce import runs
 
         plan = workspace.plan(scheme)
-        names = [name.removesuffix("-box") for name in CONFIGURATIONS.get(network, CONFIGURATIONS["ST-GAN + HG"])]
-        return sum(runs.seconds_per_face(name, plan.config(name)) for name in names)
+        names = NETWORKS[network] if network in NETWORKS else run_names(workspace.occluders)[:2]
+        return sum(runs.seconds_per_face(kind_of(name), plan.config(name)) for name in names)
     stages = workspace.stages(scheme, network)
     photo, boxes = read_image(SAMPLE), np.stack([SAMPLE_BOX] * 4)
     seconds = 0.0
@@ -453,7 +470,7 @@ def _seconds_per_face(workspace: Workspace, scheme: str, network: str, trained: 
 
 
 def train(workspace: Workspace, schemes: Sequence[str], *, progress: bool) -> None:
-    """Train every network of the ablation for these schemes; finished ones stay, half-finished ones go on.
+    """Train every network of the arms to be trained for these schemes; finished ones stay, half-finished ones go on.
 
     Raises:
         MissingError: there are no faces to train on.
@@ -463,7 +480,7 @@ def train(workspace: Workspace, schemes: Sequence[str], *, progress: bool) -> No
 
     for scheme in schemes:
         plan = workspace.plan(scheme)
-        for run in runs.RUNS:
+        for run in run_names(workspace.occluders):
             folder = workspace.runs(scheme) / run
             print(f"{folder}: {runs.state(folder).replace('none', 'begins').replace('half', 'goes on')}", flush=True)
             runs.train(plan, run, folder, progress=progress)

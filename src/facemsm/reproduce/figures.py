@@ -44,6 +44,7 @@ from facemsm.reproduce.render import Block, ours, picture, table, text
 from facemsm.reproduce.tables import (
     REBUILT,
     Sets,
+    arms_of,
     claim,
     draw_ced,
     interval_of,
@@ -52,7 +53,7 @@ from facemsm.reproduce.tables import (
     published_files,
     published_predictions,
 )
-from facemsm.reproduce.workspace import MODEL, Workspace
+from facemsm.reproduce.workspace import ARMS, MODEL, Workspace
 from facemsm.schemes import OCCLUDED, VISIBLE, LandmarkScheme, get_scheme
 from facemsm.shapes.reconstruction import Reconstruction, reconstruct
 from facemsm.typing import Array, FloatArray, Image
@@ -93,18 +94,22 @@ def ced_of_model(workspace: Workspace, there: Sets, name: str, scheme: str) -> l
 
 
 def ced_of_configurations(workspace: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
-    """Fig. 13: cumulative errors of HG, ST-GAN + HG and the whole method."""
+    """Fig. 13: cumulative errors of HG, ST-GAN + HG and the whole method, of each arm."""
     blocks = []
     for dataset, split in there:
-        outputs = outputs_of(workspace, scheme, dataset, split, GIVEN)
-        kind = next(iter(outputs.values()))[0].normaliser(get_scheme(scheme))
-        curves = {
-            config: metrics.nme(points, cached.truth, get_scheme(scheme), kind)
-            for config, (cached, points) in outputs.items()
+        outputs = {
+            f"{config}, {ARMS[arm]}": found
+            for arm, networks in arms_of(workspace, scheme).items()
+            for config, found in outputs_of(workspace, scheme, dataset, split, GIVEN, networks).items()
             if config in ("HG", "ST-GAN + HG", f"ST-GAN + HG{REBUILT}")
         }
-        if not curves:
+        if not outputs:
             continue  # no hourglass is trained yet
+        kind = next(iter(outputs.values()))[0].normaliser(get_scheme(scheme))
+        curves = {
+            label: metrics.nme(points, cached.truth, get_scheme(scheme), kind)
+            for label, (cached, points) in outputs.items()
+        }
         file = f"plots/{name}-{dataset}-{split}.png"
         draw_ced(workspace, curves, file, kind, 10)
         blocks.append(picture(file, f"CED, {dataset} {split}"))
@@ -114,7 +119,7 @@ def ced_of_configurations(workspace: Workspace, there: Sets, name: str, scheme: 
 def neighbours(workspace: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
     """Fig. 7: stage 3 by the size N of the dictionary and the number k of exemplars, on kept outputs of stage 2."""
     landmarks, blocks = get_scheme(scheme), []
-    dictionaries = {size: workspace.dictionary(scheme, "ST-GAN + HG", size) for size in SIZES}
+    dictionaries = {size: workspace.dictionary(scheme, "built here", size) for size in SIZES}
     for dataset, split in there:
         cached = workspace.outputs(scheme, MODEL, dataset, split)
         kind = cached.normaliser(landmarks)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from facemsm.errors import FacemsmError
 from facemsm.reproduce.experiments import EXPERIMENTS, Step, make, note_missing, steps, train, write_index
-from facemsm.reproduce.workspace import TRAINING, MissingError, Workspace
+from facemsm.reproduce.workspace import ARMS, TRAINING, MissingError, Workspace
 
 
 @dataclass
@@ -40,7 +40,8 @@ class Report:
             schemes: train for these only.
 
         Raises:
-            FacemsmError: an unknown name or setting, no data to train on, or a face to leave out that is not there.
+            FacemsmError: an unknown name or setting, no data to train on, no weights to start from, or a face to leave
+                out that is not there.
         """
         if wrong := [name for name in what if name not in (*EXPERIMENTS, "train", "all")]:
             raise FacemsmError(f"nothing is called {wrong[0]!r}: use {', '.join(EXPERIMENTS)}, train or all")
@@ -53,6 +54,8 @@ class Report:
                 raise FacemsmError(f"--data {text}: no such folder")
         if unknown := [name for name in schemes if name not in TRAINING]:
             raise FacemsmError(f"--scheme {unknown[0]}: use {' or '.join(TRAINING)}")
+        if unknown := [name for name in workspace.occluders if name not in ARMS]:
+            raise FacemsmError(f"--occluders {unknown[0]}: use {' or '.join(ARMS)}")
         everything = "all" in what
         trained: list[str] = []
         report = cls(workspace, [name for name in EXPERIMENTS if everything or name in what], trained, everything)
@@ -60,7 +63,9 @@ class Report:
         if everything or "train" in what:
             for scheme in schemes or TRAINING:
                 with report._noted(f"train {scheme}"):
-                    unknown_names -= set(workspace.plan(scheme).exclude)
+                    plan = workspace.plan(scheme)
+                    plan.check_starts()
+                    unknown_names -= set(plan.exclude)
                     trained.append(scheme)
             if not trained and not everything:
                 raise FacemsmError(next(iter(report.missing.values())))

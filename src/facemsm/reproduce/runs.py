@@ -2,7 +2,8 @@
 
 ``stgan``, ``hourglass`` and ``resnet50`` are the stages as ``facemsm train`` trains them: the latter two on canonical
 faces. ``hourglass-box`` and ``resnet50-box`` never meet stage 1: they see crops by boxes, in the tests by the provided
-ones. Needs the extra ``train``.
+ones. All but ``stgan`` are trained in arms, without and with painted occluders, which differ in nothing else; names of
+runs have the arm's before them, see :func:`facemsm.reproduce.workspace.in_arm`. Needs the extra ``train``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from facemsm.data.augment import Augmentation
+from facemsm.data.occluders import OCCLUDERS
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.data.sources import Source
 from facemsm.errors import FacemsmError
@@ -31,6 +34,7 @@ from facemsm.hourglass.network import HourglassConfig, StackedHourglass
 from facemsm.hourglass.training import HourglassModule, HourglassTraining
 from facemsm.reproduce.outputs import SIZE
 from facemsm.reproduce.paper import paper
+from facemsm.reproduce.workspace import KINDS, in_arm, kind_of
 from facemsm.resnet50.network import ResNet50, ResNet50Config
 from facemsm.resnet50.training import ResNet50Module, ResNet50Training
 from facemsm.schemes import LandmarkScheme
@@ -40,12 +44,14 @@ from facemsm.stgan.training import STGANModule, STGANTraining
 from facemsm.training.config import from_mapping, override
 from facemsm.training.faces import Faces, load_faces
 from facemsm.training.landmarks import CanonicalExamples, images_to_tensor
-from facemsm.training.run import StageModule, fit
+from facemsm.training.run import StageModule, fit, read_history
+from facemsm.training.transfer import start_from
 from facemsm.training.weights import load_weights
 from facemsm.typing import FloatArray, Image
 
-RUNS = ("stgan", "hourglass", "hourglass-box", "resnet50", "resnet50-box")
-DONE = "done.json"
+BEGUN, DONE = "begun.json", "done.json"
+"""What a run is and was made from: as it begins, and with its end."""
+
 PAPER_FACES = 3148
 """300-W's training faces (Section IV-A)."""
 
@@ -61,6 +67,10 @@ class Plan:
         budget: optimiser steps of every network; the preset's own length if 0.
         settings: ``FIELD=VALUE`` for all of them, ``KIND:FIELD=VALUE`` for stgan, hourglass or resnet50 alone.
         exclude: names of faces to leave out.
+        init: ``KIND=RUN``, the run's folder or a file of weights that all runs of this kind start from.
+
+    Raises:
+        FacemsmError: there are no such weights to start from.
     """
 
     scheme: LandmarkScheme
@@ -69,6 +79,30 @@ class Plan:
     budget: int = 0
     settings: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    init: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for text in self.init:
+            kind, _, place = text.partition("=")
+            if kind not in KINDS or not place:
+                raise FacemsmError(f"--init {text}: expected KIND=RUN with a KIND of {', '.join(KINDS)}")
+            if not _weights(place).is_file():
+                raise FacemsmError(f"--init {text}: no file {_weights(place)}")
+
+    def start(self, name: str) -> Path | None:
+        """File of the weights that a run starts from, None for random ones."""
+        places = dict(text.split("=", 1) for text in self.init)
+        return _weights(places[kind_of(name)]) if kind_of(name) in places else None
+
+    def check_starts(self) -> None:
+        """Start a network of each kind.
+
+        Raises:
+            FacemsmError: the weights are another network's; earlier than when the runs before have been trained.
+        """
+        for kind in KINDS:
+            if start := self.start(kind):
+                start_from(_network(kind, asdict(self.config(kind))), start, self.scheme)
 
     def config(self, name: str) -> Any:
         """All settings of one run."""
@@ -76,15 +110,16 @@ class Plan:
         config: Any
         if name == "stgan":
             config = STGANTraining.preset(self.preset)
-        elif name.startswith("hourglass"):
+        elif kind_of(name) == "hourglass":
             config = HourglassTraining.preset(self.preset, count)
         else:
             config = ResNet50Training.preset(self.preset, count)
+        config = _in_arm(config, name)
         if self.budget:
             schedule = config.schedule
             warmup = min(schedule.warmup, self.budget // 10)
             config = replace(config, schedule=replace(schedule, steps=self.budget, warmup=warmup))
-        return override(config, self._settings(name.removesuffix("-box")))
+        return override(config, self._settings(kind_of(name)))
 
     def _settings(self, kind: str) -> list[str]:
         """Those of all runs and those of this kind of run."""
@@ -92,8 +127,8 @@ class Plan:
         for setting in self.settings:
             field, equals, value = setting.partition("=")
             only, _, field = field.rpartition(":")
-            if only not in ("", "stgan", "hourglass", "resnet50"):
-                raise FacemsmError(f"--set {setting}: no run is called {only!r}: use stgan, hourglass or resnet50")
+            if only not in ("", *KINDS):
+                raise FacemsmError(f"--set {setting}: no run is called {only!r}: use {', '.join(KINDS)}")
             own += [f"{field}{equals}{value}"] if only in ("", kind) else []
         return own
 
@@ -120,18 +155,42 @@ class Plan:
         config, faces = self.config(name), self.faces(name)
         if name == "stgan":
             return STGANModule(config, self.scheme, faces), config
-        kind = HourglassModule if name.startswith("hourglass") else ResNet50Module
+        kind = HourglassModule if kind_of(name) == "hourglass" else ResNet50Module
         module: StageModule = kind(config, self.scheme, faces)
         if name.endswith("-box"):
             module._training, module._validation = _by_box(module._training), _by_box(module._validation)
         return module, config
 
 
+def _weights(place: str) -> Path:
+    """Those of a run's folder, or the file itself."""
+    path = Path(place)
+    return path / "best.safetensors" if path.is_dir() else path
+
+
+def _in_arm(config: Any, run: str) -> Any:
+    """Settings as the arm that a run is of, if it is of one, has them.
+
+    Both arms learn from the labels as they are (``adapt`` 0), by which they are tested: painted occluders are all that
+    they differ in. The one that has them is told of them, as in preset ``lite``, by the heights of its target peaks.
+    """
+    if "/" not in run:
+        return config
+    painted = run.startswith(in_arm("", "painted"))
+    full = Augmentation.full()
+    odds = {name: getattr(full, name) if painted else 0.0 for name in (*OCCLUDERS, "cut")}
+    config = replace(config, augmentation=replace(config.augmentation, **odds))
+    if isinstance(config, HourglassTraining):
+        lite = HourglassTraining.preset("lite", config.network.landmarks)
+        config = replace(config, occluded_peak=lite.occluded_peak if painted else 1.0, adapt=0.0)
+    return config
+
+
 def _network(name: str, settings: Mapping[str, Any]) -> nn.Module:
     """The network of a run whose ``config.json`` holds these settings."""
     if name == "stgan":
         return Generator()
-    if name.startswith("hourglass"):
+    if kind_of(name) == "hourglass":
         return StackedHourglass(from_mapping(HourglassConfig, settings["network"]))
     return ResNet50(from_mapping(ResNet50Config, settings["network"]))
 
@@ -167,14 +226,18 @@ def train(plan: Plan, name: str, folder: Path, *, progress: bool = True) -> None
     module, config = plan.module(name)
     listing = hashlib.sha256("\n".join(face.name for face in module.faces.training).encode()).hexdigest()
     wanted = {"config": asdict(config), "faces": len(module.faces.training), "listing": listing}
-    wanted = json.loads(json.dumps(wanted))
-    before = state(folder)
+    before, file, start = state(folder), plan.start(name), None
+    if file:
+        start = about_weights(file)
+    wanted = json.loads(json.dumps({**wanted, "init": start["weights"] if start else ""}))
     if before != "none":
         try:
             old = {"config": json.loads((folder / "config.json").read_text(encoding="utf-8"))}
-            if before == "done":
-                old = json.loads((folder / DONE).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            record = folder / (DONE if before == "done" else BEGUN)
+            if before == "done" or record.is_file():  # earlier versions had none of half-finished runs
+                old = json.loads(record.read_text(encoding="utf-8"))
+            old = {"init": "", **old}
+        except (OSError, TypeError, ValueError) as error:
             raise FacemsmError(f"{folder}: damaged; remove it and train again") from error
         if differences := _differences(old, {key: wanted[key] for key in old if key in wanted}):
             how = "trained" if before == "done" else "half-finished"
@@ -182,19 +245,51 @@ def train(plan: Plan, name: str, folder: Path, *, progress: bool = True) -> None
     if before == "done":
         return
     resume = before == "half"
-    start = time.monotonic()
+    if resume:
+        start = old.get("start")
+    elif file:
+        print(start_from(module.network, file, plan.scheme), flush=True)
+    begun = {**wanted, "start": start}
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / BEGUN, begun)
+    begin = time.monotonic()
     try:
         best = fit(module, config, folder, resume=resume, progress=progress)
     except FacemsmError as error:
         raise FacemsmError(str(error).replace(" with --resume", "")) from error  # here the same command goes on
     done = {
-        **wanted,
+        **begun,
         "steps": module.batches_done or module.total_steps,  # it may have stopped early
-        "seconds of the last part": round(time.monotonic() - start),
+        "seconds of the last part": round(time.monotonic() - begin),
         "weights": hashlib.sha256(best.read_bytes()).hexdigest(),
     }
-    with atomic_write(folder / DONE) as temporary:
-        temporary.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+    _write(folder / DONE, done)
+
+
+def _write(path: Path, content: Any) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def about_weights(file: Path) -> dict[str, Any]:
+    """What a report says of weights that runs start from.
+
+    Returns:
+        ``name``, ``weights`` (their checksum) and, if the history of their run lies beside them, ``steps`` and
+        ``errors`` (as the history has them: stage 2's in per cent) of the validation that they were the best in.
+    """
+    best_of_run = file.name == "best.safetensors"
+    about: dict[str, Any] = {
+        "name": file.resolve().parent.name if best_of_run else file.stem,
+        "weights": hashlib.sha256(file.read_bytes()).hexdigest(),
+    }
+    rows = read_history(file.with_name("history.csv")) if best_of_run else []
+    kinds = [kind for kind in (rows[0] if rows else ()) if kind not in ("step", "seconds")]
+    if kinds:
+        best = min(rows, key=lambda row: float(row[kinds[0]]))
+        errors = {kind: round(float(best[kind]), 3) for kind in kinds if best[kind]}
+        about |= {"steps": int(best["step"]), "errors": errors}
+    return about
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], within: str = "") -> list[str]:
@@ -208,8 +303,8 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], within: str = "
         if isinstance(value, dict) and isinstance(before, dict):
             found += _differences(before, value, "" if key == "config" else f"{within}{key}.")
         elif before != value and key not in ("threads", "workers") and "auto" not in (before, value):
-            is_now = "other training faces" if key == "listing" else f"{within}{key} was {before}, is {value}"
-            found.append(is_now)
+            other = {"listing": "other training faces", "init": "other weights to start from"}
+            found.append(other.get(key, f"{within}{key} was {before}, is {value}"))
     return found
 
 
@@ -323,7 +418,7 @@ class TrainedStages:
         self._generator = networks.pop("stgan", None)
         ((name, self._network),) = networks.items()
         self._codec: HeatmapCodec | None = None
-        if name.startswith("hourglass"):
+        if kind_of(name) == "hourglass":
             self._codec = HeatmapCodec(sigma=settings[name]["sigma"], refinement=settings[name]["refinement"])
 
     def run_stages(self, photos: Sequence[Image], boxes: FloatArray) -> StageOutputs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,19 @@ from facemsm.geometry import Normaliser
 from facemsm.reproduce.outputs import CONDITIONS, DRAWN_OCCLUDERS, GIVEN, CachedOutputs
 from facemsm.reproduce.paper import Column, paper
 from facemsm.reproduce.render import Block, beside, ours, picture, plain, table, text
-from facemsm.reproduce.workspace import CONFIGURATIONS, MODEL, SHIPPED, WITHOUT_STAGE1, MissingError, Workspace
+from facemsm.reproduce.workspace import (
+    ARMS,
+    CONFIGURATIONS,
+    MODEL,
+    NETWORKS,
+    SHIPPED,
+    WITHOUT_STAGE1,
+    MissingError,
+    Workspace,
+    in_arm,
+    networks_of,
+    run_names,
+)
 from facemsm.schemes import LandmarkScheme, get_scheme
 from facemsm.shapes.reconstruction import Reconstruction
 from facemsm.typing import Array, FloatArray
@@ -32,7 +43,7 @@ CHOSEN = "0.4 / 0.6"
 
 _PERTURBED = (
     "Perturbed boxes: moved by up to 15 %, scaled by up to 25 %, photos rotated by up to 30°. Drawn occluders: one per "
-    "face, of the kinds that preset lite paints over training faces; so stage 2 has learned to guess under them."
+    "face, of the kinds that preset lite paints over training faces."
 )
 
 VERDICTS = ("holds", "the reverse holds", "not decided", "no difference at all")
@@ -174,22 +185,108 @@ def interval_of(values: Array) -> tuple[float, float]:
 
 
 def ablation(workspace: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
-    """The six configurations on every set there: as given, perturbed boxes, drawn occluders; and the paper's claims."""
+    """The six configurations of each arm on every set there: as given, perturbed boxes, drawn occluders; what of the
+    paper's claims holds in which arm; and what stage 3 gains in each."""
     printed, landmarks = paper().tables[name], get_scheme(scheme)
-    values: dict[str, list[float | None]] = {}
-    if printed.columns[0].set in (dataset for dataset, _ in there):
-        column = printed.columns[0]
-        for config, (cached, points) in outputs_of(workspace, scheme, column.set, column.split, GIVEN).items():
-            cells = [_measured(workspace, cached, points, column, landmarks) for column in printed.columns]
-            values[config] = [_value(cell) for cell in cells]
+    arms = arms_of(workspace, scheme)
     none: list[float | None] = [None] * len(printed.columns)
-    rows = [[row.method, *map(beside, row.cells, values.get(row.method, none))] for row in printed.rows]
+    rows = [[row.method, "", *map(beside, row.cells, none)] for row in printed.rows]
+    if printed.columns[0].set in (dataset for dataset, _ in there):
+        column, rows = printed.columns[0], []
+        for arm, networks in arms.items():
+            outputs = outputs_of(workspace, scheme, column.set, column.split, GIVEN, networks)
+            for row in printed.rows:
+                values = none
+                if found := outputs.get(row.method):
+                    cells = [_measured(workspace, *found, column, landmarks) for column in printed.columns]
+                    values = [_value(cell) for cell in cells]
+                rows.append([row.method, ARMS[arm], *map(beside, row.cells, values)])
+    by_arm = {
+        arm: _compared(workspace, there, f"{name}-{arm}", scheme, networks, f" ({ARMS[arm]})")
+        for arm, networks in arms.items()
+    }
     return [
         text(_training(workspace, scheme)),
-        table(["method", *(column.name for column in printed.columns)], rows),
+        table(["method", "trained with", *(column.name for column in printed.columns)], rows, 2),
         text("The paper's figures; round brackets: ours less the paper's, where faces of its set are there."),
-        *_compared(workspace, there, name, scheme, None),
+        *_gains(workspace, there, scheme, arms),
+        *_held(by_arm),
+        *(block for blocks in by_arm.values() for block in blocks),
     ]
+
+
+def arms_of(workspace: Workspace, scheme: str) -> dict[str, dict[str, str]]:
+    """Arms of which something is trained, and the network of each configuration that is.
+
+    Raises:
+        MissingError: nothing is.
+    """
+    trained = workspace.configurations(scheme)
+    arms = {
+        arm: {config: in_arm(config, arm) for config in CONFIGURATIONS if in_arm(config, arm) in trained}
+        for arm in ARMS
+    }
+    return {arm: networks for arm, networks in arms.items() if networks}
+
+
+def _held(by_arm: Mapping[str, Sequence[Block]]) -> list[Block]:
+    """How often each claim holds in each arm."""
+    claims = {arm: [one for block in blocks for one in block.get("claims", ())] for arm, blocks in by_arm.items()}
+    rows = []
+    for words in dict.fromkeys(one["claim"] for found in claims.values() for one in found):
+        cells = []
+        for found in claims.values():
+            verdicts = [one["verdict"] for one in found if one["claim"] == words]
+            counts = [f"{verdict} {n}" for verdict in VERDICTS if (n := verdicts.count(verdict))]
+            cells.append(", ".join(counts) or "-")
+        rows.append([words, *cells])
+    head = ["claim", *(ARMS[arm] for arm in by_arm)]
+    words = "**What holds in which arm**: in how many of the tests below, which are on all sets and conditions."
+    return [text(words), table(head, rows, len(head))] if rows else []
+
+
+def _gains(workspace: Workspace, there: Sets, scheme: str, arms: Mapping[str, Mapping[str, str]]) -> list[Block]:
+    """What stage 3 changes in each arm, and by how much less with painted occluders."""
+    landmarks, rows, claims = get_scheme(scheme), [], []
+    seen_as = [(GIVEN, "all"), (GIVEN, "hidden"), (DRAWN_OCCLUDERS, "all"), (DRAWN_OCCLUDERS, "hidden")]
+    for dataset, split in there:
+        for base in ("HG", "ST-GAN + HG"):
+            changes: dict[str, list[Array]] = {}
+            for arm, networks in arms.items():
+                if base not in networks:
+                    continue
+                only = {base: networks[base]}
+                outputs = {c: outputs_of(workspace, scheme, dataset, split, c, only) for c in (GIVEN, DRAWN_OCCLUDERS)}
+                kind = outputs[GIVEN][base][0].normaliser(landmarks)
+                before, after = (
+                    [_nme(*outputs[c][config], landmarks, kind, which) for c, which in seen_as]
+                    for config in (base, base + REBUILT)
+                )
+                changes[arm] = [b - a for a, b in zip(before, after, strict=True)]
+                where = f"{dataset} {split}, {base}, % of {kind}"
+                rows.append([where, ARMS[arm], _mean_cell(before[-1]), *map(_mean_cell, changes[arm])])
+            if len(changes) == 2:
+                less = [one - other for one, other in zip(changes["none"], changes["painted"], strict=True)]
+                rows.append([where, "difference", ours(None), *map(_mean_cell, less)])
+                words = f"Stage 3 helps {base} more without painted occluders in training"
+                for (condition, which), difference in zip(seen_as, less, strict=True):
+                    points = "all points" if which == "all" else "hidden points"
+                    claims.append(claim(words, f"{dataset} {split}, {condition}, {points}", difference, kind))
+    head = ["set", "trained with", "covered points before stage 3", "as given: all points", "as given: occluded points"]
+    head += ["drawn occluders: all points", "drawn occluders: covered points"]
+    words = (
+        "**What stage 3 changes**: the error after it less the error before it, so less than 0 is a gain. Before them "
+        f"the error of stage 2 under drawn occluders. {_INTERVALS} Difference: no painted occluders in training less "
+        "painted ones, on the same faces; less than 0 is what painted occluders take away from stage 3."
+    )
+    found = [one for one in claims if one]
+    return [text(words), table(head, rows, 2), *([{"claims": found}] if found else [])] if rows else []
+
+
+def _mean_cell(errors: Array) -> dict[str, Any]:
+    """Of fractions, in per cent; empty where no face counts."""
+    some = np.isfinite(errors).any()
+    return ours(100 * mean_of(errors), interval_of(100 * errors)) if some else ours(None)
 
 
 def stages(workspace: Workspace, there: Sets, name: str, scheme: str) -> list[Block]:
@@ -197,16 +294,26 @@ def stages(workspace: Workspace, there: Sets, name: str, scheme: str) -> list[Bl
     note = (
         "HG is here the same stage 2 on crops by the boxes. It was trained on canonical faces only, so that it needs "
         "stage 1 more than a network trained on such crops does. The claims say (weights) where they are about these. "
-        f"SR: stage 3 in the paper's form, {_settings()}. {_PERTURBED}"
+        f"SR: stage 3 in the paper's form, {_settings()}. {_PERTURBED} The bundled weights have learned to guess under "
+        "them."
     )
     networks = {"HG": WITHOUT_STAGE1, "ST-GAN + HG": MODEL}
     return [text(note), *_compared(workspace, there, name, scheme, networks, " (weights)")]
 
 
 def _compared(
-    workspace: Workspace, there: Sets, name: str, scheme: str, networks: Mapping[str, str] | None, which: str = ""
+    workspace: Workspace, there: Sets, name: str, scheme: str, networks: Mapping[str, str], which: str
 ) -> list[Block]:
-    """Configurations side by side on every set and condition, and what follows for the paper's claims."""
+    """Configurations side by side on every set and condition, and what follows for the paper's claims.
+
+    Args:
+        workspace: the workspace.
+        there: the sets.
+        name: begins the names of the pictures.
+        scheme: of the landmarks.
+        networks: that of each configuration.
+        which: these networks are, to be said behind each set's name.
+    """
     landmarks, threshold = get_scheme(scheme), 10 if scheme == "98" else 8
     claims: list[Block] = []
     shown: list[Block] = []
@@ -231,16 +338,14 @@ def _compared(
         head += ["occluded points: NME", "under drawn occluders: NME"]
         rows = []
         for config in configs:
-            cells = [ours(100 * mean_of(errors[c][config]), interval_of(100 * errors[c][config])) for c in CONDITIONS]
+            cells = [_mean_cell(errors[c][config]) for c in CONDITIONS]
             cells += [ours(100 * metrics.failure_rate(errors[c][config], threshold / 100)) for c in CONDITIONS]
-            for points_hidden in (hidden[GIVEN][config], hidden[DRAWN_OCCLUDERS][config]):
-                some = np.isfinite(points_hidden).any()
-                cells.append(
-                    ours(100 * mean_of(points_hidden), interval_of(100 * points_hidden)) if some else ours(None)
-                )
+            cells += [_mean_cell(hidden[condition][config]) for condition in (GIVEN, DRAWN_OCCLUDERS)]
             rows.append([config, *cells])
         shown += [
-            text(f"**{workspace.used(dataset, split)}**, NME and FR in per cent of {kind}, per cent of the faces."),
+            text(
+                f"**{workspace.used(dataset, split)}{which}**, NME and FR in per cent of {kind}, per cent of the faces."
+            ),
             table(head, rows),
         ]
         claims += _claims(f"{dataset} {split}{which}", kind, errors, hidden, seen)
@@ -250,7 +355,7 @@ def _compared(
             draw_ced(
                 workspace, by_config, file, kind, max(10, 10 * np.ceil(10 * worst))
             )  # the middle of every curve is seen
-            curves.append(picture(file, f"CED, {dataset} {split}, {condition}"))
+            curves.append(picture(file, f"CED, {dataset} {split}{which}, {condition}"))
     words = (
         "**What the paper claims**, tested on differences between errors of the same faces; less than 0 is in favour."
     )
@@ -263,14 +368,13 @@ def outputs_of(
     dataset: str,
     split: str,
     condition: str,
-    networks: Mapping[str, str] | None = None,
+    networks: Mapping[str, str],
 ) -> dict[str, tuple[CachedOutputs, FloatArray]]:
-    """Outputs and points of each configuration of these networks, or of those trained for the ablation."""
-    dictionary = workspace.dictionary(scheme, MODEL if networks else "ST-GAN + HG")
-    used = networks or {config: config for config in workspace.configurations(scheme)}
+    """Outputs and points of each configuration of these networks, without and with stage 3."""
+    dictionary = workspace.dictionary(scheme, next(iter(networks.values())))
     found = {}
     for config in ALL_CONFIGURATIONS:
-        network = used.get(config.removesuffix(REBUILT))
+        network = networks.get(config.removesuffix(REBUILT))
         if network is not None:
             cached = workspace.outputs(scheme, network, dataset, split, condition)
             found[config] = cached, cached.points(dictionary if config.endswith(REBUILT) else None)
@@ -370,21 +474,39 @@ def claim(words: str, on: str, differences: Array, of: str = "") -> Block:
 
 
 def _training(workspace: Workspace, scheme: str) -> str:
-    """What the runs were trained on and for how long."""
+    """What the runs were trained on, from what and for how long, and what lacks."""
     trained = workspace.configurations(scheme)
-    runs = dict.fromkeys(run for config in trained for run in CONFIGURATIONS[config])
-    untrained = [config for config in CONFIGURATIONS if config not in trained]
-    lacking = f" **Not trained: {', '.join(untrained)}; `facemsm reproduce train` goes on.**" if untrained else ""
-    parts = []
-    for run in runs:
-        done = json.loads((workspace.runs(scheme) / run / "done.json").read_text(encoding="utf-8"))
-        batch = done["config"]["schedule"]["batch_size"]
-        parts.append(f"{run} {done['steps']} steps of {batch}")
+    used = {run for network in trained for run in NETWORKS[network]}
+    done = {run: workspace.finished(scheme, run) for run in run_names(ARMS) if run in used}
+    starts: dict[str, list[str]] = {}
+    for run, one in done.items():
+        steps = f"{run} {one['steps']} steps of {one['config']['schedule']['batch_size']}"
+        starts.setdefault(_start(one.get("start")), []).append(steps)
+    parts = [f"{', '.join(steps)} from {start}" for start, steps in starts.items()]
+    faces = {one.get("listing"): one["faces"] for one in done.values()}
+    same = f"the same {next(iter(faces.values()))} faces" if len(faces) == 1 else "**faces that are not all the same**"
+    lacking = ""
+    for arm in arms_of(workspace, scheme):
+        if untrained := [kind for kind in networks_of(arm) if kind not in trained]:
+            names = ", ".join(network.rpartition("/")[2] for network in untrained)
+            lacking += f" **Not trained with {ARMS[arm]}: {names}; `facemsm reproduce train` goes on.**"
     return (
-        f"Trained by one command on the same {done['faces']} faces: {', '.join(parts)}. Without ST-GAN a network sees "
-        "crops by the boxes, in training and here; with it, canonical faces. SR: stage 3 in the paper's form, "
-        f"{_settings()}. {_PERTURBED}{lacking}"
+        f"Trained on {same}: {'; '.join(parts)}. Without ST-GAN a network sees crops by the boxes, in training and "
+        "here; with it, canonical faces. No painted occluders: as in the paper; painted occluders: those of preset "
+        "lite, drawn over the faces that stage 2 and Res-50 learn from; stage 1 is the same. SR: stage 3 in the "
+        f"paper's form, {_settings()}. {_PERTURBED}{lacking}"
     )
+
+
+def _start(start: Mapping[str, Any] | None) -> str:
+    """What a run started from, and how good it was."""
+    if not start:
+        return "random weights"
+    held_out = ""
+    if "errors" in start:
+        errors = ", ".join(f"{kind} {value:.2f}" for kind, value in start["errors"].items())
+        held_out = f"; held-out errors in its history: {errors}, at step {start['steps']} of its own run"
+    return f"the weights {start['name']} (checksum {start['weights'][:12]}{held_out})"
 
 
 def _settings() -> str:

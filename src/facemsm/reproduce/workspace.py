@@ -34,13 +34,18 @@ if TYPE_CHECKING:
 
 MODEL = "model"
 """The network of Tables III to VI: the weights given; without any those bundled, or with preset ``paper`` and where
-none are bundled the runs ``stgan`` and ``hourglass``."""
+none are bundled the runs ``stgan`` and ``hourglass`` of the first arm in which both are trained."""
 
 SHIPPED = "as shipped"
 """The same weights with everything that comes with them: calibrated scores and their own form of stage 3."""
 
 WITHOUT_STAGE1 = "model without stage 1"
 """The same weights on crops by the boxes, which their stage 2 was not trained on."""
+
+KINDS = ("stgan", "hourglass", "resnet50")
+"""Of runs."""
+
+_HEADS = ("hourglass", "hourglass-box", "resnet50", "resnet50-box")
 
 CONFIGURATIONS: Mapping[str, tuple[str, ...]] = {
     "Res-50": ("resnet50-box",),
@@ -49,6 +54,34 @@ CONFIGURATIONS: Mapping[str, tuple[str, ...]] = {
     "ST-GAN + HG": ("stgan", "hourglass"),
 }
 """The runs of each configuration of Tables VII and VIII, but for SR, which is stage 3 on top."""
+
+ARMS: Mapping[str, str] = {"none": "no painted occluders", "painted": "painted occluders"}
+"""Arms of the ablation: stage 2 and the baseline learn from faces as they are, as in the paper, or with occluders
+painted over them, as with preset ``lite``."""
+
+
+def in_arm(name: str, arm: str) -> str:
+    """Name of a run or of a configuration in an arm, which is also the run's folder; stage 1 is that of all arms."""
+    return name if name == "stgan" else f"occluders-{arm}/{name}"
+
+
+def kind_of(run: str) -> str:
+    """One of :data:`KINDS`."""
+    return run.rpartition("/")[2].removesuffix("-box")
+
+
+def run_names(arms: Iterable[str]) -> list[str]:
+    """Runs of these arms, in the order in which they are trained."""
+    return ["stgan", *(in_arm(head, arm) for arm in arms for head in _HEADS)]
+
+
+def networks_of(arm: str) -> dict[str, tuple[str, ...]]:
+    """The configurations of an arm by name, and their runs."""
+    return {in_arm(one, arm): tuple(in_arm(run, arm) for run in runs) for one, runs in CONFIGURATIONS.items()}
+
+
+NETWORKS: Mapping[str, tuple[str, ...]] = {name: runs for arm in ARMS for name, runs in networks_of(arm).items()}
+"""The runs of each configuration of each arm."""
 
 EXEMPLARS = 500
 """N, exemplars of the dictionary unless a sweep says otherwise."""
@@ -73,7 +106,8 @@ class Workspace:
         weights: names or folders of models, at most one for a scheme.
         preset: ``paper`` or ``lite``.
         training: ``NAME=ROOT:SPLIT`` instead of the default training faces.
-        budget, settings, exclude: of all runs, see :class:`facemsm.reproduce.runs.Plan`.
+        budget, settings, exclude, init: of all runs, see :class:`facemsm.reproduce.runs.Plan`.
+        occluders: the arms to be trained, of :data:`ARMS`.
         limit: take so many faces of each set, evenly chosen.
         photos: whether pictures may show faces of the data sets.
         own_photos: a folder of anybody's photos for the pictures.
@@ -89,6 +123,8 @@ class Workspace:
     budget: int = 0
     settings: Sequence[str] = ()
     exclude: Sequence[str] = ()
+    init: Sequence[str] = ()
+    occluders: Sequence[str] = tuple(ARMS)
     limit: int | None = None
     photos: bool = True
     own_photos: Path | None = None
@@ -97,6 +133,7 @@ class Workspace:
     _faces: dict[tuple[str, str], list[FaceSample]] = field(default_factory=dict, repr=False)
     _shapes: dict[str, str] = field(default_factory=dict, repr=False)
     _outputs: dict[Path, CachedOutputs] = field(default_factory=dict, repr=False)
+    _dictionaries: dict[tuple[str, int], ShapeDictionary] = field(default_factory=dict, repr=False)
 
     # --- Faces -------------------------------------------------------------------------------------------------------
 
@@ -178,8 +215,19 @@ class Workspace:
     # --- Networks ----------------------------------------------------------------------------------------------------
 
     def runs(self, scheme: str) -> Path:
-        """Folder of the runs of a scheme."""
-        return self.report / "runs" / scheme
+        """Folder of the runs of a scheme.
+
+        Raises:
+            MissingError: it holds runs of the time before there were arms.
+        """
+        folder = self.report / "runs" / scheme
+        if old := ", ".join(head for head in _HEADS if (folder / head).is_dir()):
+            painted, none = (folder / in_arm("", arm) for arm in ("painted", "none"))
+            raise MissingError(
+                f"{folder}: holds runs of an earlier version; move {old} to {painted} if they are of preset lite, to "
+                f"{none} if they are of preset paper"
+            )
+        return folder
 
     def plan(self, scheme: str) -> Plan:
         """How the runs of a scheme are trained.
@@ -203,7 +251,8 @@ class Workspace:
         if self.exclude:  # names of the other scheme's faces are none of these
             faces = [face for s in sources for face in load_dataset(s.name, s.root, s.split, "gt")]
             exclude = tuple(sorted({face.name for face in faces} & set(self.exclude)))
-        return Plan(get_scheme(scheme), self.preset, tuple(sources), self.budget, tuple(self.settings), exclude)
+        settings, init = tuple(self.settings), tuple(self.init)
+        return Plan(get_scheme(scheme), self.preset, tuple(sources), self.budget, settings, exclude, init)
 
     def train_command(self, scheme: str) -> str:
         """The command that makes the runs of a scheme."""
@@ -214,16 +263,28 @@ class Workspace:
         """Settings of finished runs, and ``weights``, the checksum."""
         found = {}
         for name in names:
-            folder = self.runs(scheme) / name
-            if not (folder / "done.json").is_file():
-                state = "is half-finished; go on" if (folder / "last.ckpt").is_file() else "is not trained; train it"
-                raise MissingError(f"run {folder} {state} with: {self.train_command(scheme)}")
-            try:
-                done = json.loads((folder / "done.json").read_text(encoding="utf-8"))
-                found[name] = {**done["config"], "weights": done["weights"]}
-            except (ValueError, KeyError) as error:
-                raise FacemsmError(f"{folder / 'done.json'}: damaged; remove {folder} and train again") from error
+            done = self.finished(scheme, name)
+            found[name] = {**done["config"], "weights": done["weights"]}
         return found
+
+    def finished(self, scheme: str, name: str) -> dict[str, Any]:
+        """What a finished run's ``done.json`` says of it.
+
+        Raises:
+            MissingError: it is not finished.
+            FacemsmError: the file is damaged.
+        """
+        folder = self.runs(scheme) / name
+        if not (folder / "done.json").is_file():
+            state = "is half-finished; go on" if (folder / "last.ckpt").is_file() else "is not trained; train it"
+            raise MissingError(f"run {folder} {state} with: {self.train_command(scheme)}")
+        try:
+            done: dict[str, Any] = json.loads((folder / "done.json").read_text(encoding="utf-8"))
+            if not {"config", "weights", "steps", "faces"} <= done.keys():
+                raise ValueError
+        except (ValueError, AttributeError) as error:
+            raise FacemsmError(f"{folder / 'done.json'}: damaged; remove {folder} and train again") from error
+        return done
 
     def _model(self, scheme: str) -> str | None:
         """Name of the weights of a scheme, None if the runs are to be used."""
@@ -233,11 +294,19 @@ class Workspace:
         if not self.weights and self.preset == "lite" and scheme in list_models():
             return scheme
         try:
-            self._run_settings(scheme, CONFIGURATIONS["ST-GAN + HG"])
+            self._run_settings(scheme, NETWORKS[self._own(scheme)])
             return None
         except MissingError as error:
             given = "; ".join(f"--weights {name} finds {other} points" for other, name in found.items())
             raise MissingError(f"no weights for {scheme} points ({given or 'none given'}): {error}") from error
+
+    def _own(self, scheme: str) -> str:
+        """The whole method of the first arm in which it is trained, of the first one to be if it is in none."""
+        whole = [in_arm("ST-GAN + HG", arm) for arm in (*ARMS, self.occluders[0])]
+        return next((one for one in whole if self._trained(scheme, one)), whole[-1])
+
+    def _trained(self, scheme: str, network: str) -> bool:
+        return all((self.runs(scheme) / run / "done.json").is_file() for run in NETWORKS[network])
 
     def network_key(self, scheme: str, network: str) -> dict[str, Any]:
         """What names a network's weights for good.
@@ -250,24 +319,19 @@ class Workspace:
             if model is not None:
                 loaded = load_model(model)
                 return {"weights": loaded.name, "checksum": loaded.checksum}
-            network = "ST-GAN + HG"
-        settings = self._run_settings(scheme, CONFIGURATIONS[network])
+            network = self._own(scheme)
+        settings = self._run_settings(scheme, NETWORKS[network])
         return {name: own["weights"] for name, own in settings.items()}
 
     def configurations(self, scheme: str) -> list[str]:
-        """Those of :data:`CONFIGURATIONS` that are trained.
+        """Those of :data:`NETWORKS` that are trained.
 
         Raises:
             MissingError: none is.
         """
-        folder = self.runs(scheme)
-        trained = [
-            config
-            for config, names in CONFIGURATIONS.items()
-            if all((folder / n / "done.json").is_file() for n in names)
-        ]
+        trained = [network for network in NETWORKS if self._trained(scheme, network)]
         if not trained:
-            self.network_key(scheme, next(iter(CONFIGURATIONS)))  # says which run is missing
+            self.network_key(scheme, next(iter(networks_of(self.occluders[0]))))  # says which run is missing
         return trained
 
     def stages(self, scheme: str, network: str, *, keep: bool = False) -> StageRunner:
@@ -276,7 +340,7 @@ class Workspace:
         Raises:
             MissingError: it is not there.
         """
-        names = CONFIGURATIONS.get(network, CONFIGURATIONS["ST-GAN + HG"])
+        names = NETWORKS[network if network in NETWORKS else self._own(scheme)]
         if network in (MODEL, SHIPPED, WITHOUT_STAGE1):
             model = self._model(scheme)
             if model is not None:
@@ -333,7 +397,7 @@ class Workspace:
         return self._outputs[path]
 
     def dictionary(self, scheme: str, network: str = MODEL, count: int = EXEMPLARS) -> ShapeDictionary:
-        """The shape dictionary that belongs to a network; that of given weights, or one built from all shapes there.
+        """The shape dictionary of a network: that of given weights; for any other one built from all shapes there.
 
         Raises:
             MissingError: there are no shapes to build it from.
@@ -342,14 +406,15 @@ class Workspace:
             model = self._model(scheme)
             if model is not None:
                 return load_model(model).dictionary()
-        shapes = self.shapes(scheme)
-        count = min(count, 2 * len(shapes))
-        key = digest({"shapes": hashlib.sha256(shapes.tobytes()).hexdigest(), "count": count})
-        path = self.report / "dictionaries" / f"{scheme}-{count}-{key[:12]}.safetensors"
-        if not path.is_file():
-            built = build_dictionary(shapes, get_scheme(scheme), count=count)
-            built.save(path)
-        return ShapeDictionary.load(path)
+        if (scheme, count) not in self._dictionaries:
+            shapes = self.shapes(scheme)
+            size = min(count, 2 * len(shapes))
+            key = digest({"shapes": hashlib.sha256(shapes.tobytes()).hexdigest(), "count": size})
+            path = self.report / "dictionaries" / f"{scheme}-{size}-{key[:12]}.safetensors"
+            if not path.is_file():
+                build_dictionary(shapes, get_scheme(scheme), count=size).save(path)
+            self._dictionaries[scheme, count] = ShapeDictionary.load(path)
+        return self._dictionaries[scheme, count]
 
     def prior(self, scheme: str) -> ShapePrior | None:
         """The shape prior of given weights, if these are calibrated."""

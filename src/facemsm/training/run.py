@@ -618,16 +618,20 @@ def _resumable(last: Path, module: StageModule) -> tuple[int, dict[str, Any]]:
 def _truncate_history(history: Path, step: int) -> None:
     """Drop validations after a step, which the run does (again), and lines that a full disk tore."""
     if history.is_file():
-        _write_rows(history, [row for row in _read_rows(history) if int(row["step"]) <= step])
+        _write_rows(history, [row for row in read_history(history) if int(row["step"]) <= step])
 
 
 def _append_row(history: Path, row: Mapping[str, Any]) -> None:
     """Add a validation; the file has it whole or not at all."""
-    _write_rows(history, [*_read_rows(history), row])
+    _write_rows(history, [*read_history(history), row])
 
 
-def _read_rows(history: Path) -> list[dict[str, str]]:
-    """The whole lines of a history."""
+def read_history(history: Path) -> list[dict[str, str]]:
+    """The whole lines of a run's ``history.csv``, a dictionary for each validation; none where there is no file.
+
+    Raises:
+        FacemsmError: it is another file.
+    """
     try:
         content = history.read_bytes()
     except FileNotFoundError:
