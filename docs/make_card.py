@@ -2,9 +2,9 @@
 
     python docs/make_card.py DATA [--weights 68] [-o facemsm-out/card]
 
-DATA holds the data sets ``300w`` and ``aflw2000``, and ``ytf`` if it is to be reported. Every figure comes from a
-report of ``facemsm evaluate``, which stays in the output folder; what is there already, of the same weights, is not run
-again.
+DATA holds the data sets ``300w`` and ``aflw2000``, and ``300w_private`` and ``ytf`` if they are to be reported. Every
+figure comes from a report of ``facemsm evaluate``, which stays in the output folder; what is there already, of the same
+weights, is not run again.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Reports:
         folder = self.output / "_".join([dataset, *options]).replace("--", "").replace(",", "-")
         reports = sorted(folder.glob("*.json"))
         if not reports or self._of(reports[0]) != self.checksum:
-            command = [sys.executable, "-m", "facemsm", "evaluate", dataset, str(self.data / dataset), "--split", split]
+            name = dataset.replace("_", "-")
+            command = [sys.executable, "-m", "facemsm", "evaluate", name, str(self.data / dataset), "--split", split]
             command += ["--weights", self.weights, "-o", str(folder), *options]
             print(" ".join(command[2:]), file=sys.stderr, flush=True)
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -72,7 +73,25 @@ def boxes(reports: Reports, title: str, dataset: str, split: str, kind: str) -> 
             f"| {name} | {error['nme']:.2f} | {error['nme low']:.2f} to {error['nme high']:.2f} | {error['fr@8']:.2f} "
             f"| {error['auc@8']:.3f} | {without} |"
         )
+    own = reports(dataset, split, "--boxes", "provided")["errors"][kind].get("in the set's convention")
+    if own:
+        print(f"\nIn the set's own convention, provided boxes: {_line(own['summary'])}.")
     print()
+
+
+def private(reports: Reports) -> None:
+    """300-W private, which comes without boxes."""
+    found = reports("300w_private", "full", "--boxes", "gt")["errors"]["inter-ocular"]
+    summaries = [found[name]["summary"] for name in ("final", "in the set's convention") if name in found]
+    print(
+        f"300-W private ({summaries[0]['faces']} of 600 faces, `--boxes gt`, tight around the points), inter-ocular: "
+    )
+    print("; in 300-W's convention ".join(map(_line, summaries)) + ".\n")
+
+
+def _line(error: dict[str, Any]) -> str:
+    interval = f"{error['nme low']:.2f} to {error['nme high']:.2f}"
+    return f"{error['nme']:.2f} % ({interval}), FR@8 {error['fr@8']:.2f} %, AUC@8 {error['auc@8']:.3f}"
 
 
 def stage_3(reports: Reports) -> None:
@@ -102,6 +121,8 @@ def main() -> None:
     reports = Reports(args.data, args.weights, args.output)
     for name, *where in SETS:
         boxes(reports, name, *where)
+    if (args.data / "300w_private").is_dir():
+        private(reports)
     if (args.data / "ytf").is_dir():
         report = reports("ytf", "val", "--boxes", "provided")
         nme = report["errors"]["inter-ocular"]["final"]["summary"]
