@@ -15,23 +15,8 @@ from typing import Annotated
 
 import typer
 
+from facemsm.apps import options
 from facemsm.apps.console import cores, plural, sigterm_as_interrupt, tell, warn
-from facemsm.apps.options import (
-    AnyRotation,
-    ContourThreshold,
-    Detector,
-    DetectorModel,
-    FeatureThreshold,
-    Format,
-    Measures,
-    MethodOption,
-    MinScore,
-    MinSize,
-    Provider,
-    Stages,
-    Weights,
-    read_settings,
-)
 from facemsm.assets import SAMPLE
 from facemsm.batch.job import Job
 from facemsm.batch.photos import STREAM, Shard
@@ -69,7 +54,7 @@ def align(
         ),
     ] = None,
     format: Annotated[
-        Format,
+        options.Format,
         typer.Option(
             "--format",
             "-f",
@@ -78,13 +63,13 @@ def align(
             "pts: also pts/NAME_1.pts ..., one file a face. coco, label-studio: also landmarks.coco.json or "
             "landmarks.label-studio.json, for annotation tools.",
         ),
-    ] = Format.JSON,
+    ] = "json",
     draw: Annotated[
         bool, typer.Option("--draw", "-d", help="Also draw the landmarks into copies, drawn/NAME.jpg.")
     ] = False,
-    measures: Measures = False,
-    min_score: MinScore = 0,
-    min_size: MinSize = 0,
+    measures: options.Measures = False,
+    min_score: options.MinScore = 0,
+    min_size: options.MinSize = 0,
     boxes: Annotated[
         Path | None,
         typer.Option(
@@ -106,14 +91,14 @@ def align(
             "elsewhere, with the same PATHs."
         ),
     ] = None,
-    weights: Weights = "68",
-    stages: Stages = "1,2,3",
-    method: MethodOption = None,
-    threshold_contour: ContourThreshold = None,
-    threshold_features: FeatureThreshold = None,
-    detector: Detector = None,
-    detector_model: DetectorModel = None,
-    any_rotation: AnyRotation = False,
+    weights: options.Weights = "68",
+    stages: options.Stages = "1,2,3",
+    method: options.MethodOption = None,
+    threshold_contour: options.ContourThreshold = None,
+    threshold_features: options.FeatureThreshold = None,
+    detector: options.Detector = None,
+    detector_model: options.DetectorModel = None,
+    any_rotation: options.AnyRotation = False,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -123,7 +108,7 @@ def align(
             show_default="all cores",
         ),
     ] = None,
-    provider: Provider = None,
+    provider: options.Provider = None,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -169,7 +154,9 @@ def align(
         ray=ray,
         workers=threads,
         weights=weights,
-        settings=read_settings(method, stages, threshold_contour, threshold_features, any_rotation=any_rotation),
+        settings=options.read_settings(
+            method, stages, threshold_contour, threshold_features, any_rotation=any_rotation
+        ),
         detector=detector,
         detector_model=detector_model,
         providers=provider or (),
@@ -186,7 +173,7 @@ def align(
     except KeyboardInterrupt as stop:
         interrupt = stop.args[0] if stop.args else signal.SIGINT
 
-    written = job.convert(format.value)
+    written = job.convert(format)
     if streamed:
         for path in written[1:]:
             print(path.read_text(encoding="utf-8"), end="", flush=True)
@@ -200,13 +187,13 @@ def align(
     raise typer.Exit(1 if job.tally["failed"] else 0)
 
 
-def _stream(ctx: typer.Context, format: Format, *, draw: bool, resume: bool) -> Path:
+def _stream(ctx: typer.Context, format: options.Format, *, draw: bool, resume: bool) -> Path:
     """Make ready for ``--output -``: refuse what needs a folder; where a format that needs the whole record is made."""
-    needs = {"--draw": draw, "--resume": resume, "--format pts": format is Format.PTS}
+    needs = {"--draw": draw, "--resume": resume, "--format pts": format == "pts"}
     if vain := [option for option, value in needs.items() if value]:
         raise FacemsmError(f"{vain[0]}: needs a folder; leave it out with --output -, or name one")
     sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # type: ignore[union-attr]
-    if format is Format.JSON:
+    if format == "json":
         return STREAM
     with reading("temporary folder"):
         return Path(ctx.with_resource(TemporaryDirectory(prefix="facemsm-")))

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from facemsm.apps.console import track, warn
-from facemsm.apps.options import SOURCE, Boxes, DataBoxes, DataScheme, Root, Split, Weights, finite
+from facemsm.apps.options import SOURCE, DataBoxes, DataScheme, Root, Split, Weights, finite
 from facemsm.data.catalogue import CATALOGUE, dataset_scheme, find_dataset, load_dataset, only_split
 from facemsm.data.check import Check, check_dataset
 from facemsm.data.coco import write_coco
@@ -69,7 +69,7 @@ def convert(
     root: Root,
     output: Annotated[Path, typer.Argument(help="The COCO keypoints file to write, such as faces.json.")],
     split: Split = None,
-    boxes: DataBoxes = Boxes.GT,
+    boxes: DataBoxes = "gt",
     scheme: DataScheme = None,
     copy_photos: Annotated[
         bool,
@@ -85,7 +85,7 @@ def convert(
     Columns of a CSV file: image, x0, y0, x1, y1, ... (0-based pixels, empty where unlabelled); optional v0, v1, ...
     (2 visible, 1 occluded, 0 unlabelled), x_min, y_min, x_max, y_max, and attributes.
     """
-    samples = load_dataset(name, root, split or only_split(name), boxes.value, scheme)
+    samples = load_dataset(name, root, split or only_split(name), boxes, scheme)
     if not samples:
         raise FacemsmError(f"{root}: no face to convert; facemsm data check says what was left out and why")
     photo_root = (root if root.is_dir() else root.parent) if copy_photos else None
@@ -164,7 +164,7 @@ def preview(
     root: Root,
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")] = Path("preview.png"),
     split: Annotated[str | None, typer.Option(help="Which split.", show_default="the first")] = None,
-    boxes: DataBoxes = Boxes.GT,
+    boxes: DataBoxes = "gt",
     scheme: DataScheme = None,
     augmentation: Annotated[
         Literal["paper", "full"],
@@ -182,7 +182,7 @@ def preview(
     from facemsm.data.augment import Augmentation
     from facemsm.data.preview import preview as draw
 
-    samples = load_dataset(name, root, split or next(iter(find_dataset(name).splits)), boxes.value, scheme)
+    samples = load_dataset(name, root, split or next(iter(find_dataset(name).splits)), boxes, scheme)
     if not samples:
         raise FacemsmError(f"{root}: holds no face to draw")
     setting = Augmentation.full() if augmentation == "full" else Augmentation.paper()

@@ -50,7 +50,7 @@ def export(
             from facemsm.export.whole import export_whole
             from facemsm.runtime.model import load_model
 
-            export_whole(load_model(weights), output, method=method.value if method else None)
+            export_whole(load_model(weights), output, method=method)
         else:
             from facemsm.export.boxes import export_detector
 

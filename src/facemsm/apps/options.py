@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,28 +16,8 @@ if TYPE_CHECKING:
     from facemsm.stages import Settings
 
 
-class Boxes(str, Enum):
-    """Which face boxes of a data set ``--boxes`` takes."""
-
-    GT = "gt"
-    PROVIDED = "provided"
-
-
-class Format(str, Enum):
-    """What ``--format`` takes."""
-
-    JSON = "json"
-    CSV = "csv"
-    PTS = "pts"
-    COCO = "coco"
-    LABEL_STUDIO = "label-studio"
-
-
-class Method(str, Enum):
-    """What ``--method`` takes."""
-
-    CALIBRATED = "calibrated"
-    PAPER = "paper"
+Format = Literal["json", "csv", "pts", "coco", "label-studio"]
+Method = Literal["calibrated", "paper"]
 
 
 def finite(value: float | None) -> float | None:
@@ -135,7 +114,7 @@ DataScheme = Annotated[
     typer.Option("--scheme", help="Landmark scheme of one's own data: 29, 68, 98 or a .toml file.", show_default=False),
 ]
 DataBoxes = Annotated[
-    Boxes,
+    Literal["gt", "provided"],
     typer.Option(
         "--boxes", help="gt: 300-W's own true boxes, else tight around the points; provided: the data set's own."
     ),
@@ -176,9 +155,9 @@ def read_settings(
     except ValueError as error:
         raise FacemsmError(f"--stages {stages!r}: expected numbers with commas between, such as 1,2,3 or 2") from error
     thresholds = {name: value for name, value in (("contour", contour), ("features", features)) if value is not None}
-    if thresholds and method is not Method.PAPER:
+    if thresholds and method != "paper":
         raise FacemsmError(
             f"--threshold-{next(iter(thresholds))}: is for --method paper only; add that, or leave it out"
         )
     reconstruction = Reconstruction.with_thresholds(thresholds)
-    return Settings(method.value if method else None, numbers, reconstruction, any_rotation=any_rotation)
+    return Settings(method, numbers, reconstruction, any_rotation=any_rotation)

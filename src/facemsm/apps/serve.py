@@ -12,21 +12,7 @@ from typing import Annotated
 
 import typer
 
-from facemsm.apps.options import (
-    AnyRotation,
-    ContourThreshold,
-    Detector,
-    DetectorModel,
-    FeatureThreshold,
-    MethodOption,
-    MinScore,
-    MinSize,
-    Provider,
-    Stages,
-    Threads,
-    WeightsToChoose,
-    read_settings,
-)
+from facemsm.apps import options
 from facemsm.errors import FacemsmError
 
 app = typer.Typer(add_completion=False)
@@ -38,18 +24,18 @@ def serve(
         str, typer.Option(help="Address to listen on; 0.0.0.0 lets every machine of the network in.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any that is free.")] = 8000,
-    weights: WeightsToChoose = None,
-    stages: Stages = "1,2,3",
-    method: MethodOption = None,
-    threshold_contour: ContourThreshold = None,
-    threshold_features: FeatureThreshold = None,
-    detector: Detector = None,
-    detector_model: DetectorModel = None,
-    any_rotation: AnyRotation = False,
-    min_score: MinScore = 0,
-    min_size: MinSize = 0,
-    threads: Threads = 1,
-    provider: Provider = None,
+    weights: options.WeightsToChoose = None,
+    stages: options.Stages = "1,2,3",
+    method: options.MethodOption = None,
+    threshold_contour: options.ContourThreshold = None,
+    threshold_features: options.FeatureThreshold = None,
+    detector: options.Detector = None,
+    detector_model: options.DetectorModel = None,
+    any_rotation: options.AnyRotation = False,
+    min_score: options.MinScore = 0,
+    min_size: options.MinSize = 0,
+    threads: options.Threads = 1,
+    provider: options.Provider = None,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
@@ -87,7 +73,9 @@ def serve(
         load_aligners(
             weights or list_models(),
             limits,
-            settings=read_settings(method, stages, threshold_contour, threshold_features, any_rotation=any_rotation),
+            settings=options.read_settings(
+                method, stages, threshold_contour, threshold_features, any_rotation=any_rotation
+            ),
             detector=detector,
             detector_model=detector_model,
             min_size=min_size,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from facemsm.apps.options import SOURCE, Boxes, Complete, DataBoxes, Exclude, Holdout, Preset, Progress
+from facemsm.apps.options import SOURCE, Complete, DataBoxes, Exclude, Holdout, Preset, Progress
 from facemsm.data.sources import Source
 
 app = typer.Typer(
@@ -84,7 +84,7 @@ def stgan(
     config: Config = None,
     settings: Settings = None,
     scheme: Scheme = "68",
-    boxes: DataBoxes = Boxes.PROVIDED,
+    boxes: DataBoxes = "provided",
     exclude: Exclude = None,
     holdout: Holdout = 0.1,
     init: Init = None,
@@ -104,7 +104,7 @@ def stgan(
         output,
         _sources(data),
         scheme=scheme,
-        boxes=boxes.value,
+        boxes=boxes,
         exclude=exclude or (),
         holdout=holdout,
         init=init,

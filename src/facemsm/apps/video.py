@@ -13,24 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from facemsm.apps import options
 from facemsm.apps.console import plural, sigterm_as_interrupt, tell, warn
-from facemsm.apps.options import (
-    ContourThreshold,
-    Detector,
-    DetectorModel,
-    FeatureThreshold,
-    Format,
-    Measures,
-    MethodOption,
-    MinScore,
-    MinSize,
-    Provider,
-    Stages,
-    Threads,
-    Weights,
-    finite,
-    read_settings,
-)
 from facemsm.errors import FacemsmError
 from facemsm.files import new_folder
 from facemsm.video.annotate import annotate_video
@@ -99,17 +83,17 @@ def video(
         ),
     ] = False,
     seconds: Annotated[
-        float | None, typer.Option(min=0, callback=finite, help="Stop after so much of the video.")
+        float | None, typer.Option(min=0, callback=options.finite, help="Stop after so much of the video.")
     ] = None,
     format: Annotated[
-        Format,
+        options.Format,
         typer.Option(
             "--format",
             "-f",
             case_sensitive=False,
             help="json: one line per frame, always written. csv: also one row per face.",
         ),
-    ] = Format.JSON,
+    ] = "json",
     smooth: Annotated[
         bool,
         typer.Option(
@@ -120,13 +104,13 @@ def video(
         int,
         typer.Option(min=1, help="Frames from one run of the detector to the next; it also runs when a face is lost."),
     ] = 15,
-    weights: Weights = "68",
-    stages: Stages = "1,2,3",
-    method: MethodOption = None,
-    threshold_contour: ContourThreshold = None,
-    threshold_features: FeatureThreshold = None,
-    detector: Detector = None,
-    detector_model: DetectorModel = None,
+    weights: options.Weights = "68",
+    stages: options.Stages = "1,2,3",
+    method: options.MethodOption = None,
+    threshold_contour: options.ContourThreshold = None,
+    threshold_features: options.FeatureThreshold = None,
+    detector: options.Detector = None,
+    detector_model: options.DetectorModel = None,
     any_rotation: Annotated[
         bool,
         typer.Option(
@@ -135,11 +119,11 @@ def video(
             "upright.",
         ),
     ] = False,
-    min_score: MinScore = MIN_SCORE,
-    min_size: MinSize = 0,
-    measures: Measures = False,
-    threads: Threads = 1,
-    provider: Provider = None,
+    min_score: options.MinScore = MIN_SCORE,
+    min_size: options.MinSize = 0,
+    measures: options.Measures = False,
+    threads: options.Threads = 1,
+    provider: options.Provider = None,
 ) -> None:
     """Follow the faces of a video, write their landmarks, and a copy with the landmarks drawn in.
 
@@ -154,8 +138,8 @@ def video(
         camera = 0
     if (source is None) == (camera is None):
         raise FacemsmError("name either a video file or --camera 0")
-    if format not in (Format.JSON, Format.CSV):
-        raise FacemsmError(f"--format {format.value} is for photos; choose json or csv")
+    if format not in ("json", "csv"):
+        raise FacemsmError(f"--format {format} is for photos; choose json or csv")
     if output and output.exists():
         what = "the video that is read" if source and output.resolve() == source.resolve() else "there already"
         raise FacemsmError(f"{output}: is {what}; choose another --output")
@@ -164,7 +148,7 @@ def video(
     aligner = Aligner.from_pretrained(
         weights,
         detector=get_detector(detector, model=detector_model, min_size=min_size, providers=provider or ()),
-        settings=read_settings(method, stages, threshold_contour, threshold_features),
+        settings=options.read_settings(method, stages, threshold_contour, threshold_features),
         threads=threads,
         providers=provider or (),
     )
@@ -200,7 +184,7 @@ def video(
     ]
     tell(", ".join(filter(None, parts)))
     tell(f"landmarks: {made.record}")
-    if format is Format.CSV:
+    if format == "csv":
         write_video_csv(path.with_suffix(".csv"), made.record, aligner.scheme.count, measures=measures)
         tell(f"landmarks: {path.with_suffix('.csv')}")
     tell(f"video:     {path}{f' (no sound: {made.silent})' if made.silent else ''}")
