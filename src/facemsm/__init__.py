@@ -12,24 +12,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from facemsm.aligner import Aligner
-    from facemsm.batch.ray import align_dataset
-    from facemsm.data.catalogue import load_dataset
-    from facemsm.detectors import get_detector
-    from facemsm.errors import FacemsmError
-    from facemsm.evaluation.evaluate import evaluate
-    from facemsm.face import Face
-    from facemsm.heatmaps import HeatmapCodec
-    from facemsm.imaging.drawing import draw_faces
-    from facemsm.imaging.io import read_image, write_image
-    from facemsm.results.coco import to_coco
-    from facemsm.results.jsonl import PhotoResult, read_results
-    from facemsm.results.tables import to_dataframe
-    from facemsm.runtime.model import list_models, load_model
-    from facemsm.schemes import LandmarkScheme, get_scheme
-    from facemsm.shapes.measures import eye_aspect_ratio, head_pose, mouth_openness, recognition_crop
-    from facemsm.stages import Settings
-    from facemsm.video.tracking import Tracker
+    from facemsm.aligner import Aligner as Aligner
+    from facemsm.batch.ray import align_dataset as align_dataset
+    from facemsm.data.catalogue import load_dataset as load_dataset
+    from facemsm.detectors import get_detector as get_detector
+    from facemsm.errors import FacemsmError as FacemsmError
+    from facemsm.evaluation.evaluate import evaluate as evaluate
+    from facemsm.face import Face as Face
+    from facemsm.heatmaps import HeatmapCodec as HeatmapCodec
+    from facemsm.imaging.drawing import draw_faces as draw_faces
+    from facemsm.imaging.io import read_image as read_image
+    from facemsm.imaging.io import write_image as write_image
+    from facemsm.results.coco import to_coco as to_coco
+    from facemsm.results.jsonl import PhotoResult as PhotoResult
+    from facemsm.results.jsonl import read_results as read_results
+    from facemsm.results.tables import to_dataframe as to_dataframe
+    from facemsm.runtime.model import list_models as list_models
+    from facemsm.runtime.model import load_model as load_model
+    from facemsm.schemes import LandmarkScheme as LandmarkScheme
+    from facemsm.schemes import get_scheme as get_scheme
+    from facemsm.shapes.measures import eye_aspect_ratio as eye_aspect_ratio
+    from facemsm.shapes.measures import head_pose as head_pose
+    from facemsm.shapes.measures import mouth_openness as mouth_openness
+    from facemsm.shapes.measures import recognition_crop as recognition_crop
+    from facemsm.stages import Settings as Settings
+    from facemsm.video.tracking import Tracker as Tracker
 
 # ONNX Runtime reports its use to Microsoft, and Ray to its makers, unless the environment says so before they are
 # loaded. facemsm needs no network and uses none.
@@ -66,34 +73,7 @@ _HOME = {
     "write_image": "facemsm.imaging.io",
 }
 
-__all__ = [
-    "Aligner",
-    "Face",
-    "FacemsmError",
-    "HeatmapCodec",
-    "LandmarkScheme",
-    "PhotoResult",
-    "Settings",
-    "Tracker",
-    "__version__",
-    "align_dataset",
-    "draw_faces",
-    "evaluate",
-    "eye_aspect_ratio",
-    "get_detector",
-    "get_scheme",
-    "head_pose",
-    "list_models",
-    "load_dataset",
-    "load_model",
-    "mouth_openness",
-    "read_image",
-    "read_results",
-    "recognition_crop",
-    "to_coco",
-    "to_dataframe",
-    "write_image",
-]
+__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
