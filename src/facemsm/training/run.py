@@ -209,14 +209,7 @@ class ValidationLog(Callback):
         self.best = float("inf")
         self._start = time.monotonic()
 
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
-    ) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         """Count the batch, and have the end of the run validated wherever it falls."""
         assert isinstance(pl_module, StageModule)
         pl_module.batches_done += 1
@@ -230,7 +223,7 @@ class ValidationLog(Callback):
         outputs: Any,
         batch: Any,
         batch_idx: int,
-        dataloader_idx: int = 0,  # noqa: ARG002
+        *_: Any,
     ) -> None:
         """Show the first faces."""
         assert isinstance(pl_module, StageModule)
@@ -314,14 +307,7 @@ class CheckpointCallback(Callback):
         # A second Ctrl-C stops at once; a second SIGTERM may be torchrun's, which passes on what it was sent.
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_IGN)
 
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
-    ) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         """Save and stop if requested, unless a validation comes first."""
         assert isinstance(pl_module, StageModule)
         if pl_module.batches_done % (trainer.val_check_batch or 1) and self._must_stop(trainer):
@@ -475,18 +461,18 @@ def fit(
     module.chosen = {"precision": precision, "threads": threads}
     if (precision, threads) != (schedule.precision, schedule.threads):
         rank_zero_only(print)(f"on this machine: {precision}, {threads or torch.get_num_threads()} threads", flush=True)
-    averaging: list[Callback] = [WeightAveraging(avg_fn=running_mean(schedule.ema))] if schedule.ema else []
-    bar: list[Callback] = [ProgressBar()] if progress else []
-    stopping: list[Callback] = [EarlyStopping(_ERROR, patience=schedule.patience)] if schedule.patience else []
-    best_ones: list[Callback] = []
+    callbacks: list[Callback] = [ValidationLog(folder)]
+    if schedule.ema:
+        callbacks.append(WeightAveraging(avg_fn=running_mean(schedule.ema)))
+    if progress:
+        callbacks.append(ProgressBar())
+    if schedule.patience:
+        callbacks.append(EarlyStopping(_ERROR, patience=schedule.patience))
+    callbacks.append(saver := CheckpointCallback(last))
     if schedule.keep:
+        kept: dict[str, Any] = {"save_top_k": schedule.keep, "auto_insert_metric_name": False}
         name = "step-{steps:.0f}-error-{error:.3f}"
-        best_ones.append(
-            ModelCheckpoint(
-                folder / "checkpoints", name, monitor=_ERROR, save_top_k=schedule.keep, auto_insert_metric_name=False
-            )
-        )
-    saver = CheckpointCallback(last)
+        callbacks.append(ModelCheckpoint(folder / "checkpoints", name, monitor=_ERROR, **kept))
     with _lightning_silenced(), _single_line_errors(folder), _denormals_flushed():
         folder.mkdir(parents=True, exist_ok=True)
         rank_zero_only(_remove_partial_files)(folder)
@@ -498,9 +484,9 @@ def fit(
             val_check_interval=min(schedule.validate_every, module.total_steps),
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
-            callbacks=[ValidationLog(folder), *averaging, *bar, *stopping, saver, *best_ones],
+            callbacks=callbacks,
             plugins=[AtomicCheckpointIO()],
-            enable_checkpointing=bool(best_ones),
+            enable_checkpointing=schedule.keep > 0,
             logger=[_LOGGERS[name](folder) for name in loggers],
             precision=precision,
             gradient_clip_val=schedule.clip if module.automatic_optimization and schedule.clip else None,
