@@ -41,16 +41,13 @@ class CenterFace:
     Args:
         size: longest side in pixels at which the network sees a photo; larger photos are shrunk.
         threshold: least confidence of a face.
-        threads: CPU threads of one :meth:`detect`.
         providers: as for :func:`facemsm.runtime.providers.execution_providers`; none for the CPU.
     """
 
     name = "centerface"
 
-    def __init__(
-        self, *, size: int = SIZE, threshold: float = THRESHOLD, threads: int = 1, providers: Sequence[Provider] = ()
-    ) -> None:
-        self._session = Session(Path(str(files("facemsm.weights") / "centerface.onnx")), threads, providers)
+    def __init__(self, *, size: int = SIZE, threshold: float = THRESHOLD, providers: Sequence[Provider] = ()) -> None:
+        self._session = Session(Path(str(files("facemsm.weights") / "centerface.onnx")), providers=providers)
         self._size = size
         self._threshold = threshold
 

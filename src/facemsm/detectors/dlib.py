@@ -8,27 +8,22 @@ import numpy as np
 from facemsm.detectors.boxes import pack, shrink
 from facemsm.typing import FloatArray, Image
 
+SIZE, UPSAMPLE, THRESHOLD = 800, 1, 0.0
+"""Longest side in pixels at which it sees a photo, how often that is doubled, as its windows are 80 px, and least score
+of a face."""
+
 
 class DlibHog:
-    """dlib's HOG detector (package ``dlib-bin``). Its windows are 80 px; faces below need ``upsample``.
-
-    Args:
-        size: longest side in pixels at which the detector sees a photo; larger photos are shrunk.
-        upsample: how often the photo is doubled first.
-        threshold: least score of a face.
-    """
+    """dlib's HOG detector (package ``dlib-bin``)."""
 
     name = "dlib"
 
-    def __init__(self, *, size: int = 800, upsample: int = 1, threshold: float = 0.0) -> None:
+    def __init__(self) -> None:
         self._detector = dlib.get_frontal_face_detector()
-        self._size = size
-        self._upsample = upsample
-        self._threshold = threshold
 
     def detect(self, image: Image) -> FloatArray:
         """See :meth:`facemsm.detectors.FaceDetector.detect`. Boxes are square, brow to chin."""
-        small, scale = shrink(image, self._size)
-        rectangles, scores, _ = self._detector.run(small, self._upsample, self._threshold)
+        small, scale = shrink(image, SIZE)
+        rectangles, scores, _ = self._detector.run(small, UPSAMPLE, THRESHOLD)
         corners = [(r.left(), r.top(), r.right() + 1, r.bottom() + 1) for r in rectangles]
         return pack(np.array(corners, np.float32), scores, scale)

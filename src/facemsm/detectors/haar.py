@@ -12,14 +12,12 @@ from facemsm.detectors.boxes import pack, shrink, suppress
 from facemsm.errors import FacemsmError
 from facemsm.typing import FloatArray, Image
 
-_OVERLAP = 0.3
+SIZE, OVERLAP = 640, 0.3
+"""Longest side in pixels at which the cascades see a photo, and IoU from which two boxes are one face's."""
 
 
 class HaarCascades:
     """The frontal and profile cascades that come with OpenCV 4; OpenCV 5 dropped them.
-
-    Args:
-        size: longest side in pixels at which the cascades see a photo; larger photos are shrunk.
 
     Raises:
         FacemsmError: OpenCV has no cascades.
@@ -27,7 +25,7 @@ class HaarCascades:
 
     name = "haar"
 
-    def __init__(self, *, size: int = 640) -> None:
+    def __init__(self) -> None:
         load = getattr(cv2, "CascadeClassifier", None)
         if load is None:
             raise FacemsmError(
@@ -37,18 +35,17 @@ class HaarCascades:
         folder = Path(cv2.__file__).parent / "data"
         self._frontal = load(str(folder / "haarcascade_frontalface_alt2.xml"))
         self._profile = load(str(folder / "haarcascade_profileface.xml"))
-        self._size = size
 
     def detect(self, image: Image) -> FloatArray:
         """See :meth:`facemsm.detectors.FaceDetector.detect`. Boxes are square, forehead to chin."""
-        small, scale = shrink(image, self._size)
+        small, scale = shrink(image, SIZE)
         grey = cv2.equalizeHist(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
         frontal = self._run(self._frontal, grey)
         profile = self._run(self._profile, grey)
         mirrored = self._run(self._profile, np.ascontiguousarray(grey[:, ::-1]))
         mirrored[:, [0, 2]] = grey.shape[1] - mirrored[:, [2, 0]]
         found = np.concatenate([frontal, profile, mirrored])
-        return suppress(pack(found[:, :4], found[:, 4], scale), _OVERLAP)
+        return suppress(pack(found[:, :4], found[:, 4], scale), OVERLAP)
 
     def _run(self, cascade: Any, grey: Any) -> FloatArray:
         rectangles, _, weights = cascade.detectMultiScale3(grey, 1.1, 3, minSize=(20, 20), outputRejectLevels=True)
