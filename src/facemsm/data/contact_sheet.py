@@ -6,15 +6,14 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from facemsm.data.sample import FaceSample, evenly_chosen
+from facemsm.imaging.drawing import SHIFT, fixed
 from facemsm.schemes import OCCLUDED, LandmarkScheme
-from facemsm.typing import BoolArray, FloatArray, Image
+from facemsm.typing import BoolArray, Image
 
 _VISIBLE_COLOUR, _OCCLUDED_COLOUR, _BOX_COLOUR = (60, 255, 60), (255, 60, 60), (255, 220, 0)
 _MARGIN = 0.25  # of the longer side of box and points, on each side
-_SHIFT = 4  # OpenCV draws at 1/16 pixel
 
 
 def contact_sheet(
@@ -60,15 +59,12 @@ def draw_sample(sample: FaceSample, scheme: LandmarkScheme, size: int) -> Image:
     interpolation = cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA
     canvas = np.asarray(cv2.warpAffine(sample.load(), matrix, (size, size), flags=interpolation), np.uint8)
 
-    def fixed(points: FloatArray) -> NDArray[np.int32]:
-        return np.asarray(np.round((points * scale + offset) * 2**_SHIFT), np.int32)
-
-    box = fixed(sample.box.reshape(2, 2)).tolist()
-    cv2.rectangle(canvas, box[0], box[1], _BOX_COLOUR, 1, cv2.LINE_AA, _SHIFT)
-    points = fixed(np.where(labelled[:, None], sample.points, 0))
+    box = fixed(sample.box.reshape(2, 2) * scale + offset).tolist()
+    cv2.rectangle(canvas, box[0], box[1], _BOX_COLOUR, 1, cv2.LINE_AA, SHIFT)
+    points = fixed(np.where(labelled[:, None], sample.points, 0) * scale + offset)
     drawn = np.array([edge for edge in scheme.edges if labelled[list(edge)].all()], np.int64).reshape(-1, 2)
-    cv2.polylines(canvas, list(points[drawn]), False, (200, 200, 200), 1, cv2.LINE_AA, _SHIFT)
+    cv2.polylines(canvas, list(points[drawn]), False, (200, 200, 200), 1, cv2.LINE_AA, SHIFT)
     occluded = np.zeros(len(points), bool) if sample.visibility is None else sample.visibility == OCCLUDED
     for centre, hidden in zip(points[labelled].tolist(), occluded[labelled], strict=True):
-        cv2.circle(canvas, centre, 24, _OCCLUDED_COLOUR if hidden else _VISIBLE_COLOUR, cv2.FILLED, cv2.LINE_AA, _SHIFT)
+        cv2.circle(canvas, centre, 24, _OCCLUDED_COLOUR if hidden else _VISIBLE_COLOUR, cv2.FILLED, cv2.LINE_AA, SHIFT)
     return canvas

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError
+from facemsm.imaging.drawing import SHIFT, fixed
 from facemsm.schemes import OCCLUDED, SCHEME_68, UNLABELLED, VISIBLE, LandmarkScheme, relation
 from facemsm.shapes.measures import HEAD, camera_of
 from facemsm.typing import BoolArray, FloatArray, Image
@@ -24,7 +25,6 @@ from facemsm.typing import BoolArray, FloatArray, Image
 Rng = np.random.Generator
 Floats = NDArray[np.floating]
 
-_SHIFT = 4  # fractional bits of OpenCV's drawing coordinates
 _HAIR_COLOURS = np.array([(24, 20, 18), (45, 32, 24), (78, 52, 34), (120, 84, 52), (186, 150, 98), (140, 136, 132)])
 
 
@@ -244,21 +244,21 @@ def hand(scene: Scene, rng: Rng) -> Layer:
         *((np.array([(x, -0.1), joint]), w) for x, joint, w in zip(base, middle, width, strict=True)),
         *((np.array([joint, tip]), 0.88 * w) for joint, tip, w in zip(middle, tips, width, strict=True)),
     ]
-    lines = [(_fixed(knuckles + bone @ axes).tolist(), w * palm) for bone, w in bones]
+    lines = [(fixed(knuckles + bone @ axes).tolist(), w * palm) for bone, w in bones]
     alpha = np.zeros((size, size), np.uint8)
     height = np.zeros((size, size), np.float32)
     for (start, end), w in lines:
-        cv2.line(alpha, start, end, 255, max(round(w), 1), cv2.LINE_AA, _SHIFT)
+        cv2.line(alpha, start, end, 255, max(round(w), 1), cv2.LINE_AA, SHIFT)
     for part in (1.0, 0.85, 0.6, 0.3):  # round bones as a map of heights, lowest first, which light then shapes
         for (start, end), w in lines:
-            cv2.line(height, start, end, 0.5 * w * (1.05 - part**2) ** 0.5, max(round(part * w), 1), 8, _SHIFT)
+            cv2.line(height, start, end, 0.5 * w * (1.05 - part**2) ** 0.5, max(round(part * w), 1), 8, SHIFT)
 
     skin = scene.skin * rng.uniform(0.8, 1.15) * rng.uniform(0.96, 1.04, 3)
     tone = _plain(size, skin)
     if rng.random() < 0.5:  # a sleeve
         sleeve = np.zeros((size, size), np.uint8)
-        start, end = _fixed(knuckles + np.array([(0.0, -4.5), (0.0, -rng.uniform(1.5, 2.2))]) @ axes).tolist()
-        cv2.line(sleeve, start, end, 255, max(round(0.95 * palm), 1), cv2.LINE_AA, _SHIFT)
+        start, end = fixed(knuckles + np.array([(0.0, -4.5), (0.0, -rng.uniform(1.5, 2.2))]) @ axes).tolist()
+        cv2.line(sleeve, start, end, 255, max(round(0.95 * palm), 1), cv2.LINE_AA, SHIFT)
         cv2.copyTo(_cloth(size, rng), sleeve, tone)
         alpha = np.maximum(alpha, sleeve)
     return Layer(_shade(tone, _relief(height, 0.04 * palm, rng) * _lighting(size, rng)), _soft(alpha, rng))
@@ -293,8 +293,8 @@ def glasses(scene: Scene, rng: Rng) -> Layer | None:
         cv2.addWeighted(colour, 1.0, cv2.merge((shine, shine, shine)), rng.uniform(0.0, 0.6), 0), np.uint8
     )
     for canvas, value in ((wire, 255.0), (colour, np.clip(rim, 0, 255).tolist())):
-        cv2.polylines(canvas, [_fixed(p) for p in lenses], True, value, thickness, cv2.LINE_AA, _SHIFT)
-        cv2.polylines(canvas, [_fixed(p) for p in (bridge, *arms)], False, value, thickness, cv2.LINE_AA, _SHIFT)
+        cv2.polylines(canvas, [fixed(p) for p in lenses], True, value, thickness, cv2.LINE_AA, SHIFT)
+        cv2.polylines(canvas, [fixed(p) for p in (bridge, *arms)], False, value, thickness, cv2.LINE_AA, SHIFT)
     alpha = np.maximum(np.minimum(alpha, 1.0), wire * np.float32(1 / 255))
     return Layer(colour, np.asarray(cv2.GaussianBlur(alpha, (0, 0), rng.uniform(0.4, 0.9)), np.float32))
 
@@ -360,9 +360,9 @@ def mask(scene: Scene, rng: Rng) -> Layer | None:
         starts = shell.surface(np.full(2, side * 0.97), np.array([0.04, 0.96]))
         ends = np.array([(side * 74.0, -53.0 if around else -8.0, 80.0), (side * 74.0, 42.0, 80.0)])
         middles = (starts + ends) / 2 + (side * 5.0, 4.0, -6.0)
-        loops = list(_fixed(shell.camera(np.stack([starts, middles, ends], axis=1))))
+        loops = list(fixed(shell.camera(np.stack([starts, middles, ends], axis=1))))
         for canvas, value in ((alpha, 255), (colour, strap.tolist())):
-            cv2.polylines(canvas, loops, False, value, max(round(0.7 * width), 1), cv2.LINE_AA, _SHIFT)
+            cv2.polylines(canvas, loops, False, value, max(round(0.7 * width), 1), cv2.LINE_AA, SHIFT)
     return Layer(_shade(colour, scene.light * gain * _lighting(size, rng)), _soft(alpha, rng))
 
 
@@ -412,10 +412,10 @@ def hat(scene: Scene, rng: Rng) -> Layer | None:
         front = np.stack([half * x, 0 * x + low, 80 - 95 * ahead], axis=1)
         brim = camera(np.concatenate([edge, front[::-1]]))
         _fill(alpha, brim)
-        cv2.fillPoly(tones, [_fixed(brim)], int(rng.integers(60, 150)), cv2.LINE_AA, _SHIFT)
+        _fill(tones, brim, int(rng.integers(60, 150)))
     else:  # a turned-up rim
-        band = [_fixed(camera(ring - (0, rng.uniform(5, 25), 0)))]
-        cv2.polylines(tones, band, False, int(rng.integers(70, 110)), 2, cv2.LINE_AA, _SHIFT)
+        band = [fixed(camera(ring - (0, rng.uniform(5, 25), 0)))]
+        cv2.polylines(tones, band, False, int(rng.integers(70, 110)), 2, cv2.LINE_AA, SHIFT)
     gain = cv2.blur(tones, (3, 3)) * np.float32(1 / 128)
     plain = _plain(size, rng.uniform(10, 120) + rng.normal(0, 15, 3))
     colour = plain if rng.random() < 0.5 else _cloth(size, rng)
@@ -432,23 +432,23 @@ def microphone(scene: Scene, rng: Rng) -> Layer | None:
     down = np.array([0.0, 1.0]) @ _turn(rng.uniform(-1.0, 1.0))
     alpha, height = np.zeros((size, size), np.uint8), np.zeros((size, size), np.float32)
     colour = _plain(size, rng.uniform(10, 60) + rng.normal(0, 4, 3))
-    start, end = _fixed(np.stack([centre, centre + 3 * size * down])).tolist()
+    start, end = fixed(np.stack([centre, centre + 3 * size * down])).tolist()
     thick = radius * rng.uniform(0.6, 1.3)
-    cv2.line(alpha, start, end, 255, max(round(thick), 1), cv2.LINE_AA, _SHIFT)
+    cv2.line(alpha, start, end, 255, max(round(thick), 1), cv2.LINE_AA, SHIFT)
     for part in (1.0, 0.75, 0.4):
-        cv2.line(height, start, end, thick * (1.05 - part**2) ** 0.5 / 2, max(round(part * thick), 1), 8, _SHIFT)
+        cv2.line(height, start, end, thick * (1.05 - part**2) ** 0.5 / 2, max(round(part * thick), 1), 8, SHIFT)
     ball = _superellipse(np.linspace(0, 2 * np.pi, 24, endpoint=False), rng.uniform(2, 3)) * (1, rng.uniform(1, 1.4))
     outline = centre + radius * ball @ _turn(rng.normal(0, 0.3))
     tone = rng.uniform(10, 90) + rng.normal(0, 4, 3) if rng.random() < 0.8 else rng.uniform(30, 200, 3)
-    cv2.fillPoly(colour, [_fixed(outline)], np.clip(tone, 0, 255).tolist(), cv2.LINE_AA, _SHIFT)
+    _fill(colour, outline, np.clip(tone, 0, 255))
     _fill(alpha, outline)
     for part in (1.0, 0.8, 0.55, 0.25):
-        inner = _fixed(centre + part * (outline - centre))
-        cv2.fillPoly(height, [inner], radius * (1.05 - part**2) ** 0.5, 8, _SHIFT)
+        inner = fixed(centre + part * (outline - centre))
+        cv2.fillPoly(height, [inner], radius * (1.05 - part**2) ** 0.5, 8, SHIFT)
     if rng.random() < 0.3:
         cube = centre + down * radius * 2 + radius * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
-        cv2.fillPoly(colour, [_fixed(cube)], rng.uniform(0, 255, 3).tolist(), cv2.LINE_AA, _SHIFT)
-        cv2.fillPoly(height, [_fixed(cube)], float(radius), 8, _SHIFT)
+        _fill(colour, cube, rng.uniform(0, 255, 3))
+        cv2.fillPoly(height, [fixed(cube)], float(radius), 8, SHIFT)
         _fill(alpha, cube)
     grain = 1 + rng.uniform(-0.15, 0.15, (size // 2, size // 2)).astype(np.float32)
     relief = _relief(height, 0.15 * radius, rng) * cv2.resize(grain, (size, size), interpolation=cv2.INTER_NEAREST)
@@ -475,13 +475,13 @@ def cup(scene: Scene, rng: Rng) -> Layer | None:
         colour = _plain(size, rng.uniform(10, 50) + rng.normal(0, 4, 3))
     if phone:
         lens = np.array([rng.choice([-0.6, 0.6]), -0.8]) * half @ tilt + centre
-        cv2.circle(colour, _fixed(lens).tolist(), int(_fixed(0.12 * half[0])), (70, 70, 75), -1, cv2.LINE_AA, _SHIFT)
+        cv2.circle(colour, fixed(lens).tolist(), int(fixed(0.12 * half[0])), (70, 70, 75), -1, cv2.LINE_AA, SHIFT)
     elif rng.random() < 0.6:  # a label or sleeve
         band = np.array([(-1.0, -0.3), (1.0, -0.3), (0.95, 0.5), (-0.95, 0.5)]) * half @ tilt + centre
-        cv2.fillPoly(colour, [_fixed(band)], rng.uniform(0, 255, 3).tolist(), cv2.LINE_AA, _SHIFT)
+        _fill(colour, band, rng.uniform(0, 255, 3))
     if not phone:  # the rim
         rim = (_superellipse(angles, 2.0) * (1 + taper, 0.15) - (0, 1)) * half @ tilt + centre
-        cv2.fillPoly(colour, [_fixed(rim)], rng.uniform(60, 255, 3).tolist(), cv2.LINE_AA, _SHIFT)
+        _fill(colour, rim, rng.uniform(60, 255, 3))
         _fill(alpha, rim)
     x, y = (tilt[0] / half[0]).astype(np.float32)  # across it, from -1 to 1
     steps = np.arange(size, dtype=np.float32)
@@ -527,7 +527,7 @@ def hair(scene: Scene, rng: Rng) -> Layer | None:
     x = root_x + (tip_x - root_x) * t**1.5 + 2 * bend * t * (1 - t)
     y = -2.4 + (tip_y + 2.4) * t
     places = np.stack([x, y], axis=2)  # (9, strands, 2)
-    curves = [np.ascontiguousarray(curve) for curve in _fixed(_in_face(places, frame)).swapaxes(0, 1)]
+    curves = [np.ascontiguousarray(curve) for curve in fixed(_in_face(places, frame)).swapaxes(0, 1)]
 
     own = _clamped(_in_face(np.array([rng.uniform(-0.7, 0.7), -1.2]), frame), scene.size)
     base = scene.image[own[1], own[0]] if rng.random() < 0.4 else rng.choice(_HAIR_COLOURS) * rng.uniform(0.7, 1.2)
@@ -537,13 +537,13 @@ def hair(scene: Scene, rng: Rng) -> Layer | None:
     for stop, share in ((9, 0.3), (7, 0.7), (5, 1.2)):  # strands taper
         thick = max(round(share * thickness), 1)
         lines = np.zeros((size, size), np.uint8)
-        cv2.polylines(lines, [curve[:stop] for curve in curves], False, 255, 1, cv2.LINE_AA, _SHIFT)
+        cv2.polylines(lines, [curve[:stop] for curve in curves], False, 255, 1, cv2.LINE_AA, SHIFT)
         # OpenCV draws thick lines ten times slower than thin ones
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (thick, thick))
         alpha = np.maximum(alpha, cv2.dilate(lines, disc))
     for i, tone in enumerate((0.6, 0.8, 0.95, 1.1, 1.35)):
         shade = np.clip(base * tone, 0, 255).tolist()
-        cv2.polylines(colour, curves[i::5], False, shade, 1, cv2.LINE_AA, _SHIFT)
+        cv2.polylines(colour, curves[i::5], False, shade, 1, cv2.LINE_AA, SHIFT)
     if rng.random() < 0.5:
         colour = np.asarray(cv2.blur(colour, (3, 3)), np.uint8)
     return Layer(_shade(colour, _lighting(size, rng)), _soft(alpha, rng))
@@ -607,12 +607,12 @@ class _Shell:
         light = 0.62 + 0.45 * facing + inwards @ np.array([rng.normal(0, 0.15), rng.uniform(0.0, 0.3), 0.0])
         seen = np.flatnonzero(facing > 0)
         far = quads[seen].mean(axis=1) @ self.camera.view
-        pixels = _fixed(self.camera(quads))
+        pixels = fixed(self.camera(quads))
         alpha, gain = np.zeros((size, size), np.uint8), np.full((size, size), 128, np.uint8)
         tones = np.clip(128 * light, 20, 250).tolist()
         for i in seen[np.argsort(-far)].tolist():
-            cv2.fillConvexPoly(alpha, pixels[i], 255, 8, _SHIFT)
-            cv2.fillConvexPoly(gain, pixels[i], tones[i], 8, _SHIFT)
+            cv2.fillConvexPoly(alpha, pixels[i], 255, 8, SHIFT)
+            cv2.fillConvexPoly(gain, pixels[i], tones[i], 8, SHIFT)
         side = max(round(0.2 * self.half * self.camera.pixels), 1)
         return alpha, cv2.blur(gain, (side, side)) * np.float32(1 / 128)
 
@@ -627,8 +627,8 @@ class _Shell:
         curve = self.camera(places[forwards < forwards.min() + self.half])
         for value, drop in ((tone, 0.0), (below, 2.5)):
             if value is not None:
-                line = _fixed(curve + drop * self.camera.axes[1])
-                cv2.polylines(canvas, [line], False, int(value), max(round(width), 1), cv2.LINE_AA, _SHIFT)
+                line = fixed(curve + drop * self.camera.axes[1])
+                cv2.polylines(canvas, [line], False, int(value), max(round(width), 1), cv2.LINE_AA, SHIFT)
 
     def blots(self, canvas: Image, centres: Floats, radii: Floats | float, colour: Floats) -> None:
         """Ellipses at places (K, 2), of radii (K, 2) in shares of half the width, where it does not turn away."""
@@ -640,7 +640,7 @@ class _Shell:
         outlines = self.camera(self.surface(u + rx * np.cos(angles), v + ry / tall * np.sin(angles)))
         x, y = np.moveaxis(outlines, 2, 0)
         turn = (x * np.roll(y, -1, axis=1) - y * np.roll(x, -1, axis=1)).sum(axis=1)  # clockwise as seen from outside
-        cv2.fillPoly(canvas, list(_fixed(outlines[turn > 0])), np.clip(colour, 0, 255).tolist(), cv2.LINE_AA, _SHIFT)
+        cv2.fillPoly(canvas, list(fixed(outlines[turn > 0])), np.clip(colour, 0, 255).tolist(), cv2.LINE_AA, SHIFT)
 
 
 def _print(shell: _Shell, canvas: Image, rng: Rng) -> None:
@@ -758,13 +758,8 @@ def _filled(size: int, *outlines: Floats) -> Image:
     return canvas
 
 
-def _fill(canvas: Image, outline: Floats) -> None:
-    cv2.fillPoly(canvas, [_fixed(outline)], 255, cv2.LINE_AA, _SHIFT)
-
-
-def _fixed(points: Floats) -> NDArray[np.int32]:
-    """Crop pixels as OpenCV's fixed-point drawing coordinates."""
-    return np.rint(points * (1 << _SHIFT)).astype(np.int32)
+def _fill(canvas: Image, outline: Floats, colour: Floats | float = 255.0) -> None:
+    cv2.fillPoly(canvas, [fixed(outline)], np.asarray(colour).tolist(), cv2.LINE_AA, SHIFT)
 
 
 def _superellipse(angles: Floats, power: float) -> Floats:

@@ -11,6 +11,7 @@ from facemsm.data.augment import Augmentation, Crop, augment_crop, jitter_matrix
 from facemsm.data.contact_sheet import in_rows
 from facemsm.data.sample import FaceSample
 from facemsm.geometry import apply_affine, box_to_crop, canonical_matrix, compose, invert
+from facemsm.imaging.drawing import SHIFT, fixed
 from facemsm.schemes import OCCLUDED, LandmarkScheme
 from facemsm.typing import Image
 
@@ -63,17 +64,16 @@ def draw_crop(crop: Crop, scheme: LandmarkScheme, zoom: int = 2) -> Image:
     """
     size = len(crop.image)
     canvas = np.asarray(cv2.resize(crop.image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC), np.uint8)
-    shift = 4  # OpenCV draws at 1/16 pixel; pixel x of the crop is centred at zoom * x + (zoom - 1) / 2 of the canvas
     corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * size - 0.5
     outline = apply_affine(invert(canonical_matrix(crop.points, scheme, size)), corners)
     labelled = np.isfinite(crop.points).all(axis=1)
     places = np.concatenate([crop.points[labelled], outline])
-    fixed = np.rint((zoom * places + (zoom - 1) / 2) * 2**shift).astype(np.int32)
-    cv2.polylines(canvas, [fixed[-4:]], True, (255, 255, 255), 1, cv2.LINE_AA, shift)
+    drawn = fixed(zoom * places + (zoom - 1) / 2)  # where the centres of the crop's pixels are on the canvas
+    cv2.polylines(canvas, [drawn[-4:]], True, (255, 255, 255), 1, cv2.LINE_AA, SHIFT)
     hidden = np.zeros(labelled.sum(), bool) if crop.visibility is None else crop.visibility[labelled] == OCCLUDED
-    for centre, ring in zip(fixed[:-4].tolist(), hidden, strict=True):
+    for centre, ring in zip(drawn[:-4].tolist(), hidden, strict=True):
         if ring:
-            cv2.circle(canvas, centre, 40, (255, 50, 50), 1, cv2.LINE_AA, shift)
+            cv2.circle(canvas, centre, 40, (255, 50, 50), 1, cv2.LINE_AA, SHIFT)
         else:
-            cv2.circle(canvas, centre, 20, (60, 255, 60), cv2.FILLED, cv2.LINE_AA, shift)
+            cv2.circle(canvas, centre, 20, (60, 255, 60), cv2.FILLED, cv2.LINE_AA, SHIFT)
     return canvas

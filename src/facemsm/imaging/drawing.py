@@ -18,7 +18,8 @@ from facemsm.typing import BoolArray, FloatArray, Image
 if TYPE_CHECKING:
     from facemsm.imaging.io import ImageSource
 
-_SHIFT = 4  # OpenCV draws at 1/16 pixel
+SHIFT = 4
+"""Bits of a pixel's fraction in OpenCV's drawing: it draws at 1/16 pixel."""
 _WHITE = (255, 255, 255)
 _LARGEST = 1e6  # coordinates beyond this overflow OpenCV's fixed point; no photo is as large
 
@@ -106,8 +107,8 @@ def _draw_face(canvas: Image, face: Drawable, scheme: LandmarkScheme, boxes: boo
     line = max(1, round(0.004 * size))
     opacity = 1.0 if face.score >= LOW_SCORE else _FAINT
     if boxes:
-        low, high = _fixed(np.clip(face.box, -_LARGEST, _LARGEST).reshape(2, 2)).tolist()
-        cv2.rectangle(canvas, low, high, _WHITE, line, cv2.LINE_AA, _SHIFT)
+        low, high = fixed(np.clip(face.box, -_LARGEST, _LARGEST).reshape(2, 2)).tolist()
+        cv2.rectangle(canvas, low, high, _WHITE, line, cv2.LINE_AA, SHIFT)
 
     edges = np.array(scheme.edges, np.int64).reshape(-1, 2)
     # the skeleton is blended, and only where the face is: a copy of a large photo would be slow
@@ -117,7 +118,7 @@ def _draw_face(canvas: Image, face: Drawable, scheme: LandmarkScheme, boxes: boo
     region = canvas[y0 : max(y1, 0), x0 : max(x1, 0)]
     if len(edges) and region.size:
         lines = region.copy()
-        cv2.polylines(lines, list(_fixed(points[edges] - (x0, y0))), False, _WHITE, line, cv2.LINE_AA, _SHIFT)
+        cv2.polylines(lines, list(fixed(points[edges] - (x0, y0))), False, _WHITE, line, cv2.LINE_AA, SHIFT)
         cv2.addWeighted(lines, 0.5 * opacity, region, 1 - 0.5 * opacity, 0, dst=region)
 
     for centre, colour, hidden in zip(points, score_colours(face.scores), face.occluded, strict=True):
@@ -172,10 +173,9 @@ def _text(plate: Image, text: str, x: int, unit: int) -> None:
     cv2.putText(plate, text, (x * unit, 15 * unit), cv2.FONT_HERSHEY_SIMPLEX, 0.36 * unit, _WHITE, unit, cv2.LINE_AA)
 
 
-def _fixed(points: NDArray[np.floating]) -> NDArray[np.int32]:
-    """Pixels as OpenCV's fixed point."""
-    fixed: NDArray[np.int32] = np.round(points * 2**_SHIFT).astype(np.int32)
-    return fixed
+def fixed(points: NDArray[np.floating]) -> NDArray[np.int32]:
+    """Pixels as coordinates of OpenCV's drawing, which ``SHIFT`` goes with."""
+    return np.asarray(np.rint(points * 2**SHIFT), np.int32)
 
 
 def sketch(face: Drawable) -> str:

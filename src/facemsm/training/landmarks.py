@@ -13,6 +13,7 @@ from torch import Tensor
 from facemsm.data.augment import Augmentation, augment_crop, jitter_matrix, take_crop
 from facemsm.data.sample import FaceSample
 from facemsm.geometry import Matrix, box_scale, canonical_matrix, compose
+from facemsm.imaging.drawing import SHIFT, fixed
 from facemsm.schemes import OCCLUDED, LandmarkScheme
 from facemsm.training.config import Schedule
 from facemsm.training.run import PICTURED, StageModule
@@ -106,13 +107,13 @@ class LandmarkModule(StageModule):
 
     def picture(self, batch: dict[str, Any], predicted: Tensor) -> Image:
         """Canonical faces at twice their size: true points green, predicted ones red."""
-        zoom, shift = 2, 4  # OpenCV draws at 1/16 pixel
+        zoom = 2
         tiles = []
         for image, *both in list(zip(batch["image"], batch["points"], predicted, strict=True))[:PICTURED]:
             tile = cv2.resize(image.cpu().numpy(), None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR)
             for points, colour, size in zip(both, ((0, 255, 0), (255, 0, 0)), (5, 3), strict=True):
                 known = points[~points.isnan().any(1)].cpu().numpy()
-                centres = np.round((zoom * (known + 0.5) - 0.5) * 2**shift).astype(np.int32)
-                cv2.polylines(tile, list(centres[:, None]), True, colour, size, cv2.LINE_AA, shift)  # dots
+                dots = list(fixed(zoom * (known + 0.5) - 0.5)[:, None])
+                cv2.polylines(tile, dots, True, colour, size, cv2.LINE_AA, SHIFT)
             tiles.append(tile)
         return np.concatenate(tiles, axis=1)
