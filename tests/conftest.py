@@ -57,3 +57,25 @@ def browser() -> Iterator[Any]:
         browser = running.chromium.launch(executable_path=path, args=switches)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def faults() -> list[str]:
+    """What a page complained of, or asked elsewhere."""
+    return []
+
+
+@pytest.fixture
+def page(host: str, browser: Any, request: pytest.FixtureRequest, faults: list[str]) -> Iterator[Any]:
+    """The page of ``host``, which the module serves, loaded; it may not complain in the console nor ask any other."""
+    context = browser.new_context(base_url=host, **getattr(request, "param", {}))
+    context.set_default_timeout(60_000)
+    context.on("request", lambda r: None if r.url.startswith((host, "data:", "blob:")) else faults.append(r.url))
+    page = context.new_page()
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    page.goto(host)
+    page.wait_for_selector("body[data-loaded]")
+    yield page
+    context.close()
+    assert faults == []

@@ -145,28 +145,6 @@ def host(browser: Any, folder: Path) -> Iterator[str]:  # noqa: ARG001  (no page
         yield address
 
 
-@pytest.fixture
-def faults() -> list[str]:
-    """What a page complained of, or asked elsewhere."""
-    return []
-
-
-@pytest.fixture
-def page(host: str, browser: Any, request: pytest.FixtureRequest, faults: list[str]) -> Iterator[Any]:
-    """The page, loaded; it may not complain in the console nor ask any other host."""
-    context = browser.new_context(**getattr(request, "param", {}))
-    context.set_default_timeout(60_000)
-    context.on("request", lambda r: None if r.url.startswith((host, "data:", "blob:")) else faults.append(r.url))
-    page = context.new_page()
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-    page.goto(host)
-    page.wait_for_selector("body[data-loaded]")
-    yield page
-    context.close()
-    assert faults == []
-
-
 def give(page: Any, name: str, data: bytes, kind: str = "image/jpeg") -> None:
     page.set_input_files("#file", [{"name": name, "mimeType": kind, "buffer": data}])
     page.wait_for_function("name => document.querySelector('#status').textContent.startsWith(name + ':')", arg=name)

@@ -623,7 +623,7 @@ def test_nothing_on_the_page_comes_from_elsewhere() -> None:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
+def host() -> Iterator[str]:
     """The address of ``facemsm serve``, which ends on Ctrl-C without a traceback."""
     command = [sys.executable, "-c", "from facemsm.apps.cli import main; main()", "serve", "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -633,28 +633,6 @@ def server() -> Iterator[str]:
     yield first.split()[1]
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=20)[1] == ""
-
-
-@pytest.fixture
-def faults() -> list[str]:
-    """What a page complained of, or asked elsewhere."""
-    return []
-
-
-@pytest.fixture
-def page(server: str, browser: Any, request: pytest.FixtureRequest, faults: list[str]) -> Iterator[Any]:
-    """The page, loaded; it may not complain in the console nor ask any other server."""
-    context = browser.new_context(base_url=server, **getattr(request, "param", {}))
-    context.set_default_timeout(30_000)
-    page = context.new_page()
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-    page.on("request", lambda r: None if r.url.startswith((server, "data:", "blob:")) else faults.append(r.url))
-    page.goto("/")
-    page.wait_for_selector("body[data-loaded]")
-    yield page
-    context.close()
-    assert faults == []
 
 
 def give(page: Any, name: str, data: bytes, kind: str = "image/jpeg") -> None:
