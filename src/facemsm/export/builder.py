@@ -17,6 +17,11 @@ _IR = 8
 """What came with ``OPSET``; a network that is put in may need a later one."""
 
 
+def _operator(kind: str, dtype: DTypeLike | None = None) -> Callable[[Value, Operand], Value]:
+    """The method that is an operator of ONNX with two inputs."""
+    return lambda value, other: value.op(kind, other, dtype=dtype)
+
+
 class Value:
     """A tensor of the graph. Numbers and arrays that stand beside it become constants of its type."""
 
@@ -55,21 +60,19 @@ class Value:
         """Rows: one, without its axis, or several."""
         return self.op("Gather", np.array(index, np.int64), axis=0)
 
-    def __add__(self, other: Operand) -> Value:
-        return self.op("Add", other)
+    __add__ = __radd__ = _operator("Add")
+    __sub__ = _operator("Sub")
+    __mul__ = __rmul__ = _operator("Mul")
+    __truediv__ = _operator("Div")  # of whole numbers the fraction is cut off, as ONNX does
+    __matmul__ = _operator("MatMul")
+    __and__ = _operator("And")
+    __gt__ = _operator("Greater", np.bool_)
+    __ge__ = _operator("GreaterOrEqual", np.bool_)
+    __lt__ = _operator("Less", np.bool_)
+    __array_ufunc__ = None  # array @ value is ours
 
-    def __sub__(self, other: Operand) -> Value:
-        return self.op("Sub", other)
-
-    def __mul__(self, other: Operand) -> Value:
-        return self.op("Mul", other)
-
-    def __truediv__(self, other: Operand) -> Value:
-        """Whole numbers are cut off, as ONNX does."""
-        return self.op("Div", other)
-
-    def __matmul__(self, other: Operand) -> Value:
-        return self.op("MatMul", other)
+    def __neg__(self) -> Value:
+        return self.op("Neg")
 
     def __rsub__(self, other: Operand) -> Value:
         return self._constant(other) - self
@@ -79,24 +82,6 @@ class Value:
 
     def __rmatmul__(self, other: Operand) -> Value:
         return self._constant(other) @ self
-
-    def __neg__(self) -> Value:
-        return self.op("Neg")
-
-    def __gt__(self, other: Operand) -> Value:
-        return self.op("Greater", other, dtype=np.bool_)
-
-    def __ge__(self, other: Operand) -> Value:
-        return self.op("GreaterOrEqual", other, dtype=np.bool_)
-
-    def __lt__(self, other: Operand) -> Value:
-        return self.op("Less", other, dtype=np.bool_)
-
-    def __and__(self, other: Value) -> Value:
-        return self.op("And", other)
-
-    __array_ufunc__ = None  # array @ value is ours
-    __radd__, __rmul__ = __add__, __mul__
 
     def _constant(self, other: Operand) -> Value:
         return self.builder.value(other, self.dtype)
