@@ -129,11 +129,7 @@ class PhotoAligner:
         elif min_size:
             finder = get_detector(min_size=min_size, providers=providers)
         self._aligner = Aligner.from_pretrained(
-            weights,
-            detector=finder,
-            settings=settings,
-            threads=threads,
-            providers=providers,
+            weights, detector=finder, settings=settings, threads=threads, providers=providers
         )
         self.scheme = self._aligner.scheme
         if measures:
@@ -234,23 +230,12 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], threads: int
                 future.cancel()
 
 
-class _PerThread:
+class _PerThread(threading.local):
     """A detector for each thread: those of other libraries keep the photo in hand within themselves."""
 
     def __init__(self, name: str | None, model: Path | None, min_size: float, providers: Sequence[Provider]) -> None:
-        self._make: Callable[[], FaceDetector] = lambda: get_detector(
-            name, model=model, min_size=min_size, providers=providers
-        )
-        self._local = threading.local()
-        self._local.detector = self._make()
-        self.name = self._local.detector.name
-
-    def detect(self, image: Image) -> FloatArray:
-        """See :meth:`facemsm.detectors.FaceDetector.detect`."""
-        if not hasattr(self._local, "detector"):
-            self._local.detector = self._make()
-        found: FloatArray = self._local.detector.detect(image)
-        return found
+        detector = get_detector(name, model=model, min_size=min_size, providers=providers)  # anew in every thread
+        self.name, self.detect = detector.name, detector.detect
 
 
 def _reason(photo: Path, error: Exception) -> str:
