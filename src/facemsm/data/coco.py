@@ -15,13 +15,11 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from facemsm.data.reading import (
     NO_POINTS,
@@ -39,7 +37,7 @@ from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import FacemsmError
 from facemsm.files import atomic_write
 from facemsm.imaging.io import write_image
-from facemsm.results.coco import CocoDocument, CocoRecord, coco_document, read_document
+from facemsm.results.coco import CocoRecord, coco_document, read_document
 from facemsm.schemes import OCCLUDED, UNLABELLED, VISIBLE, LandmarkScheme, coco_annotation
 from facemsm.typing import Image
 
@@ -64,55 +62,35 @@ def read_coco(path: Path, box_source: BoxSource, scheme: LandmarkScheme) -> Iter
     named = len(places) == len(document.keypoints) == scheme.count
     order = [places[i] for i in range(scheme.count)] if named else range(scheme.count)
     mmpose = _is_mmpose(document.annotations)
-    reader = _Reader(path.parent, document, shown, box_source, scheme.count, order, mmpose)
-    seen: dict[tuple[str, bytes], object] = {}
-    for entry in document.annotations:
-        yield reject_duplicate(try_read(reader.face, entry), entry, seen)
+    shift = float(mmpose and scheme.count == 68)  # its 300-W is 1-based, as the .pts files it is made of
+    folder, above = path.parent, path.parent.parent  # annotations/faces.json beside images/
+    ids: set[str] = set()
 
-
-@dataclass(frozen=True)
-class _Reader:
-    """Makes the faces of one file."""
-
-    folder: Path
-    document: CocoDocument
-    shown: Mapping[str, int]  # faces of each photo
-    box_source: BoxSource
-    count: int
-    order: Sequence[int]  # of the scheme's points among the file's
-    mmpose: bool
-    ids: set[str] = field(default_factory=set)
-
-    def face(self, entry: CocoRecord) -> FaceSample | Skipped:
-        key, photo = entry.key("id"), self.document.photo(entry)
-        if key in self.ids:
+    def face(entry: CocoRecord) -> FaceSample | Skipped:
+        key, photo = entry.key("id"), document.photo(entry)
+        if key in ids:
             raise FacemsmError(f"{entry}: id {key} is taken by another face, expected distinct ids")
-        self.ids.add(key)
-        name = photo if self.shown[photo] == 1 else f"{photo}#{key}"
+        ids.add(key)
+        name = photo if shown[photo] == 1 else f"{photo}#{key}"
         if not entry.get("keypoints") and isinstance(entry.content, dict):
             return Skipped(name, "annotation without keypoints")
-        points, visibility = self._points(entry)
-        above = self.folder.parent  # annotations/faces.json beside images/
-        path = find_photo(photo, entry, self.folder, self.folder / "images", above / "images", above)
-        if np.all(visibility == UNLABELLED):
-            return Skipped(name, NO_POINTS)
-        shift = float(self.mmpose and self.count == 68)  # its 300-W is 1-based, as the .pts files it is made of
-        points -= shift
-        if self.box_source == "provided":
-            box = check_box(entry.box() - shift, entry)
-        else:
-            box = ground_truth_box(points, entry)
-        points = check_points(points, self.count, entry)
-        return FaceSample(
-            name, path, box, self.box_source, points, None if self.mmpose else visibility, _attributes(entry)
-        )
-
-    def _points(self, entry: CocoRecord) -> tuple[NDArray[np.floating[Any]], NDArray[np.int8]]:
-        keypoints = entry.numbers("keypoints", 3 * self.count).reshape(-1, 3)[self.order]
+        keypoints = entry.numbers("keypoints", 3 * scheme.count).reshape(-1, 3)[order]
         if not np.isin(keypoints[:, 2], (0, 1, 2)).all():
             raise FacemsmError(f"{entry}: a visibility is not 0, 1 or 2")
         visibility = keypoints[:, 2].astype(np.int8)
-        return np.where(visibility[:, None] == UNLABELLED, np.nan, keypoints[:, :2]).astype(np.float32), visibility
+        points = np.where(visibility[:, None] == UNLABELLED, np.nan, keypoints[:, :2]).astype(np.float32)
+        file = find_photo(photo, entry, folder, folder / "images", above / "images", above)
+        if np.all(visibility == UNLABELLED):
+            return Skipped(name, NO_POINTS)
+        points -= shift
+        given = check_box(entry.box() - shift, entry) if box_source == "provided" else None
+        box = ground_truth_box(points, entry) if given is None else given
+        points, known = check_points(points, scheme.count, entry), None if mmpose else visibility
+        return FaceSample(name, file, box, box_source, points, known, _attributes(entry))
+
+    seen: dict[tuple[str, bytes], object] = {}
+    for entry in document.annotations:
+        yield reject_duplicate(try_read(face, entry), entry, seen)
 
 
 def _is_mmpose(annotations: Sequence[CocoRecord]) -> bool:

@@ -14,7 +14,7 @@ unlabelled. Coordinates are 0-based. Photos are named relative to the file.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -52,6 +52,20 @@ def read_dlib(path: Path, split: str, box_source: BoxSource, scheme: LandmarkSch
         raise FacemsmError(f"{path}: has no <images> in its <dataset>, expected a file of dlib's imglab")
     labels = (part.get("name", "") for part in images.iter("part"))
     indices = label_indices(labels, scheme)
+
+    def face(box: Element, file: str, name: str, where: str) -> FaceSample | Skipped:
+        points, _ = gather_points((_point(part, where) for part in box.iter("part")), indices, scheme, where)
+        photo = find_photo(file, where, path.parent)
+        if np.isnan(points).all():
+            return Skipped(name, NO_POINTS)
+        if box_source == "provided":
+            sides = ("left", "top", "width", "height")
+            left, top, width, height = (number(xml_attribute(box, side, where), where) for side in sides)
+            given = check_box(np.array([left, top, left + width, top + height]), where)
+        else:
+            given = ground_truth_box(points, where)
+        return FaceSample(name, photo, given, box_source, points)
+
     named = Counter(image.get("file") for image in images.iter("image"))
     seen: dict[tuple[str, bytes], object] = {}
     for i, image in enumerate(images.iter("image"), 1):
@@ -61,32 +75,7 @@ def read_dlib(path: Path, split: str, box_source: BoxSource, scheme: LandmarkSch
         for n, box in enumerate(faces, 1):
             where = f"{path}: image {i} ({file!r}): box {n}"
             name = file + again + (f"#{n}" if len(faces) > 1 else "")
-            face = try_read(_face, box, file, name, where, path.parent, box_source, indices, scheme)
-            yield reject_duplicate(face, where, seen)
-
-
-def _face(
-    box: Element,
-    file: str,
-    name: str,
-    where: str,
-    folder: Path,
-    box_source: BoxSource,
-    indices: Mapping[str, int],
-    scheme: LandmarkScheme,
-) -> FaceSample | Skipped:
-    points, _ = gather_points((_point(part, where) for part in box.iter("part")), indices, scheme, where)
-    photo = find_photo(file, where, folder)
-    if np.isnan(points).all():
-        return Skipped(name, NO_POINTS)
-    if box_source == "provided":
-        left, top, width, height = (
-            number(xml_attribute(box, k, where), where) for k in ("left", "top", "width", "height")
-        )
-        given = check_box(np.array([left, top, left + width, top + height]), where)
-    else:
-        given = ground_truth_box(points, where)
-    return FaceSample(name, photo, given, box_source, points)
+            yield reject_duplicate(try_read(face, box, file, name, where), where, seen)
 
 
 def _point(part: Element, where: str) -> LabelledPoint:

@@ -153,6 +153,22 @@ def read_pts_folder(
         read: gives points and visibility of a file.
         count: points per face.
     """
+
+    def face(path: Path, photos: list[Path], name: str) -> FaceSample | Skipped:
+        points, visibility = read(path, count)
+        found = " and ".join(photo.name for photo in photos) or "none"
+        fault = f"{path}: expected one photo of the same name beside it (.jpg, .png, ...), found {found}"
+        if len(photos) > 1:
+            raise FacemsmError(fault)
+        box = boxes.get(stem_of(path))
+        if box is None and box_source != "gt":
+            raise FacemsmError(f"{path}: the file of provided boxes has none for {path.stem!r}")
+        if np.isnan(points).all():
+            return Skipped(name, NO_POINTS)
+        tight = ground_truth_box(points, path)  # in any case: points without extent are a fault
+        photo = photos[0] if photos else MissingPhoto(fault)
+        return FaceSample(name, photo, tight if box is None else box, box_source, points, visibility)
+
     photos: dict[str, list[Path]] = {}
     annotations = []
     for path in sorted(folder.iterdir()):
@@ -163,8 +179,7 @@ def read_pts_folder(
         elif path.suffix.lower() in IMAGE_SUFFIXES:
             photos.setdefault(stem_of(path), []).append(path)
     for path in annotations:
-        beside = photos.get(stem_of(path), [])
-        yield try_read(_face, path, beside, prefix + path.stem, boxes, box_source, read, count)
+        yield try_read(face, path, photos.get(stem_of(path), []), prefix + path.stem)
     for stem in photos.keys() - {stem_of(path) for path in annotations}:
         yield Skipped(prefix + stem, "photo without .pts file")
 
@@ -271,30 +286,6 @@ def _parts(root: Path, parts: tuple[str, ...], box_source: BoxSource, count: int
         boxes, faults = found
         yield from faults
         yield from read_pts_folder(root / part, part + "/", boxes, box_source, _plain_points, count)
-
-
-def _face(
-    path: Path,
-    photos: list[Path],
-    name: str,
-    boxes: Mapping[str, FloatArray],
-    box_source: BoxSource,
-    read: Callable[[Path, int], _Points],
-    count: int,
-) -> FaceSample | Skipped:
-    points, visibility = read(path, count)
-    found = " and ".join(photo.name for photo in photos) or "none"
-    fault = f"{path}: expected one photo of the same name beside it (.jpg, .png, ...), found {found}"
-    if len(photos) > 1:
-        raise FacemsmError(fault)
-    box = boxes.get(stem_of(path))
-    if box is None and box_source != "gt":
-        raise FacemsmError(f"{path}: the file of provided boxes has none for {path.stem!r}")
-    if np.isnan(points).all():
-        return Skipped(name, NO_POINTS)
-    tight = ground_truth_box(points, path)  # in any case: points without extent are a fault
-    photo = photos[0] if photos else MissingPhoto(fault)
-    return FaceSample(name, photo, tight if box is None else box, box_source, points, visibility)
 
 
 def _by_stem(entries: Iterable[_NamedBox | FacemsmError]) -> tuple[dict[str, FloatArray], list[FacemsmError]]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,8 +63,28 @@ def read_csv(path: Path, split: str, box_source: BoxSource, scheme: LandmarkSche
     if beyond:
         raise FacemsmError(f"{path}:1: has a column {beyond[0]!r}, expected {count} points, 0 to {count - 1}")
     extra = [column for column in header if column not in {"image", *axes, *flags, *_BOX}]
-    read = partial(_face, folder=path.parent, box_source=box_source, axes=axes, flags=flags * flagged, extra=extra)
-    yield from _faces(path, rows, "image", read)
+
+    def face(row: Mapping[str, str], where: str, name: str) -> FaceSample | Skipped:
+        photo = find_photo(row["image"], where, path.parent, path.parent / "images")
+        values = [number(row[axis], f"{where} ({axis})") if row[axis] else np.nan for axis in axes]
+        points = check_points(np.array(values).reshape(-1, 2), count, where)
+        visibility = None
+        if flagged:
+            if not {row[flag] for flag in flags} <= {"0", "1", "2"}:
+                raise FacemsmError(f"{where}: a visibility is not 0, 1 or 2")
+            visibility = np.array([row[flag] for flag in flags]).astype(np.int8)
+            points[visibility == UNLABELLED] = np.nan
+            if np.any(np.isnan(points).any(axis=1) & (visibility != UNLABELLED)):
+                raise FacemsmError(f"{where}: a point without coordinates has another visibility than 0")
+        if np.isnan(points).all():
+            return Skipped(name, NO_POINTS)
+        if box_source == "provided":
+            box = check_box(np.array([number(row[column], f"{where} ({column})") for column in _BOX]), where)
+        else:
+            box = ground_truth_box(points, where)
+        return FaceSample(name, photo, box, box_source, points, visibility, {column: row[column] for column in extra})
+
+    yield from _faces(path, rows, "image", face)
 
 
 def read_hrnet(path: Path, split: str, box_source: BoxSource, scheme: LandmarkScheme) -> Iterator[DatasetItem]:  # noqa: ARG001
@@ -81,7 +100,15 @@ def read_hrnet(path: Path, split: str, box_source: BoxSource, scheme: LandmarkSc
             raise FacemsmError(f"{path}:1: no column {column!r}, expected HRNet's and {scheme.count} points")
     if f"original_{scheme.count}_x" in header:
         raise FacemsmError(f"{path}:1: has more than the {scheme.count} points of scheme {scheme.name}")
-    yield from _faces(path, rows, "image_name", partial(_hrnet_face, folder=path.parent, axes=axes))
+
+    def face(row: Mapping[str, str], where: str, name: str) -> FaceSample:
+        folder = path.parent
+        photo = find_photo(row["image_name"], where, folder, folder / "images", folder.parent / "images")
+        values = np.array([number(row[axis], f"{where} ({axis})") for axis in axes]).reshape(-1, 2)
+        points = check_points(values - float(len(values) == 68), len(values), where)
+        return FaceSample(name, photo, ground_truth_box(points, where), "gt", points)
+
+    yield from _faces(path, rows, "image_name", face)
 
 
 def _faces(
@@ -98,40 +125,3 @@ def _faces(
         where = f"{path}:{n}"
         name = row[photo] if shown[row[photo]] == 1 else f"{row[photo]}#{n}"
         yield reject_duplicate(try_read(read, row, where, name), where, seen)
-
-
-def _hrnet_face(row: Mapping[str, str], where: str, name: str, folder: Path, axes: list[str]) -> FaceSample:
-    photo = find_photo(row["image_name"], where, folder, folder / "images", folder.parent / "images")
-    values = np.array([number(row[axis], f"{where} ({axis})") for axis in axes]).reshape(-1, 2)
-    points = check_points(values - float(len(values) == 68), len(values), where)
-    return FaceSample(name, photo, ground_truth_box(points, where), "gt", points)
-
-
-def _face(
-    row: Mapping[str, str],
-    where: str,
-    name: str,
-    folder: Path,
-    box_source: BoxSource,
-    axes: list[str],
-    flags: list[str],
-    extra: list[str],
-) -> FaceSample | Skipped:
-    photo = find_photo(row["image"], where, folder, folder / "images")
-    values = [number(row[axis], f"{where} ({axis})") if row[axis] else np.nan for axis in axes]
-    points = check_points(np.array(values).reshape(-1, 2), len(axes) // 2, where)
-    visibility = None
-    if flags:
-        if not {row[flag] for flag in flags} <= {"0", "1", "2"}:
-            raise FacemsmError(f"{where}: a visibility is not 0, 1 or 2")
-        visibility = np.array([row[flag] for flag in flags]).astype(np.int8)
-        points[visibility == UNLABELLED] = np.nan
-        if np.any(np.isnan(points).any(axis=1) & (visibility != UNLABELLED)):
-            raise FacemsmError(f"{where}: a point without coordinates has another visibility than 0")
-    if np.isnan(points).all():
-        return Skipped(name, NO_POINTS)
-    if box_source == "provided":
-        box = check_box(np.array([number(row[column], f"{where} ({column})") for column in _BOX]), where)
-    else:
-        box = ground_truth_box(points, where)
-    return FaceSample(name, photo, box, box_source, points, visibility, {column: row[column] for column in extra})
