@@ -21,6 +21,7 @@ All indices are 0-based.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -144,9 +145,11 @@ def _chain(first: int, last: int, *, closed: bool = False) -> tuple[Edge, ...]:
     return (*edges, (last, first)) if closed else edges
 
 
-def _mirrored(first: int, last: int) -> tuple[Edge, ...]:
-    """Pairs of a run of points that reads the same from both ends."""
-    return tuple((first + i, last - i) for i in range((last - first + 1) // 2))
+def _mirrored(names: Sequence[str]) -> tuple[Edge, ...]:
+    """Pairs of points whose names differ by right and left alone."""
+    swap = {"right": "left", "left": "right"}
+    others = [re.sub("right|left", lambda side: swap[side[0]], name) for name in names]
+    return tuple((i, names.index(other)) for i, other in enumerate(others) if names.index(other) > i)
 
 
 def _run(name: str, first: int, last: int) -> tuple[str, ...]:
@@ -170,19 +173,18 @@ _MOUTH_NAMES = (
     *("left inner mouth corner", "left lower lip inside", "lower lip inside middle", "right lower lip inside"),
 )
 
+_NAMES_68 = (
+    *(*_run("right jaw", 1, 8), "chin", *_run("left jaw", 8, 1)),
+    *(*_run("right brow", 1, 5), *_run("left brow", 5, 1)),
+    *(*_run("nose bridge", 1, 3), "nose tip"),
+    *(*_run("right nostril", 1, 2), "nose base", *_run("left nostril", 2, 1)),
+    *(*_eye_names("right", 2), *_eye_names("left", 2), *_MOUTH_NAMES),
+)
+
 SCHEME_68 = LandmarkScheme(
     name="68",
     count=68,
-    flip_pairs=(
-        *_mirrored(0, 16),
-        *_mirrored(17, 26),
-        *_mirrored(31, 35),
-        *((36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46)),
-        *_mirrored(48, 54),
-        *_mirrored(55, 59),
-        *_mirrored(60, 64),
-        *_mirrored(65, 67),
-    ),
+    flip_pairs=_mirrored(_NAMES_68),
     right_eye=tuple(range(36, 42)),
     left_eye=tuple(range(42, 48)),
     mouth=tuple(range(48, 68)),
@@ -199,31 +201,24 @@ SCHEME_68 = LandmarkScheme(
         *_chain(48, 59, closed=True),
         *_chain(60, 67, closed=True),
     ),
-    names=(
-        *(*_run("right jaw", 1, 8), "chin", *_run("left jaw", 8, 1)),
-        *(*_run("right brow", 1, 5), *_run("left brow", 5, 1)),
-        *(*_run("nose bridge", 1, 3), "nose tip"),
-        *(*_run("right nostril", 1, 2), "nose base", *_run("left nostril", 2, 1)),
-        *(*_eye_names("right", 2), *_eye_names("left", 2), *_MOUTH_NAMES),
-    ),
+    names=_NAMES_68,
     from_68=tuple((i,) for i in range(68)),
 )
 """300-W, 300-W private, COFW-68, Menpo semi-frontal (Fig. 16)."""
 
+_NAMES_98 = (
+    *(*_run("right jaw", 1, 16), "chin", *_run("left jaw", 16, 1)),
+    *(*_run("right brow upper edge", 1, 5), *_run("right brow lower edge", 5, 2)),
+    *(*_run("left brow upper edge", 5, 1), *_run("left brow lower edge", 2, 5)),
+    *(*_run("nose bridge", 1, 3), "nose tip"),
+    *(*_run("right nostril", 1, 2), "nose base", *_run("left nostril", 2, 1)),
+    *(*_eye_names("right", 3), *_eye_names("left", 3), *_MOUTH_NAMES, "right pupil", "left pupil"),
+)
+
 SCHEME_98 = LandmarkScheme(
     name="98",
     count=98,
-    flip_pairs=(
-        *_mirrored(0, 32),
-        *((33, 46), (34, 45), (35, 44), (36, 43), (37, 42), (38, 50), (39, 49), (40, 48), (41, 47)),
-        *_mirrored(55, 59),
-        *((60, 72), (61, 71), (62, 70), (63, 69), (64, 68), (65, 75), (66, 74), (67, 73)),
-        *_mirrored(76, 82),
-        *_mirrored(83, 87),
-        *_mirrored(88, 92),
-        *_mirrored(93, 95),
-        (96, 97),
-    ),
+    flip_pairs=_mirrored(_NAMES_98),
     right_eye=(96,),
     left_eye=(97,),
     mouth=tuple(range(76, 96)),
@@ -240,14 +235,7 @@ SCHEME_98 = LandmarkScheme(
         *_chain(76, 87, closed=True),
         *_chain(88, 95, closed=True),
     ),
-    names=(
-        *(*_run("right jaw", 1, 16), "chin", *_run("left jaw", 16, 1)),
-        *(*_run("right brow upper edge", 1, 5), *_run("right brow lower edge", 5, 2)),
-        *(*_run("left brow upper edge", 5, 1), *_run("left brow lower edge", 2, 5)),
-        *(*_run("nose bridge", 1, 3), "nose tip"),
-        *(*_run("right nostril", 1, 2), "nose base", *_run("left nostril", 2, 1)),
-        *(*_eye_names("right", 3), *_eye_names("left", 3), *_MOUTH_NAMES, "right pupil", "left pupil"),
-    ),
+    names=_NAMES_98,
     from_68=(
         *((i // 2,) if i % 2 == 0 else (i // 2, i // 2 + 1) for i in range(33)),
         *((i,) for i in (*range(17, 22), 21, 20, 19, 18)),  # both edges of a brow from its one line
@@ -261,10 +249,19 @@ SCHEME_98 = LandmarkScheme(
 )
 """WFLW."""
 
+_NAMES_29 = (
+    *("right brow outer end", "left brow outer end", "right brow inner end", "left brow inner end"),
+    *("right brow upper edge", "right brow lower edge", "left brow upper edge", "left brow lower edge"),
+    *("right eye outer corner", "left eye outer corner", "right eye inner corner", "left eye inner corner"),
+    *("right upper lid", "right lower lid", "left upper lid", "left lower lid", "right pupil", "left pupil"),
+    *("right nostril", "left nostril", "nose tip", "nose base", "right mouth corner", "left mouth corner"),
+    *("upper lip middle", "upper lip inside middle", "lower lip inside middle", "lower lip middle", "chin"),
+)
+
 SCHEME_29 = LandmarkScheme(
     name="29",
     count=29,
-    flip_pairs=(*((0, 1), (2, 3), (4, 6), (5, 7), (8, 9), (10, 11), (12, 14), (13, 15), (16, 17), (18, 19), (22, 23)),),
+    flip_pairs=_mirrored(_NAMES_29),
     right_eye=(16,),
     left_eye=(17,),
     mouth=tuple(range(22, 28)),
@@ -276,14 +273,7 @@ SCHEME_29 = LandmarkScheme(
         *((18, 20), (20, 19), (19, 21), (21, 18)),
         *((22, 24), (24, 23), (23, 27), (27, 22), (22, 25), (25, 23), (23, 26), (26, 22)),
     ),
-    names=(
-        *("right brow outer end", "left brow outer end", "right brow inner end", "left brow inner end"),
-        *("right brow upper edge", "right brow lower edge", "left brow upper edge", "left brow lower edge"),
-        *("right eye outer corner", "left eye outer corner", "right eye inner corner", "left eye inner corner"),
-        *("right upper lid", "right lower lid", "left upper lid", "left lower lid", "right pupil", "left pupil"),
-        *("right nostril", "left nostril", "nose tip", "nose base", "right mouth corner", "left mouth corner"),
-        *("upper lip middle", "upper lip inside middle", "lower lip inside middle", "lower lip middle", "chin"),
-    ),
+    names=_NAMES_29,
     from_68=(
         *((17,), (26,), (21,), (22,), (19,), (19,), (24,), (24,)),
         *((36,), (45,), (39,), (42,), (37, 38), (40, 41), (43, 44), (46, 47)),
