@@ -13,7 +13,7 @@ from facemsm.data.occluders import OCCLUDERS, hide, occlude
 from facemsm.data.sample import FaceSample, face_rng
 from facemsm.errors import FacemsmError
 from facemsm.geometry import Matrix, apply_affine, compose, perturb_box, similarity
-from facemsm.imaging.warping import BORDER_MODE, BORDER_VALUE
+from facemsm.imaging.warping import SAMPLING
 from facemsm.schemes import LandmarkScheme
 from facemsm.typing import BoolArray, FloatArray, Image
 
@@ -77,17 +77,7 @@ class Perturbation:
             low = rotated.min(axis=0)
             size = np.ceil(rotated.max(axis=0) - low).astype(int)
             to_rotated = compose(similarity(shift=-low - 0.5), rotate)
-            image = np.asarray(
-                cv2.warpAffine(
-                    image,
-                    to_rotated,
-                    (int(size[0]), int(size[1])),
-                    flags=cv2.INTER_LINEAR,
-                    borderMode=BORDER_MODE,
-                    borderValue=BORDER_VALUE,
-                ),
-                np.uint8,
-            )
+            image = np.asarray(cv2.warpAffine(image, to_rotated, size.tolist(), **SAMPLING), np.uint8)
         moved = np.tile(apply_affine(to_rotated, centre[None])[0] - centre, 2)
         return image, perturb_box(box + moved, (dx, dy), 1 + growth), to_rotated
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import ceil, floor, sqrt
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,8 +11,7 @@ import numpy as np
 from facemsm.geometry import Matrix, box_to_crop, compose, perturb_box, similarity
 from facemsm.typing import FloatArray, Image
 
-BORDER_MODE: int = cv2.BORDER_CONSTANT
-BORDER_VALUE = (0, 0, 0)
+SAMPLING: dict[str, Any] = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_CONSTANT, "borderValue": (0, 0, 0)}
 """What a crop shows beyond the photo's edge. Training and inference must agree on it."""
 
 
@@ -27,10 +27,7 @@ def warp(image: Image, matrix: Matrix, size: int) -> Image:
     step = int(1.0 / sqrt(max(abs(a * d - b * c), 1e-12)))
     if step >= 2:
         image, matrix = _shrunk(image, matrix, size, step)
-    crop = cv2.warpAffine(
-        image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=BORDER_MODE, borderValue=BORDER_VALUE
-    )
-    return np.asarray(crop, np.uint8)
+    return np.asarray(cv2.warpAffine(image, matrix, (size, size), **SAMPLING), np.uint8)
 
 
 def jittered_crop(
