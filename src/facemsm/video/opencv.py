@@ -242,17 +242,7 @@ class FfmpegEncoder(_SteadyEncoder):
         super().__init__(rate)
         ffmpeg = str(shutil.which("ffmpeg"))
         self.silent: str | None = None
-        inputs = [
-            "-f",
-            "rawvideo",
-            "-pix_fmt",
-            "rgb24",
-            "-video_size",
-            f"{width}x{height}",
-            "-framerate",
-            f"{rate:.6f}",
-        ]
-        inputs += ["-i", "-"]
+        inputs = f"-f rawvideo -pix_fmt rgb24 -video_size {width}x{height} -framerate {rate:.6f} -i -".split()
         if sound is not None:
             if "Audio:" in _run(ffmpeg, "-hide_banner", "-i", f"file:{sound}").stderr:
                 # the sound is made endless, and cut where the picture ends
