@@ -46,11 +46,12 @@ def find_photos(
     pictures and videos of kinds that cannot be read, these in one line for each kind and path, with how many files it
     speaks of.
     """
+    photos = _Search(report, left_out).photos(paths)
     if not _may_overlap(paths):
-        yield from _all_photos(paths, report, left_out)
+        yield from photos
         return
     seen = set()
-    for photo in _all_photos(paths, report, left_out):
+    for photo in photos:
         if (name := name_hash(identity(photo))) not in seen:
             seen.add(name)
             yield photo
@@ -125,68 +126,92 @@ class OutputNames:
         return path.with_name(name).as_posix()
 
 
-def _all_photos(
-    paths: Sequence[Path], report: Callable[[str], None], left_out: Callable[[str, int], None]
-) -> Iterator[Path]:
-    for path in paths:
-        found: Iterable[Path] = [path]
-        unread = _Unread()
-        if path == STREAM:
-            pass
-        elif os.path.isdir(path):  # noqa: PTH112  (unlike Path.is_dir it never raises)
-            found = _photos_in(path, report, left_out, unread)
-        elif not os.path.exists(path) and _is_pattern(path):  # noqa: PTH110
-            found = _matching(path, report, left_out, unread)
-        empty = True
-        for photo in found:
-            empty = False
-            try:
-                str(photo).encode()
-            except UnicodeEncodeError:
-                report(f"{str(photo)!a}: its name is not UTF-8; rename it")
-            else:
-                yield photo
-        unread.tell(left_out)
-        if empty:
-            report(f"{path}: no photo there; photos are {', '.join(IMAGE_SUFFIXES)} files")
+class _Search:
+    """A search for photos. Of the files under a path that cannot be read it keeps the first of each kind, and their
+    number."""
 
-
-class _Unread:
-    """Files that a search leaves out because they cannot be read: for each kind the first, and their number."""
-
-    def __init__(self) -> None:
+    def __init__(self, report: Callable[[str], None], left_out: Callable[[str, int], None]) -> None:
+        self._report, self._left_out = report, left_out
         self._first: dict[str, Path] = {}
         self._count: Counter[str] = Counter()
 
-    def sift(self, folder: str, names: Iterable[str]) -> Iterator[Path]:
+    def photos(self, paths: Sequence[Path]) -> Iterator[Path]:
+        for path in paths:
+            found: Iterable[Path] = [path]
+            if path == STREAM:
+                pass
+            elif os.path.isdir(path):  # noqa: PTH112  (unlike Path.is_dir it never raises)
+                found = self._inside(path)
+            elif not os.path.exists(path) and _is_pattern(path):  # noqa: PTH110
+                found = self._matching(path)
+            empty = True
+            for photo in found:
+                empty = False
+                try:
+                    str(photo).encode()
+                except UnicodeEncodeError:
+                    self._report(f"{str(photo)!a}: its name is not UTF-8; rename it")
+                else:
+                    yield photo
+            for kind, first in self._first.items():
+                more = f" and {self._count[kind] - 1} more" if self._count[kind] > 1 else ""
+                self._left_out(f"{first}{more}: left out, {kind} {_UNREAD[kind]}", self._count[kind])
+            self._first, self._count = {}, Counter()
+            if empty:
+                self._report(f"{path}: no photo there; photos are {', '.join(IMAGE_SUFFIXES)} files")
+
+    def _sift(self, folder: str, names: Iterable[str]) -> Iterator[Path]:
         """Those of the names in the folder that are photos'."""
         for name in names:
             if _is_photo(name):
                 yield Path(folder, name)
-            elif PurePath(name).suffix.lower() in _UNREAD and not _is_hidden(name):
-                path = Path(folder, name)
-                self._first.setdefault(path.suffix.lower(), path)
-                self._count[path.suffix.lower()] += 1
+            elif (kind := PurePath(name).suffix.lower()) in _UNREAD and not _is_hidden(name):
+                self._first.setdefault(kind, Path(folder, name))
+                self._count[kind] += 1
 
-    def tell(self, left_out: Callable[[str, int], None]) -> None:
-        """One line for each kind."""
-        for kind, first in self._first.items():
-            more = f" and {self._count[kind] - 1} more" if self._count[kind] > 1 else ""
-            left_out(f"{first}{more}: left out, {kind} {_UNREAD[kind]}", self._count[kind])
+    def _matching(self, path: Path) -> Iterator[Path]:
+        folder = _folder_of(path)
+        parts = path.relative_to(folder).parts
+        depth = parts.index("**") if "**" in parts else len(parts)
+        names = sorted(glob.glob(str(Path(glob.escape(str(folder)), *parts[:depth]))))  # noqa: PTH207
+        if depth == len(parts):
+            yield from self._sift("", [name for name in names if not os.path.isdir(name)])  # noqa: PTH112
+            return
+        for name in names:  # glob's own ** follows links that lead back, without end
+            yield from self._inside(Path(name), parts[depth:])
 
+    def _inside(self, folder: Path, pattern: Sequence[str] = ("**",)) -> Iterator[Path]:
+        def unreadable(error: OSError) -> None:
+            self._report(f"{error.filename}: cannot be read ({error.strerror})")
 
-def _matching(
-    path: Path, report: Callable[[str], None], left_out: Callable[[str, int], None], unread: _Unread
-) -> Iterator[Path]:
-    folder = _folder_of(path)
-    parts = path.relative_to(folder).parts
-    depth = parts.index("**") if "**" in parts else len(parts)
-    names = sorted(glob.glob(str(Path(glob.escape(str(folder)), *parts[:depth]))))  # noqa: PTH207
-    if depth == len(parts):
-        yield from unread.sift("", [name for name in names if not os.path.isdir(name)])  # noqa: PTH112
-        return
-    for name in names:  # glob's own ** follows links that lead back, without end
-        yield from _photos_in(Path(name), report, left_out, unread, parts[depth:])
+        def leads_on(path: Path, real_parent: Path) -> bool:
+            """Whether a folder is none that the search comes to, or came to, by another name."""
+            real = path.resolve()
+            if real == real_parent / path.name:  # no link
+                return True
+            if any(real.is_relative_to(other) for other in searched):
+                return False
+            if any(other.is_relative_to(real) for other in searched):
+                around = "left out, it is a link to a folder around the search; give that folder instead"
+                self._left_out(f"{path}: {around}", 0)
+                return False
+            searched.append(real)
+            return True
+
+        searched = [folder.resolve()]
+        for root, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+            written = sorted(name for name in folders if name == OUTPUT.name or is_drawn(name, files))
+            for name in written:
+                self._left_out(f"{Path(root, name)}: left out, it holds what earlier runs wrote", 0)
+            real_root = Path(root).resolve()
+            folders[:] = [
+                name
+                for name in sorted(folders)
+                if name[0] != "." and name not in written and leads_on(Path(root, name), real_root)
+            ]
+            if pattern != ("**",):
+                files = [name for name in files if _fits(Path(root, name).relative_to(folder).parts, pattern)]
+            yield from self._sift(root, sorted(files))
 
 
 def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
@@ -196,45 +221,6 @@ def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     if pattern[0] == "**":
         return any(_fits(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
     return bool(parts) and fnmatch(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
-
-
-def _photos_in(
-    folder: Path,
-    report: Callable[[str], None],
-    left_out: Callable[[str, int], None],
-    unread: _Unread,
-    pattern: Sequence[str] = ("**",),
-) -> Iterator[Path]:
-    def unreadable(error: OSError) -> None:
-        report(f"{error.filename}: cannot be read ({error.strerror})")
-
-    def leads_on(path: Path, real_parent: Path) -> bool:
-        """Whether a folder is none that the search comes to, or came to, by another name."""
-        real = path.resolve()
-        if real == real_parent / path.name:  # no link
-            return True
-        if any(real.is_relative_to(other) for other in searched):
-            return False
-        if any(other.is_relative_to(real) for other in searched):
-            left_out(f"{path}: left out, it is a link to a folder around the search; give that folder instead", 0)
-            return False
-        searched.append(real)
-        return True
-
-    searched = [folder.resolve()]
-    for root, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
-        written = sorted(name for name in folders if name == OUTPUT.name or is_drawn(name, files))
-        for name in written:
-            left_out(f"{Path(root, name)}: left out, it holds what earlier runs wrote", 0)
-        real_root = Path(root).resolve()
-        folders[:] = [
-            name
-            for name in sorted(folders)
-            if name[0] != "." and name not in written and leads_on(Path(root, name), real_root)
-        ]
-        if pattern != ("**",):
-            files = [name for name in files if _fits(Path(root, name).relative_to(folder).parts, pattern)]
-        yield from unread.sift(root, sorted(files))
 
 
 def _may_overlap(paths: Sequence[Path]) -> bool:
