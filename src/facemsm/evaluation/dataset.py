@@ -9,7 +9,7 @@ from typing import Any
 
 from facemsm.aligner import Aligner
 from facemsm.data.catalogue import dataset_scheme, find_dataset, load_dataset
-from facemsm.data.sample import BoxSource, FaceSample, evenly_chosen
+from facemsm.data.sample import BoxSource, evenly_chosen
 from facemsm.detectors import get_detector
 from facemsm.errors import FacemsmError
 from facemsm.evaluation.conditions import EVALUATED, Perturbation, painted
@@ -18,7 +18,6 @@ from facemsm.evaluation.predictions import Predictions, check_ending, load_predi
 from facemsm.evaluation.report import THRESHOLDS, Evaluation, compare_painted, measure
 from facemsm.geometry import CROP_ENLARGEMENT, Normaliser
 from facemsm.provenance import commit, machine
-from facemsm.schemes import LandmarkScheme
 from facemsm.stages import Settings
 from facemsm.typing import PathLike, Progress, untracked
 
@@ -81,11 +80,30 @@ def evaluate_dataset(
         if made_for != dataset:
             raise FacemsmError(f"{predictions}: holds predictions for {made_for}, not {dataset}")
     else:
-        aligner = _aligner(weights, settings, threads, landmarks)
+        aligner = Aligner.from_pretrained(weights, settings=settings, threads=threads)
+        if aligner.scheme != landmarks:
+            raise FacemsmError(f"weights {weights!r} find scheme {aligner.scheme.name}, the faces have {landmarks.name}")
+        detector = get_detector() if source == "detector" else None
+        convention = find_dataset(dataset).convention or dataset
+        origin = {
+            "weights": aligner.description,
+            "boxes": f"detector ({detector.name})" if detector else source,
+            "crop enlargement": CROP_ENLARGEMENT,
+            "perturbation": asdict(perturbation) if perturbation else None,
+            "data set": dataset,
+            "convention": aligner.model.conventions.get(convention),
+            "commit": commit(),
+            "machine": machine(),
+        }
+
+        def predict() -> Predictions:
+            found = run_aligner(aligner, progress(samples, "aligning"), detector, perturbation, convention)
+            return replace(found, origin=origin)
+
         if occlude:
-            clean = _predict(aligner, samples, source, perturbation, dataset, progress)
+            clean = predict()
             samples = [painted(sample, landmarks, seed=seed) for sample in samples]
-        predicted = _predict(aligner, samples, source, perturbation, dataset, progress)
+        predicted = predict()
         if save:
             save_predictions(save, predicted)
 
@@ -106,37 +124,6 @@ def evaluate_dataset(
         report["run"]["painted over"] = list(EVALUATED)
         report["occluded and clean"] = compare_painted(evaluation, unpainted, normalisers)
     return evaluation, report
-
-
-def _aligner(weights: str, settings: Settings | None, threads: int, scheme: LandmarkScheme) -> Aligner:
-    aligner = Aligner.from_pretrained(weights, settings=settings, threads=threads)
-    if aligner.scheme != scheme:
-        raise FacemsmError(f"weights {weights!r} find scheme {aligner.scheme.name}, the faces have {scheme.name}")
-    return aligner
-
-
-def _predict(
-    aligner: Aligner,
-    samples: Sequence[FaceSample],
-    source: BoxSource,
-    perturbation: Perturbation | None,
-    dataset: str,
-    progress: Progress,
-) -> Predictions:
-    detector = get_detector() if source == "detector" else None
-    convention = find_dataset(dataset).convention or dataset
-    origin = {
-        "weights": aligner.description,
-        "boxes": f"detector ({detector.name})" if detector else source,
-        "crop enlargement": CROP_ENLARGEMENT,
-        "perturbation": asdict(perturbation) if perturbation else None,
-        "data set": dataset,
-        "convention": aligner.model.conventions.get(convention),
-        "commit": commit(),
-        "machine": machine(),
-    }
-    found = run_aligner(aligner, progress(samples, "aligning"), detector, perturbation, convention)
-    return replace(found, origin=origin)
 
 
 def _plain(values: Iterable[float]) -> list[float]:
