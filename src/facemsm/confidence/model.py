@@ -226,11 +226,8 @@ def describe(
         *(width, _averaged(near, width), np.log(found.variance) / 2),
         np.log1p(np.linalg.norm(found.points - points, axis=-1)),
         np.log1p(found.mahalanobis),
-        *(
-            turned,
-            turned**2,
-            1 / (1 + np.exp((PROFILE - turned) / PROFILE_SLOPE)),
-        ),  # where errors are compared with the box
+        *(turned, turned**2),
+        1 / (1 + np.exp((PROFILE - turned) / PROFILE_SLOPE)),  # where errors are compared with the box
         *details.T[..., None],
         *details.T[..., None] ** 2,
         uncertainty.mean(1)[:, None] ** 2,

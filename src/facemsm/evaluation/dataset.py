@@ -82,7 +82,9 @@ def evaluate_dataset(
     else:
         aligner = Aligner.from_pretrained(weights, settings=settings, threads=threads)
         if aligner.scheme != landmarks:
-            raise FacemsmError(f"weights {weights!r} find scheme {aligner.scheme.name}, the faces have {landmarks.name}")
+            raise FacemsmError(
+                f"weights {weights!r} find scheme {aligner.scheme.name}, the faces have {landmarks.name}"
+            )
         detector = get_detector() if source == "detector" else None
         convention = find_dataset(dataset).convention or dataset
         origin = {

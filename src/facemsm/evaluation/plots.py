@@ -132,11 +132,7 @@ def plot_reliability(bins: Reliability, path: PathLike, *, correct: str) -> None
         axes.plot([0, 1], [0, 1], color=_GREY, linestyle=(0, (2, 3)), label="perfectly calibrated")
         axes.bar(left, np.nan_to_num(bins.accuracy), color=_COLOURS[5], label="observed in the bin", **bars)
         axes.plot(
-            bins.confidence,
-            bins.accuracy,
-            "o",
-            color=_COLOURS[1],
-            label="at the bin's mean score, with the gap to it",
+            bins.confidence, bins.accuracy, "o", color=_COLOURS[1], label="at the bin's mean score, with the gap to it"
         )
         axes.vlines(bins.confidence, bins.accuracy, bins.confidence, color=_COLOURS[1], linewidth=1.5)
         axes.set(ylim=(0, 1), ylabel=f"share with\n{correct}")

@@ -25,10 +25,7 @@ if TYPE_CHECKING:
 WRITTEN_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """What :func:`write_image` writes."""
 
-IMAGE_SUFFIXES = (
-    *WRITTEN_SUFFIXES,
-    *(".jfif", ".jpe", ".mpo", ".gif", ".avif", ".heic", ".heif", ".jxl"),
-)
+IMAGE_SUFFIXES = (*WRITTEN_SUFFIXES, *(".jfif", ".jpe", ".mpo", ".gif", ".avif", ".heic", ".heif", ".jxl"))
 """What a folder is searched for, in lower case. A photo named outright may have any suffix; its content decides."""
 
 MAX_BYTES = 1 << 30

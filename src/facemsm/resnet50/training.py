@@ -50,12 +50,7 @@ class ResNet50Training:
         if name == "paper":
             return cls(ResNet50Config(landmarks))
         if name == "lite":
-            return cls(
-                ResNet50Config(landmarks, width=24),
-                LITE_SCHEDULE,
-                LITE_AUGMENTATION,
-                loss="smooth_l1",
-            )
+            return cls(ResNet50Config(landmarks, width=24), LITE_SCHEDULE, LITE_AUGMENTATION, loss="smooth_l1")
         raise FacemsmError(f"no preset {name!r}: use paper or lite")
 
 

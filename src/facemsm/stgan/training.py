@@ -73,13 +73,7 @@ class STGANTraining:
             return cls()
         if name == "lite":
             schedule = Schedule(
-                epochs=100,
-                batch_size=32,
-                learning_rate=2e-3,
-                decay="cosine",
-                warmup=200,
-                ema=0.998,
-                precision="auto",
+                epochs=100, batch_size=32, learning_rate=2e-3, decay="cosine", warmup=200, ema=0.998, precision="auto"
             )
             # Boxes off by a fifth, a quarter too small or large, heads turned by 40°: wider than it will be asked for.
             return cls(

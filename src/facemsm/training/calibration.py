@@ -71,12 +71,7 @@ def calibrate_model(
     aligner = Aligner.from_pretrained(model, stages=(1, 2))
     scheme, size = aligner.scheme, aligner.model.codec.input_size
     faces = load_faces(
-        sources,
-        box_source="provided",
-        scheme=scheme,
-        holdout=holdout,
-        exclude=exclude,
-        complete=complete,
+        sources, box_source="provided", scheme=scheme, holdout=holdout, exclude=exclude, complete=complete
     )
     if len(faces.validation) < LEAST:
         raise FacemsmError(
