@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,22 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"no data at {root}; set FACEMSM_DATA to run this test")
     return root
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs ``facemsm ARGS``; exit code, stdout, stderr."""
+    from facemsm.apps.cli import main
+
+    def run(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["facemsm", *args])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return int(exit_.value.code or 0), out, err
+
+    return run
 
 
 @pytest.fixture(scope="module")

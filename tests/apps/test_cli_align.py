@@ -79,7 +79,7 @@ class StandInAligner:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch, command: Run, tmp_path: Path) -> Run:
     """Runs ``facemsm align ARGS -o facemsm-out``, or another -o of ARGS, in an empty folder with the stand-in.
 
     Returns exit code, stdout, stderr.
@@ -92,12 +92,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 
     def run_align(*args: str) -> tuple[int, str, str]:
         output = [] if {"-o", "--output"} & set(args) else ["-o", "facemsm-out"]
-        monkeypatch.setattr(sys, "argv", ["facemsm", "align", *args, *output])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(exit_.value.code or 0), out, err
+        return command("align", *args, *output)
 
     return run_align
 

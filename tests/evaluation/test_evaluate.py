@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import json
-import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
 from facemsm.aligner import Aligner
-from facemsm.apps.cli import main
 from facemsm.data.catalogue import load_dataset
 from facemsm.data.coco import write_coco
 from facemsm.data.sample import FaceSample
@@ -457,22 +456,11 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch, command: Run, tmp_path: Path) -> Run:
     """Runs ``facemsm evaluate ARGS`` in an empty folder with the stand-in; exit code, stdout, stderr."""
     monkeypatch.setattr("facemsm.evaluation.dataset.Aligner", SpotAligner)
     monkeypatch.chdir(tmp_path)
-
-    def run_evaluate(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["facemsm", "evaluate", *args])
-        code = 0
-        try:
-            main()
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run_evaluate
+    return partial(command, "evaluate")
 
 
 @pytest.fixture

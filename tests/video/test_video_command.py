@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -15,7 +16,6 @@ import pytest
 from numpy.typing import ArrayLike
 
 from facemsm import Aligner
-from facemsm.apps.cli import main
 from facemsm.assets import SAMPLE
 from facemsm.face import Face
 from facemsm.imaging.io import read_image
@@ -32,19 +32,10 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch, command: Run, tmp_path: Path) -> Run:
     """Runs ``facemsm video ARGS`` in an empty folder; exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
-
-    def run_video(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["facemsm", "video", *args])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(exit_.value.code or 0), out, err
-
-    return run_video
+    return partial(command, "video")
 
 
 class StubAligner:
