@@ -51,9 +51,6 @@ class Observations:
     fold: NDArray[np.int64]
     source: NDArray[np.str_]
 
-    def __len__(self) -> int:
-        return len(self.points)
-
     def take(self, which: NDArray[Any]) -> Observations:
         """Some of them, by mask or index."""
         return Observations(*(getattr(self, name)[which] for name in self.__dataclass_fields__))

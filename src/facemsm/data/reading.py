@@ -79,7 +79,8 @@ def collect_errors(items: Iterable[DatasetItem]) -> Iterator[DatasetItem]:
         for item in items:
             if isinstance(item, FaceSample):
                 if item.name in seen:
-                    yield FacemsmError(f"{_where(item)}: two faces are called {item.name!r}; names must be unique")
+                    where = getattr(item.image, "path", item.image)
+                    yield FacemsmError(f"{where}: two faces are called {item.name!r}; names must be unique")
                     continue
                 seen.add(item.name)
             yield item
@@ -382,7 +383,3 @@ def ground_truth_box(points: Floats, where: object) -> FloatArray:
     if len(labelled) == 0:
         raise FacemsmError(f"{where}: no labelled point")
     return check_box(tight_box(labelled), where)
-
-
-def _where(sample: FaceSample) -> str:
-    return str(getattr(sample.image, "path", sample.image))

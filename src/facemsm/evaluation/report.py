@@ -273,7 +273,9 @@ def compare_painted(painted: Evaluation, clean: Evaluation, kinds: Sequence[Norm
 
 def markdown(report: Mapping[str, Any]) -> str:
     """The tables of a report of :func:`measure`, readable as they are. Its entry ``run``, if any, comes first."""
-    parts = [f"# {report['run']['data set']}", _run_table(report["run"])] if "run" in report else []
+    parts = []
+    if run := report.get("run"):
+        parts += [f"# {run['data set']}", markdown_table(["run", ""], _flat(run), "<")]
     parts += ["## Errors", _error_table(report), _ERROR_NOTE, "## Points", _group_table(report)]
     parts.append("Mean error of all points of a kind in the faces found, in per cent of the normaliser.")
     if report["occlusion"]:
@@ -295,10 +297,6 @@ def _comparison_table(found: Sequence[Mapping[str, Any]]) -> str:
         for row in found
     ]
     return markdown_table(head, rows, "<<<>")
-
-
-def _run_table(run: Mapping[str, Any]) -> str:
-    return markdown_table(["run", ""], _flat(run), "<")
 
 
 def _flat(value: Any, name: str = "") -> list[list[str]]:

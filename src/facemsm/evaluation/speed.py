@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -111,8 +112,8 @@ def measure_speed(
     }
     if sys.platform == "linux":  # which says how much memory a process took
         report["start"] = _start(model, providers)
-    methods = [_ours(name, providers) for name in (model, *(weights or ()))]
-    for peer in (_dlib, _mediapipe, *(_network(path) for path in onnx or ())):
+    methods = [_ours(name, providers) for name in (model, *weights)]
+    for peer in (_dlib, _mediapipe, *(partial(_network, path) for path in onnx)):
         try:
             methods.append(peer())
         except (FacemsmError, ImportError) as error:  # noqa: PERF203
@@ -290,29 +291,26 @@ def _mediapipe() -> Finder:
     return Finder(f"MediaPipe {version('mediapipe')}", find, None, note)
 
 
-def _network(path: Path) -> Callable[[], Finder]:
-    def load() -> Finder:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise FacemsmError(f"{path}: {str(error).splitlines()[0]}") from error
-        taken = session.get_inputs()[0]
-        shape = [1, *(n if isinstance(n, int) else 128 for n in taken.shape[1:])]
-        if len(shape) != 4 or 3 not in (shape[1], shape[3]):
-            raise FacemsmError(f"{path}: takes {taken.shape}, not images")
-        first = shape[1] == 3
-        size, kind = max(shape[1:]), np.uint8 if "uint8" in taken.type else np.float32
+def _network(path: Path) -> Finder:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise FacemsmError(f"{path}: {str(error).splitlines()[0]}") from error
+    taken = session.get_inputs()[0]
+    shape = [1, *(n if isinstance(n, int) else 128 for n in taken.shape[1:])]
+    if len(shape) != 4 or 3 not in (shape[1], shape[3]):
+        raise FacemsmError(f"{path}: takes {taken.shape}, not images")
+    first = shape[1] == 3
+    size, kind = max(shape[1:]), np.uint8 if "uint8" in taken.type else np.float32
 
-        def find(photo: Image, box: FloatArray) -> None:
-            image = warp(photo, box_to_crop(box[None], size)[0], size)
-            values = image if kind is np.uint8 else image.astype(np.float32) / 255
-            session.run(None, {taken.name: (values.transpose(2, 0, 1) if first else values)[None]})
+    def find(photo: Image, box: FloatArray) -> None:
+        image = warp(photo, box_to_crop(box[None], size)[0], size)
+        values = image if kind is np.uint8 else image.astype(np.float32) / 255
+        session.run(None, {taken.name: (values.transpose(2, 0, 1) if first else values)[None]})
 
-        return Finder(path.name, find, _megabytes(path), "the network alone, a crop at a time; speed only")
-
-    return load
+    return Finder(path.name, find, _megabytes(path), "the network alone, a crop at a time; speed only")
 
 
 def _compare(

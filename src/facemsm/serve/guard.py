@@ -135,7 +135,7 @@ class Guard:
             advice = "if one should, start it with --allow-host (a proxy's name) or --cors-origin (another site)"
             return _answer(403, f"pages of other origins may not use this server; {advice}")
         if int(headers.get("content-length", 0)) > self._limits.upload_bytes:
-            return _too_large(self._limits.upload_bytes)
+            return _answer(413, _too_large(self._limits.upload_bytes))
         if scope["method"] == "POST" and self._load.is_full:
             return _answer(503, BUSY, {"Retry-After": "1"})
         return None
@@ -209,7 +209,7 @@ class _Exchange:
         limit = self._load.limits.upload_bytes
         if self.bytes > limit:
             # an answer that comes through the application, whose parser is waiting here
-            raise HTTPException(413, _too_large_detail(limit))
+            raise HTTPException(413, _too_large(limit))
         if self in self._load.uploads:
             self._load.make_room()
             if self.received:
@@ -278,9 +278,5 @@ def _answer(status: int, detail: str, headers: dict[str, str] | None = None) -> 
     return JSONResponse({"detail": detail}, status, headers)
 
 
-def _too_large(limit: int) -> JSONResponse:
-    return _answer(413, _too_large_detail(limit))
-
-
-def _too_large_detail(limit: int) -> str:
+def _too_large(limit: int) -> str:
     return f"photo: the upload is above the limit of {limit / 1e6:g} MB; make it smaller"
