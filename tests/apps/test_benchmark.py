@@ -73,4 +73,4 @@ def test_methods_take_turns_and_errors_stand_beside_times() -> None:
 def test_a_file_that_is_no_network_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"nothing")
     with pytest.raises(FacemsmError, match=r"x\.onnx"):
-        _network(tmp_path / "x.onnx")()
+        _network(tmp_path / "x.onnx")

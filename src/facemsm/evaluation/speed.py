@@ -113,7 +113,8 @@ def measure_speed(
     if sys.platform == "linux":  # which says how much memory a process took
         report["start"] = _start(model, providers)
     methods = [_ours(name, providers) for name in (model, *weights)]
-    for peer in (_dlib, _mediapipe, *(partial(_network, path) for path in onnx)):
+    peers: list[Callable[[], Finder]] = [_dlib, _mediapipe, *(partial(_network, path) for path in onnx)]
+    for peer in peers:
         try:
             methods.append(peer())
         except (FacemsmError, ImportError) as error:  # noqa: PERF203
