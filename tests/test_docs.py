@@ -105,6 +105,7 @@ def test_the_examples_of_one_onnx_file_agree(
     assert re.fullmatch(r"nose \d+\.\d \d+\.\d score 0\.\d\d occlusion 0\.\d\d\n", expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", with_blocks("python"))
 def test_python_blocks_run_one_after_the_other(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests

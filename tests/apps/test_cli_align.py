@@ -187,6 +187,7 @@ def test_no_face_at_all_is_no_error(run: Run) -> None:
         assert next(read_results(Path(form, "landmarks.jsonl"))).faces == []
 
 
+@pytest.mark.slow
 def test_large_and_odd_photos_give_points_in_their_own_pixels(run: Run) -> None:
     cv2.imencode(".png", np.full((50, 70), 40_000, np.uint16))[1].tofile("deep.png")
     cv2.imencode(".jpg", np.full((50, 70), 99, np.uint8))[1].tofile("grey.jpg")
@@ -584,6 +585,7 @@ def test_options_reach_the_aligner(run: Run) -> None:
     assert "--threshold-contour: is for --method paper only" in err
 
 
+@pytest.mark.slow
 def test_each_method_moves_the_points_in_its_own_way(tmp_path: Path) -> None:
     def points(*words: str) -> NDArray[np.float64]:
         output = tmp_path / "-".join(("out", *words))

@@ -260,6 +260,7 @@ def test_predictions_are_taken_by_name() -> None:
         mine.for_faces(["x"])
 
 
+@pytest.mark.slow
 def test_prediction_files_that_cannot_be_used(tmp_path: Path) -> None:
     path = tmp_path / "p.npz"
     with pytest.raises(FacemsmError, match=r"p\.npz: no such file"):

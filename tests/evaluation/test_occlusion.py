@@ -53,6 +53,7 @@ def test_precision_that_is_exactly_the_aim_counts(hits: int) -> None:
     assert occlusion.recall_at_precision(scores, occluded, 0.8 + 1e-9) == (0, np.inf)
 
 
+@pytest.mark.slow
 @given(coarse)
 def test_average_precision_agrees_with_scikit_learn(points: list[tuple[int, bool]]) -> None:
     sklearn_metrics = pytest.importorskip("sklearn.metrics")

@@ -145,6 +145,7 @@ def test_a_network_of_coordinates_is_a_stage_2(tmp_path: Path) -> None:
     assert np.abs(coarse - points).mean() < 0.1 * np.ptp(points - points.mean((0, 1)))
 
 
+@pytest.mark.slow
 def test_integers_compute_nearly_the_same(tiny: tuple[Any, Model], tmp_path: Path) -> None:
     from facemsm.export.onnx import sample_crops
     from facemsm.export.quantise import Measured, quantise_model
@@ -165,6 +166,7 @@ def test_integers_compute_nearly_the_same(tiny: tuple[Any, Model], tmp_path: Pat
     assert not (tmp_path / "again").exists()
 
 
+@pytest.mark.slow
 def test_convolutions_are_of_integers(tiny: tuple[Any, Model]) -> None:
     from facemsm.export.onnx import sample_crops
     from facemsm.export.quantise import to_integers
@@ -212,6 +214,7 @@ def test_stage_1_of_integers(tmp_path: Path) -> None:
     assert off[0] < off[1]
 
 
+@pytest.mark.slow
 def test_heatmaps_of_integers_stay_bytes(tiny: tuple[Any, Model], tmp_path: Path) -> None:
     """Which whoever asks for them reads as floats."""
     import onnx
@@ -242,6 +245,7 @@ assert (np.full(8, 1e-40, np.float32) * np.float32(0.5) > 0).all()
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_powers_of_two_in_a_model(tiny: tuple[Any, Model], tmp_path: Path) -> None:
     from facemsm.export.onnx import sample_crops
     from facemsm.export.quantise import quantise_model

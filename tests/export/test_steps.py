@@ -24,6 +24,7 @@ from facemsm.stages import Settings
 PHOTO = read_image(SAMPLE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["68", "98"])
 def test_steps_are_those_of_aligner(name: str) -> None:
     model = load_model(name)

@@ -253,6 +253,7 @@ def test_a_batch_gives_what_its_faces_give_alone(build: Callable[[], nn.Module])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_heads_start_nearly_dark() -> None:
     torch.manual_seed(3)
     for body_size in (32, 64):

@@ -165,6 +165,7 @@ def test_published_curves_are_found_and_drawn(tmp_path: Path) -> None:
         read_curves(file)
 
 
+@pytest.mark.slow
 def test_a_plan_counts_and_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """Also for the paper's networks, of which one step on a processor takes most of a minute."""
     monkeypatch.setattr(runs, "operations_per_second", lambda: 1e10)
@@ -532,6 +533,7 @@ def test_stage_3_with_known_truth_needs_labels_alone(
     assert "| Gaussian, hidden points ignored" in index
 
 
+@pytest.mark.slow
 def test_alignment_takes_away_what_stage_1_leaves(data_root: Path, tmp_path: Path) -> None:
     """The figures of docs/method.md, from COFW-68's labels."""
     shown, _ = readings(Workspace(tmp_path, [str(data_root)]), [("cofw68", "test")], "stage3", "68")
@@ -574,6 +576,7 @@ def test_what_is_missing_is_said_in_one_line(
         Workspace(tmp_path, [str(drawn)], ["68"]).network_key("98", "model")
 
 
+@pytest.mark.slow
 def test_an_incomplete_set_is_named_in_the_title(
     data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

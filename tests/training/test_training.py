@@ -428,6 +428,7 @@ def facemsm(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 ONE_BATCH = [f"--set=schedule.{s}" for s in ("steps=1", "batch_size=2", "workers=0", "threads=1")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["paper", "lite"])
 @pytest.mark.parametrize(
     "command",
@@ -551,6 +552,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(
     assert (tmp_path / "best.safetensors").read_bytes() == (whole_runs[build] / "best.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_stopped_in_its_validation_leaves_no_process_behind(drawn: Path, tmp_path: Path) -> None:
     module: Any = hourglass(drawn, replace(SCHEDULE, workers=1))
     original = module.validation_step
@@ -565,6 +567,7 @@ def test_a_run_stopped_in_its_validation_leaves_no_process_behind(drawn: Path, t
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.slow
 def test_a_run_ends_when_its_error_stops_falling_and_keeps_its_best(drawn: Path, tmp_path: Path) -> None:
     module = hourglass(drawn, replace(SCHEDULE, steps=20, validate_every=1, patience=2, keep=2))
     errors = iter([3.0, 2.0, 2.5, 2.25, 1.0])
@@ -602,6 +605,7 @@ def test_ctrl_c_is_a_request_and_signals_are_given_back(drawn: Path, tmp_path: P
     assert checkpoint(tmp_path)["batches_done"] == 1
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once(drawn: Path, tmp_path: Path) -> None:
     def press_twice() -> None:
         signal.raise_signal(signal.SIGINT)
@@ -612,6 +616,7 @@ def test_a_second_ctrl_c_stops_at_once(drawn: Path, tmp_path: Path) -> None:
     assert checkpoint(tmp_path)["batches_done"] == 3  # of the last validation
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_network_is_refused(drawn: Path, tmp_path: Path) -> None:
     with pytest.raises(FacemsmError):
         train(at_step(hourglass(drawn), 1, lambda: signal.raise_signal(signal.SIGTERM)), tmp_path)
@@ -631,6 +636,7 @@ def interrupted(folder: Path, drawn: Path, step: int = 3, **settings: Any) -> di
     return checkpoint(folder)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_run_is_refused(drawn: Path, tmp_path: Path) -> None:
     """Though its networks have the same shapes."""
     interrupted(tmp_path, drawn)
@@ -657,6 +663,7 @@ def test_a_checkpoint_of_another_run_is_refused(drawn: Path, tmp_path: Path) -> 
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_teacher_fills_in_what_labels_leave_open(drawn: Path, tmp_path: Path) -> None:
     teacher = StackedHourglass(replace(TINY, width=16)).eval()
     saved(teacher, tmp_path / "large/best.safetensors", SCHEME_68)
@@ -689,6 +696,7 @@ def test_a_teacher_fills_in_what_labels_leave_open(drawn: Path, tmp_path: Path) 
         replace(taught.config, distil=2.0)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_an_earlier_version_is_resumed(drawn: Path, tmp_path: Path) -> None:
     old = interrupted(tmp_path, drawn)
     del old["identity"], old["chosen"]
@@ -714,6 +722,7 @@ FOREIGN: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_a_foreign_checkpoint_gets_one_line(kind: str, drawn: Path, tmp_path: Path) -> None:
     saved = interrupted(tmp_path, drawn)
@@ -723,6 +732,7 @@ def test_a_foreign_checkpoint_gets_one_line(kind: str, drawn: Path, tmp_path: Pa
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("torn", "kept"),
     [
@@ -751,6 +761,7 @@ def test_a_file_that_is_no_history_is_left_alone(drawn: Path, tmp_path: Path) ->
     assert (tmp_path / "history.csv").read_text() == "my,notes\n1,2\n"
 
 
+@pytest.mark.slow
 def test_a_new_run_has_a_new_history(drawn: Path, tmp_path: Path) -> None:
     train(hourglass(drawn), tmp_path)
     (tmp_path / CHECKPOINT).unlink()
@@ -807,6 +818,7 @@ def test_a_gpu_takes_what_it_has_instructions_for(
     assert trial.choose(Schedule(precision="auto")) == (expected, 0)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_what_was_chosen(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that it computes the same numbers as one that was not stopped."""
     free = replace(SCHEDULE, precision="auto", threads=0)
@@ -832,6 +844,7 @@ def test_a_short_trial_finds_something() -> None:
         torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_the_running_mean_is_short_at_first(drawn: Path, tmp_path: Path) -> None:
     kept = [1 - running_mean(0.3)(torch.zeros(1), torch.ones(1), torch.tensor(n)).item() for n in (1, 2, 3, 1000)]
     assert kept == pytest.approx([2 / 11, 3 / 12, 0.3, 0.3])
@@ -854,6 +867,7 @@ def test_the_running_mean_is_short_at_first(drawn: Path, tmp_path: Path) -> None
     torch.testing.assert_close(checkpoint(tmp_path)["state_dict"]["network.stem.0.weight"], mean)
 
 
+@pytest.mark.slow
 def test_the_bar_shows_the_loss_and_validations(drawn: Path, tmp_path: Path, capfd: Any) -> None:
     module: Any = hourglass(drawn)
     fit(module, module.config, tmp_path, progress=True)
@@ -1059,6 +1073,7 @@ def test_a_loss_that_is_no_number_stops_the_run(build: Callable[..., Any], drawn
     assert history(tmp_path)[-1]["step"] == "7"
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_not_saved(drawn: Path, tmp_path: Path) -> None:
     module = hourglass(drawn)
     original = module.on_validation_epoch_end
@@ -1245,6 +1260,7 @@ def test_the_shift_of_a_data_sets_labels_is_learned(drawn: Path) -> None:
     torch.testing.assert_close(points[..., 0], truth[..., 0], atol=0.1, rtol=0)
 
 
+@pytest.mark.slow
 def test_labels_are_moved_to_the_consensus_of_a_model(drawn: Path) -> None:
     """The bundled model knows how aflw2000 is labelled; of a set that it does not know, labels stay."""
     before = faces_of(drawn)

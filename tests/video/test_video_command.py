@@ -287,6 +287,7 @@ def test_names_that_libraries_take_for_something_else(run: Run) -> None:
         assert len(read_times(Path("out") / name)) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stub_aligner")
 @pytest.mark.parametrize("with_pyav", [True, False])
 def test_a_run_of_no_time(run: Run, monkeypatch: pytest.MonkeyPatch, with_pyav: bool) -> None:

@@ -416,6 +416,7 @@ def test_a_picture_that_begins_after_the_sound(tmp_path: Path, reading: str) -> 
     assert read_video(tmp_path / "b.mp4")[0][0].time == pytest.approx(0.8, abs=0.01)
 
 
+@pytest.mark.slow
 def test_why_there_is_no_sound(tmp_path: Path, writing: str) -> None:
     write_video(tmp_path / "a.mp4", 3)
     writer = VideoWriter(tmp_path / "b.mp4", 30.0, 96, 80, sound=tmp_path / "a.mp4")
