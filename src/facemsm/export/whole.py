@@ -62,8 +62,8 @@ from facemsm.typing import Array
 TOLERANCES = {"points": 0.05, "scores": 0.01, "occlusion": 0.01, "theta": 0.001}
 """The outputs, and how far they may be from ``Aligner``: photo pixels, probabilities, normalised coordinates."""
 
-TOGETHER = 8
-"""Faces at once."""
+TOGETHER = 4
+"""Faces at once. More take longer each, as feature maps leave the processor's cache."""
 
 _INVERSE_STEPS = 16
 """Of Newton's iteration, whose error is squared by each: enough for condition numbers up to some thousands. Those of
@@ -307,8 +307,8 @@ def calibrated(seen: Seen, model: Model) -> tuple[Value, Value, Value]:
 
 
 def box_to_crop(boxes: Value, size: int) -> Value:
-    """Photo to crop, of boxes (N, 4)."""
-    low, high = boxes.split(2, axis=1)
+    """Photo to crop, of boxes (N, 4); one that is not finite is taken for a pixel's."""
+    low, high = boxes.builder.where(_finite(boxes), boxes, 0).split(2, axis=1)
     side = CROP_ENLARGEMENT * (high - low).op("ReduceMax", np.array([1]), keepdims=1).op("Max", 1e-6)
     scale = size / side
     shift = (size - 1) / 2 - scale * ((low + high) / 2)
@@ -319,8 +319,7 @@ def sanitize_theta(theta: Value) -> Value:
     """θ (N, 2, 3), or ``IDENTITY_THETA`` where it is not finite, mirrors the face or shows next to nothing of it."""
     a, b, _, c, d, _ = theta.reshape(-1, 6, 1).split(6, axis=1)
     scale = a * d - b * c
-    finite = (theta.reshape(-1, 6, 1) * 0).sum(1).op("Equal", 0, dtype=np.bool_)  # 0 times infinity is no number
-    good = finite & (scale > LEAST_SCALE) & (scale < LARGEST_SCALE)
+    good = _finite(theta.reshape(-1, 6, 1)) & (scale > LEAST_SCALE) & (scale < LARGEST_SCALE)
     return theta.builder.where(good, theta, IDENTITY_THETA)
 
 
@@ -354,6 +353,11 @@ def _homogeneous(rows: Value) -> Value:
     return rows.op("Pad", np.array([0, 0, 0, 0, 1, 0])) + np.diag([0.0, 0.0, 1.0])
 
 
+def _finite(values: Value) -> Value:
+    """Whether all along the second axis are."""
+    return (values * 0).sum(1).op("Equal", 0, dtype=np.bool_)  # 0 times infinity is no number
+
+
 def _number(values: Value) -> Value:
     """int64 (), of faces."""
     return values.op("Shape", dtype=np.int64, start=0, end=1).reshape()
@@ -363,43 +367,41 @@ def _number(values: Value) -> Value:
 
 
 def cut(photo: Value, maps: Value, size: int) -> Value:
-    """Crops (N, size, size, 3) uint8 of a photo (H, W, 3), by a map (3, 3) from it each."""
-
-    def one(index: Value) -> tuple[list[Value], list[tuple[Value, Sequence[int]]]]:
-        return [], [(warp(photo, maps[index], size), (size, size, 3))]
-
-    return photo.builder.loop(_number(maps), [], one)[0]
-
-
-def warp(photo: Value, matrix: Value, size: int) -> Value:
-    """One crop (size, size, 3) uint8, by a map (3, 3)."""
-    concat, where = photo.builder.concat, photo.builder.where
-    a, b, x, c, d, y = matrix[[0, 1]].reshape(6).split(6)
-    determinant = a * d - b * c
+    """Crops (N, size, size, 3) uint8 of a photo (H, W, 3) by maps from it, as ``warp`` cuts them."""
+    b = photo.builder
+    a, b_, x, c, d, y, *_ = maps.reshape(-1, 9).split(9, axis=1)
+    determinant = a * d - b_ * c
     scale = determinant.op("Abs")
     step = (1 / scale.op("Max", 1e-12).op("Sqrt")).to(np.int64).op("Max", 1)
     # The crop's middle, and how far about it the photo is seen; rows before columns, as in the photo.
     u, v = (size - 1) / 2 - x, (size - 1) / 2 - y
-    middle = concat(a * v - c * u, d * u - b * v) / determinant
-    reach = size * concat(a.op("Abs") + c.op("Abs"), b.op("Abs") + d.op("Abs")) / 2 / scale
+    middle = b.concat(a * v - c * u, d * u - b_ * v, axis=1) / determinant
+    reach = size * b.concat(a.op("Abs") + c.op("Abs"), b_.op("Abs") + d.op("Abs"), axis=1) / 2 / scale
     limit = photo.op("Shape", dtype=np.int64, start=0, end=2)
     low = ((middle - reach).op("Floor").to(np.int64) - 2 * step).op("Max", 0).op("Min", limit - 1)
     high = ((middle + reach).op("Ceil").to(np.int64) + 2 * step).op("Max", low + 1).op("Min", limit)
     high = (low + ((high - low) / step).op("Max", 1) * step).op("Min", limit)
-    part = photo.op("Slice", low, high, np.array([0, 1]))
     cell = step.op("Min", high - low)
-    cells = (high - low) / cell
     shrunk = step >= 2
-    image = photo.builder.choose(shrunk, lambda: averaged(part, cells, cell), lambda: part.op("Identity"))
 
-    # The map from what OpenCV is given: the image where the photo is shrunk, else the photo, of which it is a part.
-    given = where(shrunk, low, low * 0)
+    # The maps from what OpenCV is given: the part where the photo is shrunk, else the photo, of which it is a part.
+    given = b.where(shrunk, low, low * 0)
     times = step.to(np.float64)
-    down, across = (given.to(np.float64) + (times - 1) / 2).split(2)
-    from_image = concat(
-        a * times, b * times, a * across + b * down + x, c * times, d * times, c * across + d * down + y
-    )
-    return bilinear(image, from_image, low - given, size).to(np.uint8).reshape(size, size, 3)
+    down, across = (given.to(np.float64) + (times - 1) / 2).split(2, axis=1)
+    columns = [a * times, c * times, b_ * times, d * times, a * across + b_ * down + x, c * across + d * down + y]
+    from_image, offset = b.concat(*columns, axis=1).reshape(-1, 3, 2), low - given
+    starts, slopes = sampled(from_image, size)
+
+    def one(index: Value) -> tuple[list[Value], list[tuple[Value, Sequence[int]]]]:
+        start, end = low[index], high[index]
+
+        def part() -> Value:
+            return photo.op("Slice", start, end, np.array([0, 1]))
+
+        image = b.choose(shrunk[index], lambda: averaged(part(), (end - start) / cell[index], cell[index]), part)
+        return [], [(bilinear(image, starts[index], slopes[index], offset[index], size), (size, size, 3))]
+
+    return b.loop(_number(maps), [], one)[0]
 
 
 def averaged(part: Value, cells: Value, cell: Value) -> Value:
@@ -415,47 +417,61 @@ def averaged(part: Value, cells: Value, cell: Value) -> Value:
     return (total * share + upwards).op("Round").to(np.uint8)
 
 
-def bilinear(image: Value, matrix: Value, offset: Value, size: int) -> Value:
-    """What ``cv2.warpAffine`` makes of an image (H, W, 3), (size², 3), to the last bit.
+def sampled(maps: Value, size: int) -> tuple[Value, Value]:
+    """Where ``cv2.warpAffine`` samples an image, row and column of each: of a crop's rows (N, 2, size, 1) the starts,
+    float32, and from there (N, 2, 1, size), float64, by column.
+
+    It adds in float32 the parts of a coordinate that belong to the row, and then the column's, in one rounding, which
+    is written here as float64 that becomes float32.
+
+    Args:
+        maps: (N, 3, 2) float64, columns of the maps to the crop.
+        size: side of the crop.
+    """
+    steps = np.arange(size, dtype=np.float64)
+    a, c, b, d, x, y = maps.reshape(-1, 6).split(6, axis=1)
+    inverse = 1 / (a * d - b * c)
+    a, b, c, d = d * inverse, b * -inverse, c * -inverse, a * inverse
+    join = maps.builder.concat
+    along, beside = (join(*pair, axis=1).reshape(-1, 2, 1, 1).to(np.float32) for pair in ((c, a), (d, b)))
+    shift = join(-(c * x) - d * y, -(a * x) - b * y, axis=1).reshape(-1, 2, 1, 1).to(np.float32)
+    return beside * steps.reshape(size, 1) + shift, along.to(np.float64) * steps
+
+
+def bilinear(image: Value, starts: Value, slopes: Value, offset: Value, size: int) -> Value:
+    """What ``cv2.warpAffine`` makes of an image (H, W, 3), (size, size, 3) uint8, to the last bit.
 
     That matters because 8-bit networks are not smooth: one grey level in a few pixels can move a point by 0.1 px. So
-    coordinates are rounded where OpenCV rounds them. It adds in float32 the parts of a coordinate that belong to the
-    row, and then the column's, in one rounding, which is written here as float64 that becomes float32.
+    coordinates are rounded where OpenCV rounds them.
 
     Args:
         image: uint8.
-        matrix: (6,) float64, to the crop.
+        starts, slopes: of one crop, see :func:`sampled`.
         offset: int64 (2,), row and column of the image's first pixel in what the map takes.
         size: side of the crop.
     """
-    steps = np.arange(size)
-    m = matrix.split(6)
-    inverse = 1 / (m[0] * m[4] - m[1] * m[3])
-    linear = m[4] * inverse, m[1] * -inverse, m[3] * -inverse, m[0] * inverse
-    shift = [-(linear[i] * m[2]) - linear[i + 1] * m[5] for i in (0, 2)]
     sides = image.op("Shape", dtype=np.int64, start=0, end=2)
-    firsts, parts = [], []
-    for axis, along, beside, start in ((1, linear[0], linear[1], shift[0]), (0, linear[2], linear[3], shift[1])):
-        rows = steps[:, None].astype(np.float32) * beside.to(np.float32) + start.to(np.float32)
-        at = (rows.to(np.float64) + along.to(np.float32).to(np.float64) * steps.astype(np.float64)).to(np.float32)
-        first = at.op("Floor")
-        parts.append((at - first).reshape(size**2, 1) @ np.ones((1, 3)))
-        inside = (first - offset[[axis]].to(np.float32) + 2).op("Max", 0).op("Min", (sides[[axis]] + 2).to(np.float32))
-        firsts.append(inside.to(np.int32).reshape(size**2))
+    at = (starts.to(np.float64) + slopes).to(np.float32).reshape(2, size**2)
+    first = at.op("Floor")
+    down, across = (part.reshape(size**2, 1) @ np.ones((1, 3)) for part in (at - first).split(2))
     # two pixels of border on every side are what lies beyond
-    flat = image.op("Pad", np.array([2, 2, 0, 2, 2, 0])).reshape(-1, 3)
-    wide = (sides[[1]] + 4).to(np.int32)
-    index = firsts[1] * wide + firsts[0]
-    taps = [flat.op("Gather", at, axis=0).to(np.float32) for at in (index, index + 1, index + wide, index + wide + 1)]
-    value = _between(_between(taps[0], taps[1], parts[0]), _between(taps[2], taps[3], parts[0]), parts[1])
-    whole = value.op("Round").reshape(-1)
+    inside = (first - (offset - 2).to(np.float32).reshape(2, 1)).op("Max", 0)
+    inside = inside.op("Min", (sides + 2).to(np.float32).reshape(2, 1))
+    flat = image.op("Pad", np.array([2, 2, 0, 2, 2, 0])).to(np.float32).reshape(-1, 3)
+    wide = sides[[1]] + 4
+    strides = image.builder.concat(wide, np.array([1])).to(np.float32).reshape(1, 2)
+    index = (strides @ inside).to(np.int32).reshape(size**2)  # whole numbers below 2^24, exact as float32
+    wide = wide.to(np.int32)
+    taps = [flat[at] for at in (index, index + 1, index + wide, index + (wide + 1))]
+    value = _between(_between(taps[0], taps[1], across), _between(taps[2], taps[3], across), down).reshape(-1)
+    whole = value.op("Round")
     # Few values are so near to a half that the last bit decides. OpenCV rounds product and sum once, not twice.
-    doubtful = ((value.reshape(-1) - whole).op("Abs") > 0.5 - 1e-4).op("NonZero", dtype=np.int64).reshape(-1)
-    *taps, across, down = (array.reshape(-1).op("Gather", doubtful, axis=0).to(np.float64) for array in (*taps, *parts))
+    doubtful = ((value - whole).op("Abs") > 0.5 - 1e-4).op("NonZero", dtype=np.int64).reshape(-1)
+    *taps, across, down = (array.reshape(-1)[doubtful].to(np.float64) for array in (*taps, across, down))
     upper, lower = (_between(taps[i], taps[i + 1], across).to(np.float32) for i in (0, 2))
     step = (lower - upper).to(np.float64)
-    exact = (down * step + upper.to(np.float64)).to(np.float32).op("Round")
-    return whole.op("ScatterElements", doubtful, exact, axis=0).reshape(size**2, 3)
+    exact = (down * step + upper.to(np.float64)).to(np.float32).op("Round").to(np.uint8)
+    return whole.to(np.uint8).op("ScatterElements", doubtful, exact, axis=0).reshape(size, size, 3)
 
 
 def _between(first: Value, second: Value, share: Value) -> Value:
@@ -622,8 +638,8 @@ def _solution(matrix: Value, right: Value) -> Value:
 
 def detail(crops: Value, size: int) -> tuple[Value, Value]:
     """Logs of how much fine and coarse detail crops (N, S, S, 3) show, (N, 1, 1) each, rounded where OpenCV rounds."""
-    grey = crops.to(np.float32) @ (np.array([[9798], [19235], [3735]]) / 2**15)
-    whole = (grey + 0.5).op("Floor").reshape(-1, 1, size, size)
+    grey = (crops.to(np.float32) @ (np.array([[9798], [19235], [3735]]) / 2**15)).reshape(-1, 1, size, size)
+    whole = (grey + 0.5).op("Floor")
     half, quarter = (whole.op("AveragePool", kernel_shape=[n, n], strides=[n, n]) for n in (2, 4))
     half, quarter = (half + 0.5).op("Floor"), quarter.op("Round")
     images = [image.reshape(-1, size // n, size // n) for n, image in ((1, whole), (2, half), (4, quarter))]
