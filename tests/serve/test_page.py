@@ -28,12 +28,13 @@ pytest.importorskip("onnx", reason="needs the extra 'train'")
 from facemsm import Aligner, FacemsmError
 from facemsm.apps.cli import main
 from facemsm.assets import SAMPLE, SAMPLE_BOX
-from facemsm.geometry import box_to_crop
+from facemsm.geometry import box_to_crop, similarity
 from facemsm.imaging.io import as_image
 from facemsm.imaging.warping import warp
 from facemsm.results.jsonl import read_results
 from facemsm.serve import page as builder
 from facemsm.serve.app import STATIC
+from facemsm.stages import Settings
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True, "color_scheme": "dark"}
 UNKEPT = {"service_workers": "block"}  # every file is asked for again
@@ -197,12 +198,15 @@ def asked(page: Any, photo: bytes, **fields: Any) -> Any:
 
 def test_a_photo_gives_the_faces_of_python(page: Any, tmp_path: Path) -> None:
     sample(page)
-    (face,) = Aligner.from_pretrained("68").align(SAMPLE)
+    aligner = Aligner.from_pretrained("68")
+    (face,) = aligner.align(SAMPLE)
     result = download(page, tmp_path / "a.json")
     assert (result.width, result.height) == (512, 512)
     (found,) = result.faces
     np.testing.assert_allclose(found.box, face.box, atol=0.5)
     np.testing.assert_allclose(found.points, face.points, atol=0.5)
+    (face,) = aligner.align(SAMPLE, [found.box])
+    np.testing.assert_allclose(found.points, face.points, atol=0.1)
     np.testing.assert_allclose(found.preliminary, face.preliminary, atol=0.5)
     np.testing.assert_allclose(found.scores, face.scores, atol=0.05)
     assert abs(found.score - face.score) < 0.01
@@ -344,6 +348,22 @@ def test_large_photos_and_several_faces(page: Any) -> None:
     for found, face in zip(answer["faces"], faces, strict=True):
         np.testing.assert_allclose(found["points"], face.points, atol=0.5)
         assert found["occluded"] == face.occluded.astype(int).tolist()
+
+
+def test_doubtful_faces_are_tried_at_other_rotations(page: Any) -> None:
+    turn = similarity(np.deg2rad(120), centre=(SAMPLE_BOX[:2] + SAMPLE_BOX[2:]) / 2)
+    photo = np.asarray(cv2.warpAffine(as_image(SAMPLE), turn, (512, 512)), np.uint8)
+    buffer = io.BytesIO()
+    Pillow.fromarray(photo).save(buffer, "PNG")
+    aligner = Aligner.from_pretrained("68")
+    (once,) = aligner.align(photo, [BOX], settings=Settings(retry=False))
+    for method in ("calibrated", "paper"):  # which tries once
+        (face,) = aligner.align(photo, [BOX], settings=Settings(method))
+        (found,) = asked(page, buffer.getvalue(), boxes=json.dumps([BOX]), method=method)["faces"]
+        np.testing.assert_allclose(found["theta"], face.theta, atol=0.01)
+        assert (np.abs(face.theta - once.theta).max() > 0.5) == (method == "calibrated")
+        if method == "calibrated":
+            np.testing.assert_allclose(found["points"], face.points, atol=0.5)
 
 
 def test_photos_are_read_in_strips(page: Any) -> None:

@@ -139,9 +139,7 @@ def whole_graph(model: Model, method: Method) -> ModelProto:
     return Builder().model("facemsm", inputs, outputs, body, notes)
 
 
-def in_parts(
-    boxes: Value, none: Sequence[NDArray[Any]], work: Callable[[Value], Sequence[Value]]
-) -> list[Value]:
+def in_parts(boxes: Value, none: Sequence[NDArray[Any]], work: Callable[[Value], Sequence[Value]]) -> list[Value]:
     """Outputs of all faces, which ``work`` makes of the boxes (N, 4) of up to ``TOGETHER``; ``none`` are those of no
     face."""
     b, count = boxes.builder, boxes.op("Shape", dtype=np.int64, start=0, end=1)
@@ -258,7 +256,10 @@ def see(
         np.zeros(picture, np.uint8),
         *(np.zeros((0, n, count), np.float32) for n in (2, 1, 3)),
         *(
-            np.zeros([0, *(d.dim_value for d in others[name].shape.dim[1:])], tensor_dtype_to_np_dtype(others[name].elem_type))
+            np.zeros(
+                [0, *(d.dim_value for d in others[name].shape.dim[1:])],
+                tensor_dtype_to_np_dtype(others[name].elem_type),
+            )
             for name in rest
         ),
     ]
