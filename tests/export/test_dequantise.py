@@ -9,9 +9,9 @@ import pytest
 
 onnx = pytest.importorskip("onnx")
 
-from facemsm.assets import SAMPLE
-from facemsm.export.boxes import detector_graph
-from facemsm.imaging.io import read_image
+from facemsm.assets import SAMPLE  # noqa: E402
+from facemsm.export.boxes import detector_graph  # noqa: E402
+from facemsm.imaging.io import read_image  # noqa: E402
 
 
 def test_the_detector_in_floats_finds_the_same_faces() -> None:

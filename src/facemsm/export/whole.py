@@ -4,8 +4,8 @@ One function a step, named after what it repeats in operators. Faces go through 
 memory does not grow with their number. All but the networks is in standard operators: maps in float64, the rest in
 float32. The numbers are those of :class:`facemsm.aligner.Aligner`.
 
-Maps are (N, 3, 3) float64, homogeneous. Points are (N, 2, L), x and y; what belongs to points is (N, 1, L). What must be
-done face by face lacks the first axis.
+Maps are (N, 3, 3) float64, homogeneous. Points are (N, 2, L), x and y; what belongs to points is (N, 1, L). What
+must be done face by face lacks the first axis.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, ValueInfoProto
 from onnx.helper import tensor_dtype_to_np_dtype
 
 from facemsm.aligner import Aligner
@@ -248,20 +248,13 @@ def see(
         least = b.where(first, (mean + RETRY_MIN_GAIN).op("Max", RETRY_BELOW), b.where(better, mean, least))
         return [active[going_on], least[going_on], crops, *kept], []
 
-    picture, others = (0, size, size, 3), {o.name: o.type.tensor_type for o in hourglass.graph.output}
     none = [
-        np.zeros(picture, np.uint8),
+        np.zeros((0, size, size, 3), np.uint8),
         np.zeros((0, 2, 3), np.float32),
         np.zeros((0, 3, 3), np.float64),
-        np.zeros(picture, np.uint8),
+        np.zeros((0, size, size, 3), np.uint8),
         *(np.zeros((0, n, count), np.float32) for n in (2, 1, 3)),
-        *(
-            np.zeros(
-                [0, *(d.dim_value for d in others[name].shape.dim[1:])],
-                tensor_dtype_to_np_dtype(others[name].elem_type),
-            )
-            for name in rest
-        ),
+        *(_of_no_image(output) for name in rest for output in hourglass.graph.output if output.name == name),
     ]
     tries = b.value(np.array(1 if retry is False else len(angles), np.int64))
     start = [numbers(number), numbers(number).to(np.float32) * 0, *(b.value(value) for value in none)]
@@ -269,6 +262,13 @@ def see(
         tries, start, attempt, goes_on=lambda active, *_: active.op("Size", dtype=np.int64) > 0
     )
     return Seen(theta, to_photo, canonical, points, scores, spread, more, crop)
+
+
+def _of_no_image(output: ValueInfoProto) -> NDArray[Any]:
+    """What a network would give as that."""
+    kind = output.type.tensor_type
+    sizes = [0, *(size.dim_value for size in kind.shape.dim[1:])]
+    return np.zeros(sizes, tensor_dtype_to_np_dtype(kind.elem_type))
 
 
 def by_paper(seen: Seen, model: Model, thresholds: Operand | None = None) -> tuple[Value, Value, Value]:
@@ -649,7 +649,7 @@ def detail(crops: Value, size: int) -> tuple[Value, Value]:
 
 
 def _lost(images: Value, halves: Value, side: int) -> Value:
-    """Of images and those of half their sides, which are doubled again: three parts of the near pixel, one of the far."""
+    """Of images and those of half their sides, doubled again: three parts of the near pixel, one of the far."""
     at = np.arange(2 * side)
     near, far = at // 2, np.clip(at // 2 + np.where(at % 2, 1, -1), 0, side - 1)
     doubled = halves.op("MatMul", ((3 * np.eye(side)[near] + np.eye(side)[far]) / 4).T)
