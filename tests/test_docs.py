@@ -10,7 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -83,24 +83,43 @@ def write_whole(folder: Path) -> None:
     (folder / "photo.ppm").write_bytes(b"P6\n%d %d\n255\n" % photo.shape[1::-1] + photo.tobytes())
 
 
-@pytest.mark.slow
-def test_the_examples_of_one_onnx_file_agree(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def in_node(folder: Path, text: str) -> list[str]:
+    """The command that runs a JavaScript example."""
     node = shutil.which("node")
-    if (
-        not node
-        or subprocess.run(
-            [node, "-e", "require('onnxruntime-node')"], cwd=tmp_path, capture_output=True, check=False
-        ).returncode
-    ):
+    check = [node or "node", "-e", "require('onnxruntime-node')"]
+    if not node or subprocess.run(check, cwd=folder, capture_output=True, check=False).returncode:
         pytest.skip("needs Node.js with onnxruntime-node, found by NODE_PATH or in a parent of the temporary folder")
+    return [node, "-e", text]
+
+
+def compiled(folder: Path, text: str) -> list[str]:
+    """The command that runs a C++ example."""
+    path = folder / "example.cpp"
+    path.write_text(text, encoding="utf-8")
+    command = ["c++", "-std=c++17", "-I/usr/include/onnxruntime", str(path)]
+    probe = [*command[:-1], "-fsyntax-only", "-include", "onnxruntime_cxx_api.h", "-x", "c++", "/dev/null"]
+    if not shutil.which("c++") or subprocess.run(probe, capture_output=True, check=False).returncode:
+        pytest.skip("needs a C++ compiler and ONNX Runtime (Debian's libonnxruntime-dev, or CPATH and LIBRARY_PATH)")
+    subprocess.run([*command, "-o", str(folder / "example"), "-lonnxruntime"], check=True)
+    return [str(folder / "example")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("language", "command"), [("js", in_node), ("cpp", compiled)])
+def test_the_examples_of_one_onnx_file_agree(
+    language: str,
+    command: Callable[[Path, str], list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = ROOT / "docs/onnx.md"
+    words = command(tmp_path, blocks(page, language)[0])
     monkeypatch.chdir(tmp_path)
     write_whole(tmp_path)
-    page = ROOT / "docs/onnx.md"
     exec(blocks(page, "python")[0], {})
     expected = capsys.readouterr().out
-    run = subprocess.run([node, "-e", blocks(page, "js")[0]], capture_output=True, text=True, check=True)
+    run = subprocess.run(words, capture_output=True, text=True, check=True)
     assert run.stdout == expected
     assert re.fullmatch(r"nose \d+\.\d \d+\.\d score 0\.\d\d occlusion 0\.\d\d\n", expected)
 

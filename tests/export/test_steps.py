@@ -31,7 +31,7 @@ def test_steps_are_those_of_aligner(name: str) -> None:
     session = onnxruntime.InferenceSession(steps_graph(model).SerializeToString(), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     thresholds = Reconstruction(contour_threshold=0.9, feature_threshold=0.8)
-    for settings in (Settings(retry=False), Settings("paper"), Settings("paper", reconstruction=thresholds)):
+    for settings in (Settings(), Settings("paper"), Settings("paper", reconstruction=thresholds)):
         limits = (settings.reconstruction.contour_threshold, settings.reconstruction.feature_threshold)
         paper = np.array([settings.method == "paper"])
         boxes = np.stack([SAMPLE_BOX, SAMPLE_BOX + 5])

@@ -61,7 +61,7 @@ def model() -> Model:
 
 @pytest.fixture(scope="module")
 def aligner(model: Model) -> Aligner:
-    return Aligner(model, settings=Settings(retry=False))
+    return Aligner(model)
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +108,23 @@ def test_one_file_gives_the_numbers_of_aligner(run: Run, aligner: Aligner, photo
     assert_same(run, aligner, photo, boxes)
 
 
+def turned(degrees: float) -> tuple[Image, FloatArray]:
+    """The photo, turned about the face."""
+    turn = similarity(np.deg2rad(degrees), centre=(SAMPLE_BOX[:2] + SAMPLE_BOX[2:]) / 2)
+    return np.asarray(cv2.warpAffine(PHOTO, turn, (512, 512)), np.uint8), SAMPLE_BOX
+
+
+def test_doubtful_faces_are_tried_at_other_rotations(run: Run, aligner: Aligner) -> None:
+    lying, box = turned(120)
+    first = aligner.align(lying, [box], settings=Settings(retry=False))[0]
+    assert np.abs(aligner.align(lying, [box])[0].points - first.points).max() > 20  # it is retried
+    for degrees in (120, -75, 170):
+        assert_same(run, aligner, turned(degrees)[0], [box])
+    both = np.concatenate((PHOTO, lying), axis=1)
+    right = box + np.array([512, 0, 512, 0])
+    assert_same(run, aligner, both, [box, right, box + 3, right - 5, box - 3, [-60, 300, 90, 460]])
+
+
 def test_boxes_that_aligner_refuses_do_no_harm(run: Run) -> None:
     for box in ([np.nan] * 4, [np.inf, 0, np.inf, 5], [5, 5, 5, 5], [9, 9, 2, 2], [1e9, 1e9, 2e9, 2e9]):
         points, *_ = run(PHOTO, np.array([box, SAMPLE_BOX]))
@@ -127,12 +144,12 @@ def test_the_papers_method(model: Model) -> None:
 def test_exemplars_with_calibrated_scores(model: Model) -> None:
     assert model.calibration
     other = replace(model, calibration=replace(model.calibration, stage3="exemplars"))
-    assert_same(runner(other, "calibrated"), Aligner(other, settings=Settings(retry=False)), PHOTO, [SAMPLE_BOX])
+    assert_same(runner(other, "calibrated"), Aligner(other), PHOTO, [SAMPLE_BOX])
 
 
 def test_other_landmarks() -> None:
     model = load_model("98")
-    assert_same(runner(model, "calibrated"), Aligner(model, settings=Settings(retry=False)), PHOTO, [SAMPLE_BOX])
+    assert_same(runner(model, "calibrated"), Aligner(model), PHOTO, [SAMPLE_BOX])
 
 
 def test_only_the_networks_need_more_than_standard_operators(model: Model) -> None:

@@ -28,12 +28,13 @@ pytest.importorskip("onnx", reason="needs the extra 'train'")
 from facemsm import Aligner, FacemsmError
 from facemsm.apps.cli import main
 from facemsm.assets import SAMPLE, SAMPLE_BOX
-from facemsm.geometry import box_to_crop
+from facemsm.geometry import box_to_crop, similarity
 from facemsm.imaging.io import as_image
 from facemsm.imaging.warping import warp
 from facemsm.results.jsonl import read_results
 from facemsm.serve import page as builder
 from facemsm.serve.app import STATIC
+from facemsm.stages import Settings
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True, "color_scheme": "dark"}
 UNKEPT = {"service_workers": "block"}  # every file is asked for again
@@ -322,6 +323,22 @@ def test_large_photos_and_several_faces(page: Any) -> None:
     for found, face in zip(answer["faces"], faces, strict=True):
         np.testing.assert_allclose(found["points"], face.points, atol=0.5)
         assert found["occluded"] == face.occluded.astype(int).tolist()
+
+
+def test_doubtful_faces_are_tried_at_other_rotations(page: Any) -> None:
+    turn = similarity(np.deg2rad(120), centre=(SAMPLE_BOX[:2] + SAMPLE_BOX[2:]) / 2)
+    photo = np.asarray(cv2.warpAffine(as_image(SAMPLE), turn, (512, 512)), np.uint8)
+    buffer = io.BytesIO()
+    Pillow.fromarray(photo).save(buffer, "PNG")
+    aligner = Aligner.from_pretrained("68")
+    (once,) = aligner.align(photo, [BOX], settings=Settings(retry=False))
+    for method in ("calibrated", "paper"):  # which tries once
+        (face,) = aligner.align(photo, [BOX], settings=Settings(method))
+        (found,) = asked(page, buffer.getvalue(), boxes=json.dumps([BOX]), method=method)["faces"]
+        np.testing.assert_allclose(found["theta"], face.theta, atol=0.01)
+        assert (np.abs(face.theta - once.theta).max() > 0.5) == (method == "calibrated")
+        if method == "calibrated":
+            np.testing.assert_allclose(found["points"], face.points, atol=0.5)
 
 
 def test_photos_are_read_in_strips(page: Any) -> None:

@@ -56,9 +56,9 @@ class Value:
         """Within bounds."""
         return self.op("Clip", low, high)
 
-    def __getitem__(self, index: int | Sequence[int] | NDArray[np.integer[Any]]) -> Value:
+    def __getitem__(self, index: int | Sequence[int] | NDArray[np.integer[Any]] | Value) -> Value:
         """Rows: one, without its axis, or several."""
-        return self.op("Gather", np.array(index, np.int64), axis=0)
+        return self.op("Gather", index if isinstance(index, Value) else np.array(index, np.int64), axis=0)
 
     __add__ = __radd__ = _operator("Add")
     __sub__ = _operator("Sub")
@@ -207,6 +207,7 @@ class Builder:
         count: Value,
         state: Sequence[Value],
         body: Callable[..., tuple[Sequence[Value], Sequence[tuple[Value, Sequence[int]]]]],
+        goes_on: Callable[..., Value] | None = None,
     ) -> list[Value]:
         """``Loop``: what is left of the state, and what each round emitted, one after the other.
 
@@ -214,13 +215,15 @@ class Builder:
             count: int64 (), rounds.
             state: what the first round takes.
             body: makes of the round's number and the state the next state, and what is emitted with its shape.
+            goes_on: makes of the next state whether there is a next round, bool (); by default there is.
         """
         index = Value(self, self._new("round"), np.int64)
         going = Value(self, self._new("going"), np.bool_)
         held = [Value(self, self._new("state"), value.dtype) for value in state]
         with self._scope() as scope:
             after, emitted = body(index, *held)
-            results = [*(value.op("Identity") for value in (going, *after)), *(v.op("Identity") for v, _ in emitted)]
+            another = goes_on(*after) if goes_on else going
+            results = [*(value.op("Identity") for value in (another, *after)), *(v.op("Identity") for v, _ in emitted)]
         shapes: list[Sequence[int] | None] = [(), *(None for _ in after), *(shape for _, shape in emitted)]
         inputs = [_info(index, ()), _info(going, ()), *map(_info, held)]
         outputs = [_info(value, shape) for value, shape in zip(results, shapes, strict=True)]

@@ -8,7 +8,7 @@ import numpy as np
 from onnx import ModelProto
 
 from facemsm.export.builder import Builder, Value
-from facemsm.export.whole import as_bytes, by_paper, calibrated, load_networks, see, to_points
+from facemsm.export.whole import by_paper, calibrated, in_parts, load_networks, see, to_points
 from facemsm.runtime.model import Model
 
 
@@ -44,33 +44,35 @@ def steps_graph(model: Model) -> ModelProto:
 
     def body(photo: Value, boxes: Value, paper: Value, thresholds: Value) -> list[Value]:
         limits = thresholds[[0]] * contour + thresholds[[1]] * (1 - contour)
+        retry = paper.op("Not") if model.calibration else False
 
-        def one(index: Value) -> tuple[list[Value], list[tuple[Value, tuple[int, ...]]]]:
-            seen = see(photo, boxes.op("Gather", index, axis=0).to(np.float64), model, networks, ["heatmaps"])
+        def some(boxes: Value) -> list[Value]:
+            seen = see(photo, boxes, model, networks, ["heatmaps"], retry=retry)
 
             def rebuilt() -> Value:
-                return b.concat(*by_paper(seen, model, limits))
+                return b.concat(*by_paper(seen, model, limits), axis=1)
 
             if model.calibration:
-                refined = b.choose(paper, rebuilt, lambda: b.concat(*calibrated(seen, model)))
+                refined = b.choose(paper, rebuilt, lambda: b.concat(*calibrated(seen, model), axis=1))
             else:
                 refined = rebuilt()
-            x, y, scores, occlusion = refined.split(4)
+            x, y, scores, occlusion = refined.split(4, axis=1)
             maps = (seen.rest[0].to(np.float32) - zero) * (255 * scale)
             maps = maps.op("Round").clip(0, 255).to(np.uint8).transpose(0, 3, 4, 1, 5, 2)  # cells in their order
-            values = [
-                to_points(seen.to_photo, b.concat(x, y)),
-                scores.reshape(count),
-                occlusion.reshape(count),
+            return [
+                to_points(seen.to_photo, b.concat(x, y, axis=1)),
+                scores.reshape(-1, count),
+                occlusion.reshape(-1, count),
                 seen.theta,
                 to_points(seen.to_photo, seen.points),
-                seen.scores.reshape(count),
-                *(as_bytes(image, size).reshape(*picture) for image in (seen.crop, seen.canonical)),
-                maps.reshape(count, side, side),
+                seen.scores.reshape(-1, count),
+                seen.crop,
+                seen.canonical,
+                maps.reshape(-1, count, side, side),
             ]
-            return [], list(zip(values, shapes.values(), strict=True))
 
-        return b.loop(boxes.op("Shape", dtype=np.int64, start=0, end=1).reshape(), [], one)
+        none = [np.zeros((0, *shape), np.uint8 if len(shape) > 2 else np.float32) for shape in shapes.values()]
+        return in_parts(boxes, none, some)
 
     inputs = {
         "photo": (np.uint8, ("height", "width", 3)),

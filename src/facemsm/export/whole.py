@@ -1,15 +1,16 @@
 """The whole way of a face as one ONNX graph: photo and boxes in, landmarks in photo pixels out.
 
-One function a step, named after what it repeats in operators. Faces go one by one through a ``Loop``, so memory does
-not grow with their number. All but the networks is in standard operators: maps in float64, the rest in float32. The
-numbers are those of :class:`facemsm.aligner.Aligner` without retries.
+One function a step, named after what it repeats in operators. Faces go through a ``Loop``, ``TOGETHER`` at once, so
+memory does not grow with their number. All but the networks is in standard operators: maps in float64, the rest in
+float32. The numbers are those of :class:`facemsm.aligner.Aligner`.
 
-A map is (3, 3) float64, homogeneous. Points are (2, L), x and y; what belongs to points is (1, L).
+Maps are (N, 3, 3) float64, homogeneous. Points are (N, 2, L), x and y; what belongs to points is (N, 1, L). What
+must be done face by face lacks the first axis.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import ModelProto
+from numpy.typing import NDArray
+from onnx import ModelProto, ValueInfoProto
+from onnx.helper import tensor_dtype_to_np_dtype
 
 from facemsm.aligner import Aligner
 from facemsm.assets import SAMPLE, SAMPLE_BOX
@@ -35,7 +38,7 @@ from facemsm.confidence.model import (
 from facemsm.errors import FacemsmError
 from facemsm.export.builder import Builder, Operand, Value
 from facemsm.files import atomic_write
-from facemsm.geometry import CROP_ENLARGEMENT, normalised_to_pixels, pixels_to_normalised
+from facemsm.geometry import CROP_ENLARGEMENT, normalised_to_pixels, pixels_to_normalised, similarity
 from facemsm.imaging.io import read_image
 from facemsm.provenance import commit
 from facemsm.runtime.model import HOURGLASS, STGAN, Model
@@ -44,11 +47,23 @@ from facemsm.schemes import LandmarkScheme
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.shapes.posterior import EMPTY_VARIANCE, FREEDOM, FRONTAL, SPREAD_FLOOR, Noise, ShapePrior
 from facemsm.shapes.reconstruction import TINY, Reconstruction
-from facemsm.stages import IDENTITY_THETA, LARGEST_SCALE, LEAST_SCALE, Method, Settings
+from facemsm.stages import (
+    IDENTITY_THETA,
+    LARGEST_SCALE,
+    LEAST_SCALE,
+    RETRY_BELOW,
+    RETRY_MIN_GAIN,
+    RETRY_ROTATIONS,
+    Method,
+    Settings,
+)
 from facemsm.typing import Array
 
 TOLERANCES = {"points": 0.05, "scores": 0.01, "occlusion": 0.01, "theta": 0.001}
 """The outputs, and how far they may be from ``Aligner``: photo pixels, probabilities, normalised coordinates."""
+
+TOGETHER = 4
+"""Faces at once. More take longer each, as feature maps leave the processor's cache."""
 
 _INVERSE_STEPS = 16
 """Of Newton's iteration, whose error is squared by each: enough for condition numbers up to some thousands. Those of
@@ -72,7 +87,7 @@ def export_whole(model: Model, path: Path, *, method: Method | None = None) -> N
     Raises:
         FacemsmError: the model cannot follow the method, the numbers differ, or the file cannot be written.
     """
-    aligner = Aligner(model, settings=Settings(method, retry=False))
+    aligner = Aligner(model, settings=Settings(method))
     content = whole_graph(model, aligner.method).SerializeToString()
     photo, boxes = read_image(SAMPLE), SAMPLE_BOX[None]
     options = onnxruntime.SessionOptions()
@@ -97,18 +112,18 @@ def whole_graph(model: Model, method: Method) -> ModelProto:
         model: a checked model.
         method: ``calibrated`` needs a calibrated model.
     """
-    b, count, networks = Builder(), model.scheme.count, load_networks(model)
-    shapes: list[tuple[int, ...]] = [(count, 2), (count,), (count,), (2, 3)]
+    count, networks = model.scheme.count, load_networks(model)
+    shapes = dict(zip(TOLERANCES, [(count, 2), (count,), (count,), (2, 3)], strict=True))
 
     def body(photo: Value, boxes: Value) -> list[Value]:
-        def one(index: Value) -> tuple[list[Value], list[tuple[Value, tuple[int, ...]]]]:
-            """Algorithm 2 for one face."""
-            seen = see(photo, boxes.op("Gather", index, axis=0).to(np.float64), model, networks)
+        def some(boxes: Value) -> list[Value]:
+            """Algorithm 2."""
+            seen = see(photo, boxes, model, networks, retry=method == "calibrated")
             points, scores, occlusion = by_paper(seen, model) if method == "paper" else calibrated(seen, model)
-            values = to_points(seen.to_photo, points), scores.reshape(count), occlusion.reshape(count), seen.theta
-            return [], list(zip(values, shapes, strict=True))
+            rows = (value.reshape(-1, count) for value in (scores, occlusion))
+            return [to_points(seen.to_photo, points), *rows, seen.theta]
 
-        return b.loop(boxes.op("Shape", dtype=np.int64, start=0, end=1).reshape(), [], one)
+        return in_parts(boxes, [np.zeros((0, *shape), np.float32) for shape in shapes.values()], some)
 
     threshold = model.calibration.threshold if model.calibration and method == "calibrated" else 0.5
     notes = {
@@ -119,11 +134,22 @@ def whole_graph(model: Model, method: Method) -> ModelProto:
         "scheme": model.scheme.name,
         "occluded from": f"{threshold:g}",
     }
-    outputs: dict[str, Sequence[int | str]] = {
-        name: ("faces", *shape) for name, shape in zip(TOLERANCES, shapes, strict=True)
-    }
+    outputs: dict[str, Sequence[int | str]] = {name: ("faces", *shape) for name, shape in shapes.items()}
     inputs = {"photo": (np.uint8, ("height", "width", 3)), "boxes": (np.float32, ("faces", 4))}
-    return b.model("facemsm", inputs, outputs, body, notes)
+    return Builder().model("facemsm", inputs, outputs, body, notes)
+
+
+def in_parts(boxes: Value, none: Sequence[NDArray[Any]], work: Callable[[Value], Sequence[Value]]) -> list[Value]:
+    """Outputs of all faces, which ``work`` makes of the boxes (N, 4) of up to ``TOGETHER``; ``none`` are those of no
+    face."""
+    b, count = boxes.builder, boxes.op("Shape", dtype=np.int64, start=0, end=1)
+
+    def part(index: Value, *found: Value) -> tuple[list[Value], list[Any]]:
+        first = index.reshape(1) * TOGETHER
+        some = boxes.op("Slice", first, first + TOGETHER, np.array([0]))
+        return [b.concat(*values) for values in zip(found, work(some), strict=True)], []
+
+    return b.loop(((count + (TOGETHER - 1)) / TOGETHER).reshape(), [b.value(value) for value in none], part)
 
 
 # --- The stages, as in facemsm.stages and facemsm.aligner ------------------------------------------------------------
@@ -131,26 +157,27 @@ def whole_graph(model: Model, method: Method) -> ModelProto:
 
 @dataclass(frozen=True)
 class Seen:
-    """What stages 1 and 2 find in a photo.
+    """What stages 1 and 2 find of N faces in a photo.
 
     Attributes:
-        crop, canonical: (S², 3), whole numbers as float32.
-        theta: (2, 3) float32.
-        to_photo: canonical to photo pixels.
-        points: (2, L), canonical pixels.
-        scores: (1, L), Eq. 9 in [0, 1].
-        spread: (3, L).
+        theta: (N, 2, 3) float32.
+        to_photo: (N, 3, 3) float64, canonical to photo pixels.
+        canonical: (N, S, S, 3) uint8.
+        points: (N, 2, L), canonical pixels.
+        scores: (N, 1, L), Eq. 9 in [0, 1].
+        spread: (N, 3, L).
         rest: other outputs of stage 2.
+        crop: (N, S, S, 3) uint8.
     """
 
-    crop: Value
-    canonical: Value
     theta: Value
     to_photo: Value
+    canonical: Value
     points: Value
     scores: Value
     spread: Value
     rest: list[Value]
+    crop: Value
 
 
 def load_networks(model: Model) -> tuple[ModelProto, ModelProto]:
@@ -160,43 +187,116 @@ def load_networks(model: Model) -> tuple[ModelProto, ModelProto]:
 
 
 def see(
-    photo: Value, box: Value, model: Model, networks: tuple[ModelProto, ModelProto], rest: Sequence[str] = ()
+    photo: Value,
+    boxes: Value,
+    model: Model,
+    networks: tuple[ModelProto, ModelProto],
+    rest: Sequence[str] = (),
+    *,
+    retry: bool | Value,
 ) -> Seen:
-    """Stages 1 and 2 about a box (4,) float64; ``rest`` names other outputs of stage 2."""
+    """Stages 1 and 2 about boxes (N, 4), and again for doubtful faces at other rotations.
+
+    A ``Loop`` of tries, so that the networks are in the file once: the first is of all faces, the others of those that
+    it leaves in doubt, if there are any.
+
+    Args:
+        photo: (H, W, 3).
+        boxes: (N, 4).
+        model: of which the networks are.
+        networks: of stages 1 and 2.
+        rest: names of other outputs of stage 2.
+        retry: whether there may be other tries, bool (1,) if the graph is to decide.
+    """
     b, count, size = photo.builder, model.scheme.count, model.codec.input_size
     generator, hourglass = networks
-    to_crop = box_to_crop(box, size)
-    crop = warp(photo, to_crop, size)
-    (theta,) = b.call(generator, as_bytes(crop, size), ["theta"])
-    theta = sanitize_theta(theta.reshape(2, 3).to(np.float64))
-    to_photo = invert(to_crop) @ theta_to_matrix(theta, size)
-    canonical = warp(photo, invert(to_photo), size)
-    points, intensity, spread, *others = b.call(hourglass, as_bytes(canonical, size), [*LANDMARKS, *rest])
-    points, spread = points.reshape(count, 2).transpose(1, 0), spread.reshape(count, 3).transpose(1, 0)
-    scores = (intensity.reshape(1, count) / model.codec.ideal_score).clip(0, 1)
-    return Seen(crop, canonical, theta.to(np.float32), to_photo, points, scores, spread, others)
+    upright = box_to_crop(boxes.to(np.float64), size)
+    angles = [0.0, *RETRY_ROTATIONS]
+    turns = np.stack([np.vstack((similarity(angle, centre=2 * [(size - 1) / 2]), (0, 0, 1))) for angle in angles])
+    back = np.stack([similarity(-angle)[:, :2] for angle in angles])
+    doubt: Operand = RETRY_BELOW
+    if isinstance(retry, Value):
+        doubt = b.where(retry, b.value(RETRY_BELOW, np.float32), -1)
+    zero, one = (b.value(np.array(value, np.int64)) for value in (0, 1))
+    number = upright.op("Shape", dtype=np.int64, start=0, end=1)
+
+    def numbers(count: Value) -> Value:
+        return b.op("Range", zero, count.reshape(), one)
+
+    def attempt(index: Value, active: Value, least: Value, crops: Value, *kept: Value) -> tuple[list[Value], list[Any]]:
+        """One rotation of the faces ``active``; one is taken if its mean score is above ``least``."""
+        to_crop = b.value(turns)[index] @ upright[active]
+        crop = cut(photo, to_crop, size)
+        (theta,) = b.call(generator, crop, ["theta"])
+        theta = sanitize_theta(theta.reshape(-1, 2, 3).to(np.float64))
+        to_photo = invert(to_crop) @ theta_to_matrix(theta, size)
+        canonical = cut(photo, invert(to_photo), size)
+        points, intensity, spread, *others = b.call(hourglass, canonical, [*LANDMARKS, *rest])
+        scores = (intensity.reshape(-1, 1, count) / model.codec.ideal_score).clip(0, 1)
+        theta = (b.value(back)[index] @ theta).to(np.float32)
+        points, spread = (v.reshape(-1, count, n).transpose(0, 2, 1) for v, n in ((points, 2), (spread, 3)))
+        found = theta, to_photo, canonical, points, scores, spread, *others
+
+        mean, first = scores.op("ReduceMean", np.array([1, 2]), keepdims=0), index.op("Equal", 0, dtype=np.bool_)
+        better = b.op("Or", mean > least, first)
+        old = kept[0].op("Shape", dtype=np.int64, start=0, end=1)
+        place = b.where(better, numbers(active.op("Shape", dtype=np.int64)) + old, active)
+        place = numbers(number).op("ScatterElements", active, place, axis=0)
+        kept = tuple(b.concat(*values)[place] for values in zip(kept, found, strict=True))
+        crops = b.concat(crops, crop)[numbers(number)]
+        going_on = b.op("Or", mean < doubt, first.op("Not")).op("NonZero", dtype=np.int64).reshape(-1)
+        least = b.where(first, (mean + RETRY_MIN_GAIN).op("Max", RETRY_BELOW), b.where(better, mean, least))
+        return [active[going_on], least[going_on], crops, *kept], []
+
+    none = [
+        np.zeros((0, size, size, 3), np.uint8),
+        np.zeros((0, 2, 3), np.float32),
+        np.zeros((0, 3, 3), np.float64),
+        np.zeros((0, size, size, 3), np.uint8),
+        *(np.zeros((0, n, count), np.float32) for n in (2, 1, 3)),
+        *(_of_no_image(output) for name in rest for output in hourglass.graph.output if output.name == name),
+    ]
+    tries = b.value(np.array(1 if retry is False else len(angles), np.int64))
+    start = [numbers(number), numbers(number).to(np.float32) * 0, *(b.value(value) for value in none)]
+    _, _, crop, theta, to_photo, canonical, points, scores, spread, *more = b.loop(
+        tries, start, attempt, goes_on=lambda active, *_: active.op("Size", dtype=np.int64) > 0
+    )
+    return Seen(theta, to_photo, canonical, points, scores, spread, more, crop)
+
+
+def _of_no_image(output: ValueInfoProto) -> NDArray[Any]:
+    """What a network would give as that."""
+    kind = output.type.tensor_type
+    sizes = [0, *(size.dim_value for size in kind.shape.dim[1:])]
+    return np.zeros(sizes, tensor_dtype_to_np_dtype(kind.elem_type))
 
 
 def by_paper(seen: Seen, model: Model, thresholds: Operand | None = None) -> tuple[Value, Value, Value]:
-    """Stage 3 of Algorithm 2: points (2, L), scores (1, L) relative to the best, 1 where one was rebuilt (1, L).
+    """Stage 3 of Algorithm 2: points (N, 2, L), scores (N, 1, L) relative to the best, 1 where one was rebuilt.
 
     Args:
-        seen: what is known of a face.
+        seen: what is known of the faces.
         model: for its dictionary.
         thresholds: (1, L), shares of the best score; by default those of :class:`Reconstruction`.
     """
-    points, rebuilt = reconstruct(seen.points, seen.scores, model.dictionary(), Reconstruction(), thresholds)
-    return points, relative_scores(seen.scores), rebuilt.to(np.float32)
+    b, dictionary, count = seen.points.builder, model.dictionary(), model.scheme.count
+
+    def one(index: Value) -> tuple[list[Value], list[tuple[Value, Sequence[int]]]]:
+        points, rebuilt = reconstruct(seen.points[index], seen.scores[index], dictionary, Reconstruction(), thresholds)
+        return [], [(points, (2, count)), (rebuilt.to(np.float32), (1, count))]
+
+    points, rebuilt = b.loop(_number(seen.points), [], one)
+    return points, relative_scores(seen.scores), rebuilt
 
 
 def calibrated(seen: Seen, model: Model) -> tuple[Value, Value, Value]:
-    """Stage 3 of a calibrated model: points (2, L), that they are right and that they are hidden (1, L)."""
-    prior, calibration, scheme, size = model.prior(), model.calibration, model.scheme, model.codec.input_size
+    """Stage 3 of a calibrated model: points (N, 2, L), that they are right and that they are hidden (N, 1, L)."""
+    prior, calibration, scheme = model.prior(), model.calibration, model.scheme
     assert prior is not None
     assert calibration is not None
     covariance = observation_covariance(seen.points, seen.scores, seen.spread, calibration.noise, scheme)
     found = posterior(seen.points, covariance, prior)
-    details = detail(seen.canonical, size)
+    details = detail(seen.canonical, model.codec.input_size)
     features = describe(seen.points, seen.scores, seen.spread, details, found, prior, scheme)
     scores, occlusion = predict(features, calibration)
     if calibration.stage3 == "exemplars":
@@ -207,21 +307,20 @@ def calibrated(seen: Seen, model: Model) -> tuple[Value, Value, Value]:
 # --- Maps, as in facemsm.geometry and facemsm.stages -----------------------------------------------------------------
 
 
-def box_to_crop(box: Value, size: int) -> Value:
-    """Photo to crop, of a box (4,)."""
-    low, high = box.split(2)
-    side = CROP_ENLARGEMENT * (high - low).op("ReduceMax", keepdims=1).op("Max", 1e-6)
+def box_to_crop(boxes: Value, size: int) -> Value:
+    """Photo to crop, of boxes (N, 4); one that is not finite is taken for a pixel's."""
+    low, high = boxes.builder.where(_finite(boxes), boxes, 0).split(2, axis=1)
+    side = CROP_ENLARGEMENT * (high - low).op("ReduceMax", np.array([1]), keepdims=1).op("Max", 1e-6)
     scale = size / side
     shift = (size - 1) / 2 - scale * ((low + high) / 2)
-    return _matrix(scale * np.eye(2), shift)
+    return _homogeneous(boxes.builder.concat(scale.reshape(-1, 1, 1) * np.eye(2), shift.reshape(-1, 2, 1), axis=2))
 
 
 def sanitize_theta(theta: Value) -> Value:
-    """θ (2, 3), or ``IDENTITY_THETA`` where it is not finite, mirrors the face or shows next to nothing of it."""
-    a, b, _, c, d, _ = theta.reshape(6).split(6)
+    """θ (N, 2, 3), or ``IDENTITY_THETA`` where it is not finite, mirrors the face or shows next to nothing of it."""
+    a, b, _, c, d, _ = theta.reshape(-1, 6, 1).split(6, axis=1)
     scale = a * d - b * c
-    finite = (theta * 0).reshape(1, 6).sum(1).reshape(1).op("Equal", 0, dtype=np.bool_)  # 0 times infinity is no number
-    good = finite & (scale > LEAST_SCALE) & (scale < LARGEST_SCALE)
+    good = _finite(theta.reshape(-1, 6, 1)) & (scale > LEAST_SCALE) & (scale < LARGEST_SCALE)
     return theta.builder.where(good, theta, IDENTITY_THETA)
 
 
@@ -230,62 +329,80 @@ def theta_to_matrix(theta: Value, size: int) -> Value:
     to_pixels, to_normalised = (
         np.vstack((matrix(size, size), (0, 0, 1))) for matrix in (normalised_to_pixels, pixels_to_normalised)
     )
-    return theta.builder.value(to_pixels) @ (theta.builder.concat(theta, [[0, 0, 1]]) @ to_normalised)
+    return theta.builder.value(to_pixels) @ (_homogeneous(theta) @ to_normalised)
 
 
 def invert(matrix: Value) -> Value:
-    """The inverse map."""
-    a, b, x, c, d, y = matrix[[0, 1]].reshape(6).split(6)
+    """The inverse maps (N, 3, 3)."""
+    a, b, x, c, d, y, *_ = matrix.reshape(-1, 9).split(9, axis=1)
     determinant = a * d - b * c
-    linear = (matrix.builder.concat(d, -b, -c, a) / determinant).reshape(2, 2)
-    return _matrix(linear, -(linear @ matrix.builder.concat(x, y).reshape(2, 1)))
+    a, b, c, d = d / determinant, -b / determinant, -c / determinant, a / determinant
+    inverse = matrix.builder.concat(a, b, -(a * x + b * y), c, d, -(c * x + d * y), axis=1)
+    return _homogeneous(inverse.reshape(-1, 2, 3))
 
 
 def to_points(matrix: Value, points: Value) -> Value:
-    """(L, 2) float32: points (2, L) mapped."""
+    """(N, L, 2) float32: points (N, 2, L) mapped."""
     b = matrix.builder
-    linear, shift = b.ops("Split", matrix[[0, 1]], b.value(np.array([2, 1])), outputs=2, axis=1)
-    return (linear @ points.to(np.float64) + shift).transpose(1, 0).to(np.float32)
+    rows = matrix.op("Gather", np.array([0, 1]), axis=1)
+    linear, shift = b.ops("Split", rows, b.value(np.array([2, 1])), outputs=2, axis=2)
+    return (linear @ points.to(np.float64) + shift).transpose(0, 2, 1).to(np.float32)
 
 
-def _matrix(linear: Value, shift: Value) -> Value:
-    """(3, 3) of a (2, 2) part and a shift of two numbers."""
-    b = linear.builder
-    return b.concat(b.concat(linear, shift.reshape(2, 1), axis=1), [[0, 0, 1]])
+def _homogeneous(rows: Value) -> Value:
+    """(N, 3, 3) of the upper rows (N, 2, 3)."""
+    return rows.op("Pad", np.array([0, 0, 0, 0, 1, 0])) + np.diag([0.0, 0.0, 1.0])
+
+
+def _finite(values: Value) -> Value:
+    """Whether all along the second axis are."""
+    return (values * 0).sum(1).op("Equal", 0, dtype=np.bool_)  # 0 times infinity is no number
+
+
+def _number(values: Value) -> Value:
+    """int64 (), of faces."""
+    return values.op("Shape", dtype=np.int64, start=0, end=1).reshape()
 
 
 # --- Images, as in facemsm.imaging.warping ---------------------------------------------------------------------------
 
 
-def warp(photo: Value, matrix: Value, size: int) -> Value:
-    """The crop (size², 3) of a photo (H, W, 3) by a map from it, whole numbers as float32."""
-    concat, where = photo.builder.concat, photo.builder.where
-    a, b, x, c, d, y = matrix[[0, 1]].reshape(6).split(6)
-    determinant = a * d - b * c
+def cut(photo: Value, maps: Value, size: int) -> Value:
+    """Crops (N, size, size, 3) uint8 of a photo (H, W, 3) by maps from it, as ``warp`` cuts them."""
+    b = photo.builder
+    a, b_, x, c, d, y, *_ = maps.reshape(-1, 9).split(9, axis=1)
+    determinant = a * d - b_ * c
     scale = determinant.op("Abs")
     step = (1 / scale.op("Max", 1e-12).op("Sqrt")).to(np.int64).op("Max", 1)
     # The crop's middle, and how far about it the photo is seen; rows before columns, as in the photo.
     u, v = (size - 1) / 2 - x, (size - 1) / 2 - y
-    middle = concat(a * v - c * u, d * u - b * v) / determinant
-    reach = size * concat(a.op("Abs") + c.op("Abs"), b.op("Abs") + d.op("Abs")) / 2 / scale
+    middle = b.concat(a * v - c * u, d * u - b_ * v, axis=1) / determinant
+    reach = size * b.concat(a.op("Abs") + c.op("Abs"), b_.op("Abs") + d.op("Abs"), axis=1) / 2 / scale
     limit = photo.op("Shape", dtype=np.int64, start=0, end=2)
     low = ((middle - reach).op("Floor").to(np.int64) - 2 * step).op("Max", 0).op("Min", limit - 1)
     high = ((middle + reach).op("Ceil").to(np.int64) + 2 * step).op("Max", low + 1).op("Min", limit)
     high = (low + ((high - low) / step).op("Max", 1) * step).op("Min", limit)
-    part = photo.op("Slice", low, high, np.array([0, 1]))
     cell = step.op("Min", high - low)
-    cells = (high - low) / cell
     shrunk = step >= 2
-    image = photo.builder.choose(shrunk, lambda: averaged(part, cells, cell), lambda: part.op("Identity"))
 
-    # The map from what OpenCV is given: the image where the photo is shrunk, else the photo, of which it is a part.
-    given = where(shrunk, low, low * 0)
+    # The maps from what OpenCV is given: the part where the photo is shrunk, else the photo, of which it is a part.
+    given = b.where(shrunk, low, low * 0)
     times = step.to(np.float64)
-    down, across = (given.to(np.float64) + (times - 1) / 2).split(2)
-    from_image = concat(
-        a * times, b * times, a * across + b * down + x, c * times, d * times, c * across + d * down + y
-    )
-    return bilinear(image, from_image, low - given, size)
+    down, across = (given.to(np.float64) + (times - 1) / 2).split(2, axis=1)
+    columns = [a * times, c * times, b_ * times, d * times, a * across + b_ * down + x, c * across + d * down + y]
+    from_image, offset = b.concat(*columns, axis=1).reshape(-1, 3, 2), low - given
+    starts, slopes = sampled(from_image, size)
+
+    def one(index: Value) -> tuple[list[Value], list[tuple[Value, Sequence[int]]]]:
+        start, end = low[index], high[index]
+
+        def part() -> Value:
+            return photo.op("Slice", start, end, np.array([0, 1]))
+
+        image = b.choose(shrunk[index], lambda: averaged(part(), (end - start) / cell[index], cell[index]), part)
+        return [], [(bilinear(image, starts[index], slopes[index], offset[index], size), (size, size, 3))]
+
+    return b.loop(_number(maps), [], one)[0]
 
 
 def averaged(part: Value, cells: Value, cell: Value) -> Value:
@@ -301,114 +418,126 @@ def averaged(part: Value, cells: Value, cell: Value) -> Value:
     return (total * share + upwards).op("Round").to(np.uint8)
 
 
-def bilinear(image: Value, matrix: Value, offset: Value, size: int) -> Value:
-    """What ``cv2.warpAffine`` makes of an image (H, W, 3), (size², 3), to the last bit.
+def sampled(maps: Value, size: int) -> tuple[Value, Value]:
+    """Where ``cv2.warpAffine`` samples an image, row and column of each: of a crop's rows (N, 2, size, 1) the starts,
+    float32, and from there (N, 2, 1, size), float64, by column.
+
+    It adds in float32 the parts of a coordinate that belong to the row, and then the column's, in one rounding, which
+    is written here as float64 that becomes float32.
+
+    Args:
+        maps: (N, 3, 2) float64, columns of the maps to the crop.
+        size: side of the crop.
+    """
+    steps = np.arange(size, dtype=np.float64)
+    a, c, b, d, x, y = maps.reshape(-1, 6).split(6, axis=1)
+    inverse = 1 / (a * d - b * c)
+    a, b, c, d = d * inverse, b * -inverse, c * -inverse, a * inverse
+    join = maps.builder.concat
+    along, beside = (join(*pair, axis=1).reshape(-1, 2, 1, 1).to(np.float32) for pair in ((c, a), (d, b)))
+    shift = join(-(c * x) - d * y, -(a * x) - b * y, axis=1).reshape(-1, 2, 1, 1).to(np.float32)
+    return beside * steps.reshape(size, 1) + shift, along.to(np.float64) * steps
+
+
+def bilinear(image: Value, starts: Value, slopes: Value, offset: Value, size: int) -> Value:
+    """What ``cv2.warpAffine`` makes of an image (H, W, 3), (size, size, 3) uint8, to the last bit.
 
     That matters because 8-bit networks are not smooth: one grey level in a few pixels can move a point by 0.1 px. So
-    coordinates are rounded where OpenCV rounds them. It adds in float32 the parts of a coordinate that belong to the
-    row, and then the column's, in one rounding, which is written here as float64 that becomes float32.
+    coordinates are rounded where OpenCV rounds them.
 
     Args:
         image: uint8.
-        matrix: (6,) float64, to the crop.
+        starts, slopes: of one crop, see :func:`sampled`.
         offset: int64 (2,), row and column of the image's first pixel in what the map takes.
         size: side of the crop.
     """
-    steps = np.arange(size)
-    m = matrix.split(6)
-    inverse = 1 / (m[0] * m[4] - m[1] * m[3])
-    linear = m[4] * inverse, m[1] * -inverse, m[3] * -inverse, m[0] * inverse
-    shift = [-(linear[i] * m[2]) - linear[i + 1] * m[5] for i in (0, 2)]
     sides = image.op("Shape", dtype=np.int64, start=0, end=2)
-    firsts, parts = [], []
-    for axis, along, beside, start in ((1, linear[0], linear[1], shift[0]), (0, linear[2], linear[3], shift[1])):
-        rows = steps[:, None].astype(np.float32) * beside.to(np.float32) + start.to(np.float32)
-        at = (rows.to(np.float64) + along.to(np.float32).to(np.float64) * steps.astype(np.float64)).to(np.float32)
-        first = at.op("Floor")
-        parts.append((at - first).reshape(size**2, 1) @ np.ones((1, 3)))
-        inside = (first - offset[[axis]].to(np.float32) + 2).op("Max", 0).op("Min", (sides[[axis]] + 2).to(np.float32))
-        firsts.append(inside.to(np.int32).reshape(size**2))
+    at = (starts.to(np.float64) + slopes).to(np.float32).reshape(2, size**2)
+    first = at.op("Floor")
+    down, across = (part.reshape(size**2, 1) @ np.ones((1, 3)) for part in (at - first).split(2))
     # two pixels of border on every side are what lies beyond
-    flat = image.op("Pad", np.array([2, 2, 0, 2, 2, 0])).reshape(-1, 3)
-    wide = (sides[[1]] + 4).to(np.int32)
-    index = firsts[1] * wide + firsts[0]
-    taps = [flat.op("Gather", at, axis=0).to(np.float32) for at in (index, index + 1, index + wide, index + wide + 1)]
-    value = _between(_between(taps[0], taps[1], parts[0]), _between(taps[2], taps[3], parts[0]), parts[1])
-    whole = value.op("Round").reshape(-1)
+    inside = (first - (offset - 2).to(np.float32).reshape(2, 1)).op("Max", 0)
+    inside = inside.op("Min", (sides + 2).to(np.float32).reshape(2, 1))
+    flat = image.op("Pad", np.array([2, 2, 0, 2, 2, 0])).to(np.float32).reshape(-1, 3)
+    wide = sides[[1]] + 4
+    strides = image.builder.concat(wide, np.array([1])).to(np.float32).reshape(1, 2)
+    index = (strides @ inside).to(np.int32).reshape(size**2)  # whole numbers below 2^24, exact as float32
+    wide = wide.to(np.int32)
+    taps = [flat[at] for at in (index, index + 1, index + wide, index + (wide + 1))]
+    value = _between(_between(taps[0], taps[1], across), _between(taps[2], taps[3], across), down).reshape(-1)
+    whole = value.op("Round")
     # Few values are so near to a half that the last bit decides. OpenCV rounds product and sum once, not twice.
-    doubtful = ((value.reshape(-1) - whole).op("Abs") > 0.5 - 1e-4).op("NonZero", dtype=np.int64).reshape(-1)
-    *taps, across, down = (array.reshape(-1).op("Gather", doubtful, axis=0).to(np.float64) for array in (*taps, *parts))
+    doubtful = ((value - whole).op("Abs") > 0.5 - 1e-4).op("NonZero", dtype=np.int64).reshape(-1)
+    *taps, across, down = (array.reshape(-1)[doubtful].to(np.float64) for array in (*taps, across, down))
     upper, lower = (_between(taps[i], taps[i + 1], across).to(np.float32) for i in (0, 2))
     step = (lower - upper).to(np.float64)
-    exact = (down * step + upper.to(np.float64)).to(np.float32).op("Round")
-    return whole.op("ScatterElements", doubtful, exact, axis=0).reshape(size**2, 3)
+    exact = (down * step + upper.to(np.float64)).to(np.float32).op("Round").to(np.uint8)
+    return whole.to(np.uint8).op("ScatterElements", doubtful, exact, axis=0).reshape(size, size, 3)
 
 
 def _between(first: Value, second: Value, share: Value) -> Value:
     return share * (second - first) + first
 
 
-def as_bytes(crop: Value, size: int) -> Value:
-    """What the networks take, (1, S, S, 3) uint8."""
-    return crop.to(np.uint8).reshape(1, size, size, 3)
-
-
 # --- Shapes, as in facemsm.shapes.posterior and facemsm.shapes.reconstruction ----------------------------------------
 
 
 def yaw_proxy(points: Value, scheme: LandmarkScheme) -> Value:
-    """(1, 1) of points (2, L)."""
+    """(N, 1, 1) of points (N, 2, L)."""
     between = np.zeros((scheme.count, 1))
     for corner, sign in zip(scheme.outer_eye_corners, (1, -1), strict=True):
         between[list(corner)] += sign / len(corner)
-    extent = points.op("ReduceMax", np.array([1]), keepdims=1) - points.op("ReduceMin", np.array([1]), keepdims=1)
-    width, height = extent.split(2)
-    eyes, area = (points @ between).op("ReduceL2", np.array([0]), keepdims=1), (width * height).op("Max", 1e-12)
+    extent = points.op("ReduceMax", np.array([2]), keepdims=1) - points.op("ReduceMin", np.array([2]), keepdims=1)
+    width, height = extent.split(2, axis=1)
+    eyes, area = (points @ between).op("ReduceL2", np.array([1]), keepdims=1), (width * height).op("Max", 1e-12)
     return -(eyes / area.op("Sqrt")).clip(0.05, 1).op("Log")
 
 
 def observation_covariance(
     points: Value, scores: Value, spread: Value, noise: Noise, scheme: LandmarkScheme
 ) -> tuple[Value, Value, Value]:
-    """xx, xy and yy, (1, L) each, of spreads (3, L)."""
+    """xx, xy and yy, (N, 1, L) each, of spreads (N, 3, L)."""
     a, b, c = noise
     turn = (yaw_proxy(points, scheme) - FRONTAL).clip(0, 0.5)
     gain = (a + b * (1 - scores) - c * turn).op("Exp")
     floors = np.array([[SPREAD_FLOOR], [0], [SPREAD_FLOOR]])
     empty = np.array([[EMPTY_VARIANCE], [0], [EMPTY_VARIANCE]])
-    xx, xy, yy = points.builder.where(scores > 0, gain * (spread + floors), empty).split(3)
+    xx, xy, yy = points.builder.where(scores > 0, gain * (spread + floors), empty).split(3, axis=1)
     return xx, xy, yy
 
 
 def posterior(points: Value, covariance: tuple[Value, Value, Value], prior: ShapePrior) -> tuple[Value, Value, Value]:
-    """Points (2, L), variance and mahalanobis (1, L)."""
+    """Points (N, 2, L), variance and mahalanobis (N, 1, L)."""
     b, count = points.builder, len(prior.mean)
     mean, modes, residual = prior.exact
     flat, own = _whitened(modes.transpose(1, 0, 2).reshape(2 * count, -1))
     other = np.roll(np.arange(2 * count), count)  # y of a point in place of x, and x in place of y
-    observed = (points - mean.T).reshape(2 * count, 1)
+    observed = (points - mean.T).reshape(-1, 2 * count, 1)
+
+    def swapped(values: Value) -> Value:
+        return values.op("Gather", other, axis=1)
 
     def given(xx: Value, xy: Value, yy: Value) -> tuple[Value, ...]:
         """What the observations and their covariance say."""
-        xx, yy = xx + residual[None], yy + residual[None]
+        xx, yy = xx + residual, yy + residual
         determinant = xx * yy - xy * xy
-        along = b.concat(yy / determinant, xx / determinant).reshape(2 * count, 1)
+        along = b.concat(yy / determinant, xx / determinant, axis=2).reshape(-1, 2 * count, 1)
         across = -(xy / determinant)
-        across = b.concat(across, across).reshape(2 * count, 1)
+        across = b.concat(across, across, axis=2).reshape(-1, 2 * count, 1)
         weighted = along * flat + across * flat[other]
         inverse = _inverse(flat.T @ weighted + own, len(own))
-        z = inverse @ (flat.T @ (along * observed + across * observed[other]))
+        z = inverse @ (flat.T @ (along * observed + across * swapped(observed)))
         off = observed - flat @ z
-        pull = along * off + across * off[other]
-        return along, weighted, inverse, off, pull, (off * pull).reshape(2, count).sum(0)
+        pull = along * off + across * swapped(off)
+        return along, weighted, inverse, off, pull, (off * pull).reshape(-1, 2, count).sum(1)
 
     weights = (FREEDOM + 2) / (FREEDOM + given(*covariance)[-1])
     along, weighted, inverse, off, pull, mahalanobis = given(*(value / weights for value in covariance))
     both = np.tile(residual, 2)[:, None]
-    found = points - (off - both * pull).reshape(2, count)
+    found = points - (off - both * pull).reshape(-1, 2, count)
     kept = flat - both * weighted
-    variance = (kept @ inverse * kept).sum(1) + both - both**2 * along
-    return found, variance.reshape(2, count).sum(0) / 2, mahalanobis
+    variance = (kept @ inverse * kept).sum(2) + both - both**2 * along
+    return found, variance.reshape(-1, 2, count).sum(1) / 2, mahalanobis
 
 
 def _whitened(flat: Array) -> tuple[Array, Array]:
@@ -420,8 +549,8 @@ def _whitened(flat: Array) -> tuple[Array, Array]:
 
 
 def _inverse(matrix: Value, side: int) -> Value:
-    """Of a symmetric matrix of positive eigenvalues, by Newton's iteration (Schulz, 1933)."""
-    largest = matrix.op("Abs").sum(0).op("ReduceMax", keepdims=1)  # no eigenvalue is larger
+    """Of symmetric matrices (N, side, side) of positive eigenvalues, by Newton's iteration (Schulz, 1933)."""
+    largest = matrix.op("Abs").sum(1).op("ReduceMax", np.array([2]), keepdims=1)  # no eigenvalue is larger
     inverse = np.eye(side) / largest
     for _ in range(_INVERSE_STEPS):
         inverse = inverse @ (2 * np.eye(side) - matrix @ inverse)
@@ -430,7 +559,7 @@ def _inverse(matrix: Value, side: int) -> Value:
 
 def relative_scores(scores: Value) -> Value:
     """Shares of the face's best score."""
-    best = scores.op("ReduceMax", keepdims=1)
+    best = scores.op("ReduceMax", np.array([-1]), keepdims=1)
     return scores / scores.builder.where(best > 0, best, 1)
 
 
@@ -508,24 +637,27 @@ def _solution(matrix: Value, right: Value) -> Value:
 # --- Confidence, as in facemsm.confidence.model ----------------------------------------------------------------------
 
 
-def detail(crop: Value, size: int) -> tuple[Value, Value]:
-    """Logs of how much fine and coarse detail a crop (S², 3) shows, (1, 1) each, rounded where OpenCV rounds."""
-    grey = crop @ (np.array([[9798], [19235], [3735]]) / 2**15)
-    whole = (grey + 0.5).op("Floor").reshape(1, 1, size, size)
+def detail(crops: Value, size: int) -> tuple[Value, Value]:
+    """Logs of how much fine and coarse detail crops (N, S, S, 3) show, (N, 1, 1) each, rounded where OpenCV rounds."""
+    grey = (crops.to(np.float32) @ (np.array([[9798], [19235], [3735]]) / 2**15)).reshape(-1, 1, size, size)
+    whole = (grey + 0.5).op("Floor")
     half, quarter = (whole.op("AveragePool", kernel_shape=[n, n], strides=[n, n]) for n in (2, 4))
     half, quarter = (half + 0.5).op("Floor"), quarter.op("Round")
-    images = [image.reshape(size // n, size // n) for n, image in ((1, whole), (2, half), (4, quarter))]
+    images = [image.reshape(-1, size // n, size // n) for n, image in ((1, whole), (2, half), (4, quarter))]
     fine, coarse = (_lost(images[i], images[i + 1], size // n) for i, n in ((0, 2), (1, 4)))
     return fine, coarse
 
 
-def _lost(image: Value, half: Value, side: int) -> Value:
-    """Of an image and one of half its sides, which is doubled again: three parts of the near pixel, one of the far."""
+def _lost(images: Value, halves: Value, side: int) -> Value:
+    """Of images and those of half their sides, doubled again: three parts of the near pixel, one of the far."""
     at = np.arange(2 * side)
     near, far = at // 2, np.clip(at // 2 + np.where(at % 2, 1, -1), 0, side - 1)
-    doubled = half.op("MatMul", ((3 * np.eye(side)[near] + np.eye(side)[far]) / 4).T)
-    doubled = (((3 * doubled).op("Floor")[near] + doubled.op("Floor")[far] + 2) / 4).op("Floor")
-    return (image - doubled).op("Abs").op("ReduceMean", keepdims=1).op("Max", FLAT).op("Log")
+    doubled = halves.op("MatMul", ((3 * np.eye(side)[near] + np.eye(side)[far]) / 4).T)
+    near_rows, far_rows = (
+        part.op("Floor").op("Gather", rows, axis=1) for part, rows in ((3 * doubled, near), (doubled, far))
+    )
+    doubled = ((near_rows + far_rows + 2) / 4).op("Floor")
+    return (images - doubled).op("Abs").op("ReduceMean", np.array([1, 2]), keepdims=1).op("Max", FLAT).op("Log")
 
 
 def describe(
@@ -537,12 +669,12 @@ def describe(
     prior: ShapePrior,
     scheme: LandmarkScheme,
 ) -> Value:
-    """``FEATURES`` (F, L)."""
+    """``FEATURES`` (N, F, L)."""
     b, (at, variance, mahalanobis), (fine, coarse) = points.builder, found, details
-    xx, _, yy = spread.split(3)
+    xx, _, yy = spread.split(3, axis=1)
     near, around = neighbour_shares(prior, NEAR).T, neighbour_shares(prior, AROUND).T
     doubt, width, turned = 1 - scores, (xx + yy).op("Max", EMPTY_SPREAD).op("Log") / 2, yaw_proxy(at, scheme)
-    doubt_near, everywhere = doubt @ near, doubt.op("ReduceMean", keepdims=1)
+    doubt_near, everywhere = doubt @ near, doubt.op("ReduceMean", np.array([2]), keepdims=1)
     eyes = [doubt @ _mean_of(eye, scheme.count) for eye in (scheme.right_eye, scheme.left_eye)]
     features = {
         "uncertainty": doubt,
@@ -554,7 +686,7 @@ def describe(
         "spread": width,
         "spread near": width @ near,
         "variance": variance.op("Log") / 2,
-        "moved": ((at - points).op("ReduceL2", np.array([0]), keepdims=1) + 1).op("Log"),
+        "moved": ((at - points).op("ReduceL2", np.array([1]), keepdims=1) + 1).op("Log"),
         "mahalanobis": (mahalanobis + 1).op("Log"),
         "turned": turned,
         "turned²": turned * turned,
@@ -566,8 +698,8 @@ def describe(
         "uncertainty of the face²": everywhere * everywhere,
         "uncertainty of an eye": eyes[0].op("Max", eyes[1]),
     }
-    row = b.value(np.array([1, scheme.count]))
-    return b.concat(*(features[name].op("Expand", row) for name in FEATURES))
+    row = scores.op("Shape", dtype=np.int64)
+    return b.concat(*(features[name].op("Expand", row) for name in FEATURES), axis=1)
 
 
 def _mean_of(points: Sequence[int], count: int) -> Array:
@@ -578,7 +710,7 @@ def _mean_of(points: Sequence[int], count: int) -> Array:
 
 
 def predict(features: Value, calibration: Calibration) -> list[Value]:
-    """That points are right, and that they are hidden, (1, L) each."""
+    """That points are right, and that they are hidden, (N, 1, L) each."""
     models = (calibration.correct, calibration.hidden)
     weights, biases = (np.stack([getattr(model, part) for model in models]) for part in ("weights", "landmarks"))
-    return (features.builder.value(weights, features.dtype) @ features + biases).op("Sigmoid").split(2)
+    return (features.builder.value(weights, features.dtype) @ features + biases).op("Sigmoid").split(2, axis=1)
