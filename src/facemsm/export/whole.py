@@ -248,7 +248,7 @@ def see(
         least = b.where(first, (mean + RETRY_MIN_GAIN).op("Max", RETRY_BELOW), b.where(better, mean, least))
         return [active[going_on], least[going_on], crops, *kept], []
 
-    none = [
+    none: list[Operand] = [
         np.zeros((0, size, size, 3), np.uint8),
         np.zeros((0, 2, 3), np.float32),
         np.zeros((0, 3, 3), np.float64),
