@@ -8,7 +8,7 @@ import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -333,6 +333,9 @@ def test_points_in_the_convention_of_a_data_set(uncalibrated: Path, photo: Image
     np.testing.assert_allclose(own.points - consensus.points, np.full((68, 2), (0.01, -0.002)) * scale, atol=1e-3)
     with pytest.raises(FacemsmError, match="no convention 'cofw': the model knows 300w"):
         aligner.align(photo, [BOX], settings=Settings(convention="cofw"))
+    for wrong in ("", 3, ["300w"]):
+        with pytest.raises(FacemsmError, match=r"convention is .*: give the name of a data set, or None"):
+            Settings(convention=cast(Any, wrong))
 
 
 def _points_of(aligner: Aligner, photo: Image) -> FloatArray:

@@ -62,7 +62,7 @@ class Settings:
             where the consensus of all sets is.
 
     Raises:
-        FacemsmError: an unknown method or stage.
+        FacemsmError: an unknown method or stage, or a convention that is no name.
     """
 
     method: Method | None = None
@@ -80,6 +80,8 @@ class Settings:
             raise FacemsmError(
                 f"stages are {short(self.stages)}: give a list of 1, 2 and 3, and keep 2, which finds the points"
             )
+        if self.convention is not None and not (isinstance(self.convention, str) and self.convention):
+            raise FacemsmError(f"convention is {short(self.convention)}: give the name of a data set, or None")
 
 
 class Located(NamedTuple):

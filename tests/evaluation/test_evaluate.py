@@ -635,6 +635,12 @@ def test_labels_without_photos_are_scored(run: Run, tmp_path: Path) -> None:
     assert "a0.pts: expected one photo" in err
 
 
+def test_points_are_moved_to_a_convention_once() -> None:
+    samples = [sample(0)]
+    assert run_aligner(spots(), samples, convention="aflw2000").own is not None
+    assert run_aligner(spots(settings=Settings(convention="aflw2000")), samples, convention="aflw2000").own is None
+
+
 def test_errors_in_the_sets_own_convention_stand_beside_the_plain_ones() -> None:
     """Labels that lie to the right by a known share of the face cost nothing in their own convention."""
     shift = (0.05, 0.0)

@@ -126,6 +126,7 @@ def test_a_face_that_was_missed_stays_missed(fitted: dict[str, Convention]) -> N
     labels = fitted["other"].to_labels(faces)
     assert np.isnan(labels[1]).all()
     np.testing.assert_allclose(labels[0], alone[0])
+    assert fitted["other"].to_labels(faces[:0]).shape == (0, 68, 2)
 
 
 def test_weights_are_saved_and_read(fitted: dict[str, Convention], prior: ShapePrior, tmp_path: Path) -> None:

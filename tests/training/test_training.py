@@ -1276,6 +1276,8 @@ def test_labels_are_moved_to_the_consensus_of_a_model(drawn: Path) -> None:
     strange = replace(before, training=own, validation=own[:2])
     for old, new in zip(strange.training, to_consensus(strange, "68").training, strict=True):
         assert new is old
+    held_out = replace(before, training=own, validation=before.validation[:1])  # a set of which none is trained on
+    assert to_consensus(held_out, "68").validation[0] is not held_out.validation[0]
     with pytest.raises(FacemsmError, match="no model 'nowhere'"):
         hourglass(drawn, conventions="nowhere")
 

@@ -68,7 +68,8 @@ def run_aligner(
         detector: finds the faces; their own boxes are used if None. Of its boxes the one that overlaps the tight box
             of a face's landmarks most is taken, if by ``LEAST_OVERLAP``; otherwise the face is missed.
         perturbation: perturbs the boxes, the detector's too.
-        convention: name of a data set; if the model knows its convention, points are given in that, too.
+        convention: name of a data set; if the model knows its convention, points are given in that, too, unless the
+            aligner's settings ask for one, which its points are in then.
 
     Returns:
         Predictions in the order of the samples, in pixels of the photos as they are, without ``origin``.
@@ -76,6 +77,10 @@ def run_aligner(
     Raises:
         FacemsmError: a photo cannot be read or a box not be used; the message names the face.
     """
+    asked = None if aligner.settings.convention else convention
+    known = (
+        aligner.model.convention(asked) if asked else None
+    )  # a damaged file is an error now, not after the last face
     names, found = [], []
     for sample in samples:
         names.append(sample.name)
@@ -89,7 +94,7 @@ def run_aligner(
         gap = np.full((count, *shape), np.nan, np.float32)
         return np.array([gap if face is None else getattr(face, values) for face in found], np.float32)
 
-    points, known = stack("points", 2), aligner.model.convention(convention) if convention else None
+    points = stack("points", 2)
     return Predictions(
         method="facemsm",
         names=tuple(names),

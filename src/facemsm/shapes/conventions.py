@@ -154,7 +154,7 @@ def _describe(points: NDArray[np.floating], prior: ShapePrior) -> tuple[Matrix, 
     basis = modes[..., :-POSES].reshape(mean.size, -1)
     weighed = basis / np.repeat(residual, 2)[:, None]
     to_mean = fit_similarity(points, np.broadcast_to(mean, points.shape))
-    offsets = (apply_affine(to_mean, points) - mean).reshape(len(points), -1)
+    offsets = (apply_affine(to_mean, points) - mean).reshape(len(points), mean.size)
     found = np.linalg.solve(weighed.T @ basis + np.eye(basis.shape[1]), (offsets @ weighed).T).T
     return to_mean, np.insert(np.clip(found, -FARTHEST_MODE, FARTHEST_MODE), 0, 1.0, axis=1)
 

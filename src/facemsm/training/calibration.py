@@ -84,8 +84,11 @@ def calibrate_model(
     prior = learn_prior(np.concatenate((shapes, dictionary.shapes)), scheme, size=size)
     report(f"prior over shapes: {len(shapes)} training faces and {len(dictionary.shapes)} exemplars")
 
-    conventions = None if complete else _fit_conventions(report, aligner, faces, prior)
-    seen = _observe(aligner, faces.validation, conventions or {})
+    if complete:  # labels that were completed are nobody's habit
+        conventions = {name: Convention(shift) for name, shift in aligner.model.conventions.items()}
+    else:
+        conventions = _fit_conventions(report, aligner, faces, prior)
+    seen = _observe(aligner, faces.validation, conventions)
     report(f"{len(faces.validation)} faces held out, each shown {sum(TIMES)} times")
     good = np.flatnonzero(seen.kind < FAIR)
     noise = fit_noise(seen.take(np.array(evenly_chosen(good.tolist(), FITTED))), prior, scheme)

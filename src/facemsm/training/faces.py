@@ -135,7 +135,8 @@ def to_consensus(faces: Faces, model: PathLike) -> Faces:
         FacemsmError: no such model, or one of other landmarks, or a photo cannot be read.
     """
     aligner = Aligner.from_pretrained(model, stages=(1, 2))
-    known = {name: aligner.model.convention(name) for name in faces.conventions}
+    names = {face.convention for face in (*faces.training, *faces.validation)}
+    known = {name: aligner.model.convention(name) for name in names}
 
     def moved(face: FaceSample) -> FaceSample:
         convention = known[face.convention]
