@@ -414,6 +414,7 @@ def test_arms_start_from_one_trunk_and_are_shown_side_by_side(
     for wrong, what in (("hg=x", f"expected KIND=RUN with a KIND of {stages}"), ("stgan=x", "no file x")):
         assert fails(monkeypatch, capsys, *train, "--init", wrong).endswith(f"--init {wrong}: {what}")
     assert "not this network's weights" in fails(monkeypatch, capsys, *train, "--init", f"stgan={trunk}")
+    assert "--init hourglass=...: given more than once" in fails(monkeypatch, capsys, *train, *start, *start)
     assert "--occluders all: use none or painted" in fails(monkeypatch, capsys, *train, "--occluders", "all")
     assert not report.exists()
     run(monkeypatch, *train, *start, "--dry-run")

@@ -120,7 +120,7 @@ def reproduce(
         settings or (),
         exclude or (),
         init or (),
-        occluders or (["none"] if preset == "paper" else list(ARMS)),
+        list(dict.fromkeys(occluders or ())) or (["none"] if preset == "paper" else list(ARMS)),
         limit,
         photos=not no_photos,
         own_photos=photos,

@@ -77,10 +77,9 @@ def run_aligner(
     Raises:
         FacemsmError: a photo cannot be read or a box not be used; the message names the face.
     """
-    asked = None if aligner.settings.convention else convention
-    known = (
-        aligner.model.convention(asked) if asked else None
-    )  # a damaged file is an error now, not after the last face
+    known = None
+    if convention and not aligner.settings.convention:
+        known = aligner.model.convention(convention)  # a damaged file is an error now, not after the last face
     names, found = [], []
     for sample in samples:
         names.append(sample.name)

@@ -429,14 +429,14 @@ def _training_steps(workspace: Workspace, scheme: str) -> Iterator[Step]:
     from facemsm.reproduce import runs
 
     try:
-        plan = workspace.plan(scheme)
+        plan, folder = workspace.plan(scheme), workspace.runs(scheme)
         faces = plan.faces("hourglass")
     except MissingError as error:
         yield Step(f"train {scheme}", str(error), "data missing")
         return
     for run in run_names(workspace.occluders):
         config = plan.config(run)
-        state = runs.state(workspace.runs(scheme) / run)
+        state = runs.state(folder / run)
         total = config.schedule.total_steps(faces.epoch_size)
         needs = f"{len(faces.training)} faces, {total} steps of {config.schedule.batch_size}"
         if start := plan.start(run):

@@ -88,6 +88,11 @@ class Plan:
                 raise FacemsmError(f"--init {text}: expected KIND=RUN with a KIND of {', '.join(KINDS)}")
             if not _weights(place).is_file():
                 raise FacemsmError(f"--init {text}: no file {_weights(place)}")
+        kinds = [text.partition("=")[0] for text in self.init]
+        if twice := next((kind for kind in kinds if kinds.count(kind) > 1), None):
+            raise FacemsmError(
+                f"--init {twice}=...: given more than once; all runs of a kind start from the same weights"
+            )
 
     def start(self, name: str) -> Path | None:
         """File of the weights that a run starts from, None for random ones."""
