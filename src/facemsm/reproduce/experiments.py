@@ -19,22 +19,11 @@ from facemsm.files import atomic_write
 from facemsm.imaging.io import read_image
 from facemsm.provenance import commit, machine
 from facemsm.reproduce import figures, known_truth, paper, render, tables
+from facemsm.reproduce.ablation import NETWORKS, kind_of, networks_of, run_names
 from facemsm.reproduce.outputs import CONDITIONS, DRAWN_OCCLUDERS, GIVEN, PERTURBED_BOXES
 from facemsm.reproduce.render import Block
 from facemsm.reproduce.tables import Sets
-from facemsm.reproduce.workspace import (
-    MODEL,
-    NETWORKS,
-    TRAINING,
-    WITHOUT_STAGE1,
-    MissingError,
-    Workspace,
-    digest,
-    kind_of,
-    listing,
-    networks_of,
-    run_names,
-)
+from facemsm.reproduce.workspace import MODEL, TRAINING, WITHOUT_STAGE1, MissingError, Workspace, digest, listing
 
 _FORMAT = 3
 """Of results; those with another number are computed anew, and not shown before that."""

@@ -3,7 +3,7 @@
 ``stgan``, ``hourglass`` and ``resnet50`` are the stages as ``facemsm train`` trains them: the latter two on canonical
 faces. ``hourglass-box`` and ``resnet50-box`` never meet stage 1: they see crops by boxes, in the tests by the provided
 ones. All but ``stgan`` are trained in arms, without and with painted occluders, which differ in nothing else; names of
-runs have the arm's before them, see :func:`facemsm.reproduce.workspace.in_arm`. Needs the extra ``train``.
+runs have the arm's before them, see :func:`facemsm.reproduce.ablation.in_arm`. Needs the extra ``train``.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from facemsm.geometry import CANONICAL_MARGIN, Matrix, box_to_crop
 from facemsm.heatmaps import HeatmapCodec
 from facemsm.hourglass.network import HourglassConfig, StackedHourglass
 from facemsm.hourglass.training import HourglassModule, HourglassTraining
+from facemsm.reproduce.ablation import KINDS, in_arm, kind_of
 from facemsm.reproduce.outputs import SIZE
 from facemsm.reproduce.paper import paper
-from facemsm.reproduce.workspace import KINDS, in_arm, kind_of
 from facemsm.resnet50.network import ResNet50, ResNet50Config
 from facemsm.resnet50.training import ResNet50Module, ResNet50Training
 from facemsm.schemes import LandmarkScheme

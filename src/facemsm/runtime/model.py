@@ -19,11 +19,13 @@ from facemsm.confidence.model import Calibration
 from facemsm.errors import AbsentError, FacemsmError, check_number, short
 from facemsm.files import atomic_write, read_bytes
 from facemsm.heatmaps import HeatmapCodec
+from facemsm.runtime.network_file import LARGEST_FILE
 from facemsm.schemes import LandmarkScheme, scheme_from_dict
 from facemsm.shapes.conventions import Convention, load_weights, save_weights
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.shapes.posterior import ShapePrior
 from facemsm.typing import PathLike, Provider
+from facemsm.weights import WEIGHTS
 
 if TYPE_CHECKING:
     from facemsm.runtime.session import Network
@@ -39,13 +41,8 @@ PRIOR = "prior.safetensors"
 CONVENTIONS = "conventions.safetensors"
 """Only in a calibrated model whose training sets have enough faces."""
 
-LARGEST_FILE = 1 << 30
-"""Bytes of a file of a model."""
-
 LARGEST_MANIFEST = 1 << 20
 """Bytes of ``model.json``; those that ship have 20 kB."""
-
-WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
 @dataclass(frozen=True, eq=False)
