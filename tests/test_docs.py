@@ -364,7 +364,7 @@ def test_the_docs_import_public_names_only() -> None:
     listed = set(
         re.findall(r"^::: (\S+)", "".join(p.read_text() for p in (ROOT / "docs/api").glob("*.md")), re.MULTILINE)
     )
-    for page in PAGES:
+    for page in TEXTS:
         for block in blocks(page, "python"):
             for module, names in re.findall(r"^from (facemsm[\w.]*) import (.*)$", block, re.MULTILINE):
                 public = facemsm.__all__ if module == "facemsm" else names.split(", ") if module in listed else []
