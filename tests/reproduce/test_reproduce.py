@@ -28,7 +28,7 @@ from facemsm.geometry import CANONICAL_MARGIN, apply_affine, box_to_crop, compos
 from facemsm.hourglass.network import HourglassConfig
 from facemsm.imaging.io import read_image
 from facemsm.reproduce import runs
-from facemsm.reproduce.ablation import ARMS, kind_of, run_names
+from facemsm.reproduce.ablation import ARMS, run_kind, run_names
 from facemsm.reproduce.experiments import EXPERIMENTS
 from facemsm.reproduce.figures import ced_of_configurations
 from facemsm.reproduce.known_truth import READINGS, readings
@@ -294,7 +294,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         full = original(self, name)
         schedule = replace(full.schedule, batch_size=2, workers=0, threads=1, precision="32-true")
         full = replace(full, schedule=schedule)
-        if kind_of(name) == "hourglass":
+        if run_kind(name) == "hourglass":
             network = HourglassConfig(68, width=8, stacks=2, depth=2, stem=4, body_size=32, deconvolution=2)
             return replace(full, network=network)
         return full if name == "stgan" else replace(full, network=ResNet50Config(68, width=2))

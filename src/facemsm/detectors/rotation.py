@@ -10,7 +10,7 @@ from facemsm.detectors import FaceDetector
 from facemsm.geometry import apply_affine, similarity
 from facemsm.typing import FloatArray, Image
 
-UPRIGHT = 0.8
+UPRIGHT_SCORE = 0.8
 """Mean score of the landmarks, shares of a perfect heatmap's, from which a photo lies upright. A detector's confidence
 does not tell: it may be as high for faces on their side."""
 
@@ -58,7 +58,7 @@ def _most_upright(image: Image, look: Callable[[Image, int], FloatArray], judge:
         scores = judge(view, detections[:JUDGED, :4]) if len(detections) else np.zeros(0)
         if scores.sum() > best:
             best, found, turns = float(scores.sum()), detections, k
-        if k == 0 and len(scores) and scores.mean() >= UPRIGHT:
+        if k == 0 and len(scores) and scores.mean() >= UPRIGHT_SCORE:
             break
     return found, turns
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-KINDS = ("stgan", "hourglass", "resnet50")
+RUN_KINDS = ("stgan", "hourglass", "resnet50")
 """Of runs."""
 
 HEADS = ("hourglass", "hourglass-box", "resnet50", "resnet50-box")
@@ -27,8 +27,8 @@ def in_arm(name: str, arm: str) -> str:
     return name if name == "stgan" else f"occluders-{arm}/{name}"
 
 
-def kind_of(run: str) -> str:
-    """One of :data:`KINDS`."""
+def run_kind(run: str) -> str:
+    """One of :data:`RUN_KINDS`."""
     return run.rpartition("/")[2].removesuffix("-box")
 
 
