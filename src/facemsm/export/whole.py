@@ -195,10 +195,10 @@ def see(
     *,
     retry: bool | Value,
 ) -> StageValues:
-    """Stages 1 and 2 about boxes (N, 4), and again for doubtful faces at other rotations.
+    """Stages 1 and 2 about boxes (N, 4), and again for faces with low scores at other rotations.
 
     A ``Loop`` of tries, so that the networks are in the file once: the first is of all faces, the others of those that
-    it leaves in doubt, if there are any.
+    it gives low scores, if there are any.
 
     Args:
         photo: (H, W, 3).
