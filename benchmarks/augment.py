@@ -60,7 +60,7 @@ def work(setting: str, photo: int, size: int, seconds: float, seed: int) -> tupl
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description="crops a second that augmentation prepares")
+    parser = argparse.ArgumentParser(description="crops per second that augmentation prepares")
     parser.add_argument("--photo", type=int, default=400, help="side of the photo in pixels")
     parser.add_argument("--size", type=int, default=128, help="side of the crop in pixels")
     parser.add_argument("--seconds", type=float, default=4.0, help="time spent on each figure")

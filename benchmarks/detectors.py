@@ -109,7 +109,7 @@ def turned(scenes: list[Path]) -> None:
     once = replace(aligner.settings, retry=False)
     rows, total = np.zeros((4, 2, 2), int), 0  # quarter turns; without and with any_rotation; faces found, other boxes
 
-    def judge(photo: Image, boxes: FloatArray) -> FloatArray:
+    def mean_scores(photo: Image, boxes: FloatArray) -> FloatArray:
         return aligner.run_stages([photo] * len(boxes), boxes, once).scores.mean(1)
 
     for path in scenes:
@@ -119,7 +119,7 @@ def turned(scenes: list[Path]) -> None:
         for k in range(4):
             view = np.ascontiguousarray(np.rot90(image, k))
             for i, boxes in enumerate(
-                (aligner.detector.detect(view), detect_any_rotation(aligner.detector, view, judge)[0])
+                (aligner.detector.detect(view), detect_any_rotation(aligner.detector, view, mean_scores)[0])
             ):
                 back = turned_back(boxes, k, image.shape)
                 found = sum(len(closest(face[:4], back)) for face in faces)

@@ -274,7 +274,7 @@ def main() -> None:
     for step, spent in benchmark.seconds.items():
         print(f"| {step} | {1000 * spent / total:.1f} |")
     rate = total / sum(benchmark.seconds.values())
-    print(f"\n{rate:.0f} frames a second; the detector ran in {benchmark.counts['detections']} of {total} frames.")
+    print(f"\n{rate:.0f} frames per second; the detector ran in {benchmark.counts['detections']} of {total} frames.")
 
 
 if __name__ == "__main__":

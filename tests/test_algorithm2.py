@@ -14,8 +14,8 @@ from safetensors.numpy import load_file
 from facemsm import Aligner
 from facemsm.assets import SAMPLE
 from facemsm.imaging.io import read_image
-from facemsm.runtime.model import WEIGHTS
 from facemsm.typing import Image
+from facemsm.weights import WEIGHTS
 
 Array = NDArray[Any]
 FOLDER = WEIGHTS / "68"

@@ -19,13 +19,14 @@ from facemsm.confidence.model import FEATURES, Calibration, Logistic
 from facemsm.geometry import apply_affine, box_scale, box_to_crop, compose, invert, similarity, theta_to_matrix
 from facemsm.imaging.io import read_image
 from facemsm.imaging.warping import warp
-from facemsm.runtime.model import MANIFEST, WEIGHTS, write_calibration
+from facemsm.runtime.model import MANIFEST, write_calibration
 from facemsm.schemes import SCHEME_68
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.shapes.posterior import learn_prior
 from facemsm.shapes.reconstruction import Reconstruction
 from facemsm.stages import Settings
 from facemsm.typing import FloatArray, Image
+from facemsm.weights import WEIGHTS
 
 BOX = [180.0, 87.0, 273.0, 179.0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import doctest
+import json
 import re
 import runpy
 import shlex
@@ -364,8 +365,12 @@ def test_the_docs_import_public_names_only() -> None:
     listed = set(
         re.findall(r"^::: (\S+)", "".join(p.read_text() for p in (ROOT / "docs/api").glob("*.md")), re.MULTILINE)
     )
-    for page in PAGES:
-        for block in blocks(page, "python"):
+    code = {page: blocks(page, "python") for page in TEXTS}
+    for page in (ROOT / "docs/notebooks").glob("*.ipynb"):
+        cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
+        code[page] = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    for page, texts in code.items():
+        for block in texts:
             for module, names in re.findall(r"^from (facemsm[\w.]*) import (.*)$", block, re.MULTILINE):
                 public = facemsm.__all__ if module == "facemsm" else names.split(", ") if module in listed else []
                 assert set(names.split(", ")) <= set(public), f"{page.name}: {module}: {names}"

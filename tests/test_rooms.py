@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,18 @@ def test_every_module_has_a_room() -> None:
 def test_no_import_runs_back() -> None:
     found = {str(path.relative_to(PACKAGE)): back_arrows(path.read_text("utf-8"), room(path)) for path in modules()}
     assert {path: arrows for path, arrows in found.items() if arrows} == {}
+
+
+def test_no_modules_of_a_room_import_each_other() -> None:
+    paths = {
+        ".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): p for p in modules()
+    }
+    graph = {}
+    for name, path in paths.items():
+        package = name if path.stem == "__init__" else name.rpartition(".")[0]
+        found = [imported for _, imported in imports(path.read_text("utf-8"), package)]
+        graph[name] = {name if name in paths else name.rpartition(".")[0] for name in found} & set(paths)
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names them
 
 
 def test_no_module_imports_what_is_private_to_another() -> None:

@@ -419,15 +419,15 @@ class Aligner:
         photo = as_image(image, where)
         if boxes is None:
             if settings.any_rotation:
-                detections, turns = detect_any_rotation(self.detector, photo, partial(self._judge, settings))
+                detections, turns = detect_any_rotation(self.detector, photo, partial(self._mean_scores, settings))
             else:
                 detections, turns = self.detector.detect(photo), 0
             return [_Job(photo, found[:4], float(found[4]), turns) for found in detections]
         checked = check_boxes(boxes, photo.shape, where)
-        turns = turns_of_boxes(photo, checked, partial(self._judge, settings)) if settings.any_rotation else 0
+        turns = turns_of_boxes(photo, checked, partial(self._mean_scores, settings)) if settings.any_rotation else 0
         return [_Job(photo, box, None, turns) for box in checked]
 
-    def _judge(self, settings: Settings, view: Image, boxes: FloatArray) -> FloatArray:
+    def _mean_scores(self, settings: Settings, view: Image, boxes: FloatArray) -> FloatArray:
         """Mean scores (N,) by which :mod:`facemsm.detectors.rotation` tells how a photo lies."""
         scores = self.run_stages([view] * len(boxes), boxes, replace(settings, retry=False)).scores
         return np.asarray(scores.mean(1), np.float32)

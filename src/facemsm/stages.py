@@ -50,8 +50,8 @@ class Settings:
     Attributes:
         method: ``paper`` is Algorithm 2: one try, scores by Eq. 9 relative to the face's best, exemplars by Eq. 10 and
             11, and ``occluded`` where a point was rebuilt. ``calibrated`` is ours: stage 3 as it measured better for
-            the model, scores and occlusion as probabilities, doubtful faces retried at other rotations; it needs a
-            calibrated model. By default ``calibrated`` if the model is, else ``paper``.
+            the model, scores and occlusion as probabilities, faces with low scores retried at other rotations;
+            it needs a calibrated model. By default ``calibrated`` if the model is, else ``paper``.
         stages: which run; 2 must be among them. Without 1 the box is taken as it is; without 3 no point is moved.
         reconstruction: the paper's stage 3, with its thresholds.
         retry: whether ``calibrated`` may retry.
@@ -174,17 +174,17 @@ def retry_rotated(
         outputs: of the first try; changed in place.
         photos, to_crop, rectify, locate, size: as for :func:`run_stages`.
     """
-    doubtful = np.flatnonzero(outputs.scores.mean(1) < RETRY_BELOW)
-    least = np.maximum(RETRY_BELOW, outputs.scores[doubtful].mean(1) + RETRY_MIN_GAIN)
-    for angle in RETRY_ROTATIONS if len(doubtful) else ():
+    low = np.flatnonzero(outputs.scores.mean(1) < RETRY_BELOW)
+    least = np.maximum(RETRY_BELOW, outputs.scores[low].mean(1) + RETRY_MIN_GAIN)
+    for angle in RETRY_ROTATIONS if len(low) else ():
         rotation = similarity(angle, centre=2 * [(size - 1) / 2])
-        rotated = np.stack([compose(rotation, to_crop[i]) for i in doubtful])
-        again = run_stages([photos[i] for i in doubtful.tolist()], rotated, rectify, locate, size)
+        rotated = np.stack([compose(rotation, to_crop[i]) for i in low])
+        again = run_stages([photos[i] for i in low.tolist()], rotated, rectify, locate, size)
         again = again._replace(theta=compose(similarity(-angle), again.theta))  # to the crop as it was
         mean = again.scores.mean(1)
         better = np.flatnonzero(mean > least)
         least[better] = mean[better]
         for kept, new in zip(outputs, again, strict=True):
             if kept is not None and new is not None:
-                kept[doubtful[better]] = new[better]
+                kept[low[better]] = new[better]
     return outputs

@@ -11,8 +11,8 @@ from facemsm import FacemsmError
 from facemsm.apps.benchmark import app
 from facemsm.evaluation import speed
 from facemsm.evaluation.speed import Finder, _compare, _network
-from facemsm.runtime.model import WEIGHTS
 from facemsm.typing import FloatArray
+from facemsm.weights import WEIGHTS
 
 
 @pytest.fixture

@@ -22,10 +22,11 @@ from facemsm.evaluation.predictions import Predictions
 from facemsm.evaluation.report import Evaluation
 from facemsm.geometry import face_scale, similarity, tight_box
 from facemsm.imaging.io import read_image, write_image
-from facemsm.runtime.model import CONVENTIONS, MANIFEST, WEIGHTS, load_model, write_calibration
+from facemsm.runtime.model import CONVENTIONS, MANIFEST, load_model, write_calibration
 from facemsm.schemes import OCCLUDED, SCHEME_68, VISIBLE
 from facemsm.shapes.posterior import ShapePrior, learn_prior, observation_covariance, posterior
 from facemsm.stages import Settings
+from facemsm.weights import WEIGHTS
 from synthetic_faces import draw_face, mean_shape
 
 NOISE = (-2.0, 6.0, 5.0)

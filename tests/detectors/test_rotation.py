@@ -30,7 +30,7 @@ class BrightSpots:
         return boxes.astype(np.float32)
 
 
-def judge(image: Image, boxes: FloatArray) -> FloatArray:
+def mean_scores(image: Image, boxes: FloatArray) -> FloatArray:
     """0.9 for a spot with a grey neighbour above, 0.4 for another."""
     above = [image[int(y) + 5, int(x) + 5, 0] for x, y in boxes[:, :2]]
     return np.where(np.array(above) == 50, 0.9, 0.4).astype(np.float32)
@@ -57,7 +57,7 @@ def turned(points: Array | FloatArray, k: int, shape: tuple[int, ...]) -> Array:
 def test_boxes_are_those_of_the_photo_as_it_is(k: int) -> None:
     image = spots()
     detector = BrightSpots()
-    detections, turns = detect_any_rotation(detector, np.rot90(image, k), judge)
+    detections, turns = detect_any_rotation(detector, np.rot90(image, k), mean_scores)
     assert (turns, detector.calls) == (-k % 4, 4 if k else 1)
     expected = turned(detector.detect(image)[:, :4].reshape(-1, 2, 2), k, image.shape)
     np.testing.assert_allclose(detections[:, :2], expected.min(1), atol=1e-4)
@@ -67,7 +67,7 @@ def test_boxes_are_those_of_the_photo_as_it_is(k: int) -> None:
 
 def test_a_photo_without_faces_stays_as_it_is() -> None:
     detector = BrightSpots()
-    detections, turns = detect_any_rotation(detector, np.zeros((30, 40, 3), np.uint8), judge)
+    detections, turns = detect_any_rotation(detector, np.zeros((30, 40, 3), np.uint8), mean_scores)
     assert (detector.calls, turns, detections.shape) == (4, 0, (0, 5))
 
 
@@ -78,7 +78,7 @@ def test_given_boxes_tell_how_a_photo_lies(k: int) -> None:
     boxes = np.stack([columns - 5, rows - 5, columns + 5, rows + 5], axis=1).astype(np.float32)
 
     def by_centre(view: Image, there: FloatArray) -> FloatArray:
-        return judge(view, there - np.array([0, 1, 0, 1], np.float32))  # those of BrightSpots
+        return mean_scores(view, there - np.array([0, 1, 0, 1], np.float32))  # those of BrightSpots
 
     assert turns_of_boxes(lying, boxes, by_centre) == -k % 4
 
@@ -87,10 +87,10 @@ def test_without_a_face_no_orientation_is_told() -> None:
     assert Aligner.from_pretrained("68").quarter_turns(np.zeros((60, 80, 3), np.uint8)) is None
 
 
-def test_doubtful_everywhere_it_stays_as_it_is() -> None:
+def test_with_low_scores_everywhere_it_stays_as_it_is() -> None:
     image = np.zeros((30, 40, 3), np.uint8)
     image[10, 20] = 255
-    assert detect_any_rotation(BrightSpots(), image, judge)[1] == 0
+    assert detect_any_rotation(BrightSpots(), image, mean_scores)[1] == 0
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])

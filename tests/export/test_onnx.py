@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from facemsm import FacemsmError
-from facemsm.runtime.model import WEIGHTS, Model, load_model
+from facemsm.runtime.model import Model, load_model
 from facemsm.runtime.session import LANDMARKS, Network
 from facemsm.typing import FloatArray
+from facemsm.weights import WEIGHTS
 
 BUNDLED = WEIGHTS / "68"
 

@@ -114,7 +114,7 @@ def turned(degrees: float) -> tuple[Image, FloatArray]:
     return np.asarray(cv2.warpAffine(PHOTO, turn, (512, 512)), np.uint8), SAMPLE_BOX
 
 
-def test_doubtful_faces_are_tried_at_other_rotations(run: Run, aligner: Aligner) -> None:
+def test_faces_with_low_scores_are_tried_at_other_rotations(run: Run, aligner: Aligner) -> None:
     lying, box = turned(120)
     first = aligner.align(lying, [box], settings=Settings(retry=False))[0]
     assert np.abs(aligner.align(lying, [box])[0].points - first.points).max() > 20  # it is retried

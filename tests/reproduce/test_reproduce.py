@@ -28,6 +28,7 @@ from facemsm.geometry import CANONICAL_MARGIN, apply_affine, box_to_crop, compos
 from facemsm.hourglass.network import HourglassConfig
 from facemsm.imaging.io import read_image
 from facemsm.reproduce import runs
+from facemsm.reproduce.ablation import ARMS, run_kind, run_names
 from facemsm.reproduce.experiments import EXPERIMENTS
 from facemsm.reproduce.figures import ced_of_configurations
 from facemsm.reproduce.known_truth import READINGS, readings
@@ -36,7 +37,7 @@ from facemsm.reproduce.paper import Figure, Paper, paper
 from facemsm.reproduce.render import beside, markdown, ours, table
 from facemsm.reproduce.runs import BoxExamples, Plan
 from facemsm.reproduce.tables import ALL_CONFIGURATIONS, claim, published_files
-from facemsm.reproduce.workspace import ARMS, MODEL, SHIPPED, MissingError, Workspace, kind_of, run_names
+from facemsm.reproduce.workspace import MODEL, SHIPPED, MissingError, Workspace
 from facemsm.resnet50.network import ResNet50Config
 from facemsm.schemes import OCCLUDED, get_scheme
 from facemsm.stages import StageOutputs
@@ -64,7 +65,7 @@ def test_every_table_is_complete() -> None:
         "table9": (12, 1, 12),
     }
     assert all(len(row.cells) == len(t.columns) for t in found.tables.values() for row in t.rows)
-    assert found.text["frames a second"] == 14
+    assert found.text["frames per second"] == 14
     assert set(EXPERIMENTS) >= set(found.tables)
 
 
@@ -293,7 +294,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         full = original(self, name)
         schedule = replace(full.schedule, batch_size=2, workers=0, threads=1, precision="32-true")
         full = replace(full, schedule=schedule)
-        if kind_of(name) == "hourglass":
+        if run_kind(name) == "hourglass":
             network = HourglassConfig(68, width=8, stacks=2, depth=2, stem=4, body_size=32, deconvolution=2)
             return replace(full, network=network)
         return full if name == "stgan" else replace(full, network=ResNet50Config(68, width=2))
@@ -399,7 +400,7 @@ def test_one_command_trains_all_and_tables_follow(
 def test_arms_start_from_one_trunk_and_are_shown_side_by_side(
     drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("facemsm.reproduce.workspace._HEADS", ("hourglass", "hourglass-box"))
+    monkeypatch.setattr("facemsm.reproduce.ablation.HEADS", ("hourglass", "hourglass-box"))
     monkeypatch.setattr("facemsm.reproduce.workspace.EXEMPLARS", 12)
     faces = ("--train", f"aflw2000={drawn / 'aflw2000'}:train", "--data", drawn, "--scheme", "68", "--no-progress")
     first = tmp_path / "first"

@@ -18,7 +18,8 @@ from safetensors.numpy import load_file, save_file
 from facemsm import Aligner, FacemsmError
 from facemsm.assets import SAMPLE, SAMPLE_BOX
 from facemsm.runtime import model as model_room
-from facemsm.runtime.model import MANIFEST, WEIGHTS, list_models, load_model
+from facemsm.runtime.model import MANIFEST, list_models, load_model
+from facemsm.weights import WEIGHTS
 
 BUNDLED = WEIGHTS / "68"
 

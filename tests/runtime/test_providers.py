@@ -12,9 +12,9 @@ import pytest
 from facemsm import Aligner, FacemsmError
 from facemsm.assets import SAMPLE
 from facemsm.detectors import get_detector
-from facemsm.runtime.model import WEIGHTS
 from facemsm.runtime.providers import CPU, PROVIDERS, execution_providers
 from facemsm.runtime.session import Session
+from facemsm.weights import WEIGHTS
 
 BOX = [180.0, 87.0, 273.0, 179.0]
 NETWORK = WEIGHTS / "68" / "stgan.onnx"

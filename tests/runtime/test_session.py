@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from facemsm import FacemsmError
 from facemsm.detectors import get_detector
 from facemsm.heatmaps import HeatmapCodec
-from facemsm.runtime.model import WEIGHTS, load_model
+from facemsm.runtime.model import load_model
 from facemsm.runtime.network_file import check_network
 from facemsm.runtime.session import LANDMARKS, Network, Session
+from facemsm.weights import WEIGHTS
 
 BUNDLED = WEIGHTS / "68"
 FACES = np.random.default_rng(0).integers(0, 256, (3, 128, 128, 3), dtype=np.uint8)

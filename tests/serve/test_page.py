@@ -325,7 +325,7 @@ def test_large_photos_and_several_faces(page: Any) -> None:
         assert found["occluded"] == face.occluded.astype(int).tolist()
 
 
-def test_doubtful_faces_are_tried_at_other_rotations(page: Any) -> None:
+def test_faces_with_low_scores_are_tried_at_other_rotations(page: Any) -> None:
     turn = similarity(np.deg2rad(120), centre=(SAMPLE_BOX[:2] + SAMPLE_BOX[2:]) / 2)
     photo = np.asarray(cv2.warpAffine(as_image(SAMPLE), turn, (512, 512)), np.uint8)
     buffer = io.BytesIO()

@@ -16,8 +16,8 @@ from facemsm.shapes.conventions import (
     LEAST_FACES,
     Convention,
     fit_conventions,
-    load_weights,
-    save_weights,
+    load_conventions,
+    save_conventions,
 )
 from facemsm.shapes.posterior import POSES, ShapePrior, learn_prior
 
@@ -131,11 +131,11 @@ def test_a_face_that_was_missed_stays_missed(fitted: dict[str, Convention]) -> N
 
 def test_weights_are_saved_and_read(fitted: dict[str, Convention], prior: ShapePrior, tmp_path: Path) -> None:
     path = tmp_path / "conventions.safetensors"
-    assert save_weights(path, {**fitted, "few": Convention((0.1, 0))})
-    read = load_weights(path, prior)
+    assert save_conventions(path, {**fitted, "few": Convention((0.1, 0))})
+    read = load_conventions(path, prior)
     assert sorted(read) == ["one", "other"]
     np.testing.assert_array_equal(read["other"], fitted["other"].weights)
-    assert not save_weights(path, {"few": Convention((0.1, 0))})
+    assert not save_conventions(path, {"few": Convention((0.1, 0))})
     assert not path.exists()
 
 
@@ -150,7 +150,7 @@ def test_weights_that_do_not_go_with_the_model_are_refused(
     path = tmp_path / "conventions.safetensors"
     save_file({"300w": weights}, path)
     with pytest.raises(FacemsmError, match=r"conventions\.safetensors: .*300w.* does not go with the model"):
-        load_weights(path, prior)
+        load_conventions(path, prior)
     path.write_bytes(b"{}")
     with pytest.raises(FacemsmError, match="not a file of conventions"):
-        load_weights(path, prior)
+        load_conventions(path, prior)

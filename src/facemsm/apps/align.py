@@ -59,8 +59,8 @@ def align(
             "--format",
             "-f",
             case_sensitive=False,
-            help="json: landmarks.jsonl, one line a photo, is always written. csv: also landmarks.csv, one row a face. "
-            "pts: also pts/NAME_1.pts ..., one file a face. coco, label-studio: also landmarks.coco.json or "
+            help="json: landmarks.jsonl, one line per photo, is always written. csv: also landmarks.csv, one row per "
+            "face. pts: also pts/NAME_1.pts ..., one file per face. coco, label-studio: also landmarks.coco.json or "
             "landmarks.label-studio.json, for annotation tools.",
         ),
     ] = "json",

@@ -9,8 +9,9 @@ import typer
 
 from facemsm.apps.console import duration, tell, track, warn
 from facemsm.apps.options import SOURCE, Exclude, Preset, Progress
+from facemsm.reproduce.ablation import ARMS
 from facemsm.reproduce.report import Report
-from facemsm.reproduce.workspace import ARMS, Workspace
+from facemsm.reproduce.workspace import Workspace
 
 app = typer.Typer(add_completion=False)
 

@@ -41,7 +41,7 @@ Config = Annotated[
         metavar="FILE", help="Settings of this JSON file, in the form of a run's config.json; it may name some only."
     ),
 ]
-Settings = Annotated[
+SetFields = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
@@ -82,7 +82,7 @@ def stgan(
     output: Output,
     preset: Preset = "lite",
     config: Config = None,
-    settings: Settings = None,
+    settings: SetFields = None,
     scheme: Scheme = "68",
     boxes: DataBoxes = "provided",
     exclude: Exclude = None,
@@ -125,7 +125,7 @@ def landmarks(
     output: Output,
     preset: Preset = "lite",
     config: Config = None,
-    settings: Settings = None,
+    settings: SetFields = None,
     scheme: Scheme = "68",
     exclude: Exclude = None,
     complete: Complete = None,

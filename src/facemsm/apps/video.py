@@ -6,9 +6,8 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -17,16 +16,10 @@ from facemsm.apps import options
 from facemsm.apps.console import plural, sigterm_as_interrupt, tell, warn
 from facemsm.errors import FacemsmError
 from facemsm.files import new_folder
-from facemsm.video.annotate import annotate_video
+from facemsm.video.annotate import annotate_video, quarter_turns
 from facemsm.video.io import Frame, VideoReader, write_video_csv
 from facemsm.video.tracking import MIN_SCORE, Tracker
 from facemsm.video.window import Window
-
-if TYPE_CHECKING:
-    from facemsm.aligner import Aligner
-
-LOOKS, LOOK_EVERY = 20, 15
-"""Frames of a video, and how far apart, that are looked at for how it lies."""
 
 app = typer.Typer(add_completion=False)
 
@@ -154,7 +147,7 @@ def video(
     )
     tracker = Tracker(aligner, detect_every=detect_every, smooth=smooth, min_score=min_score)
     opened: Path | int = source or camera or 0
-    turns = _turns(opened, aligner) if any_rotation else 0
+    turns = quarter_turns(opened, aligner) if any_rotation else 0
     if turns:
         tell(f"{source or f'camera {camera}'}: lies on its {'head' if turns == 2 else 'side'} and is turned upright")
     with ExitStack() as stack:
@@ -192,17 +185,6 @@ def video(
         tell("interrupted; the files hold what came before")
         raise typer.Exit(128 + made.interrupt)
     raise typer.Exit(1 if made.broken else 0)
-
-
-def _turns(source: Path | int, aligner: Aligner) -> int:
-    """Quarter turns that make a video upright, by the first of some frames in which there is a face."""
-    with closing(VideoReader(source)) as reader:
-        frames = reader.frames(lambda _, __: None)
-        for frame in islice(frames, 0, LOOKS * LOOK_EVERY, LOOK_EVERY):
-            turns = aligner.quarter_turns(frame.image)
-            if turns is not None:
-                return turns
-    return 0
 
 
 def _progress(frames: Iterator[Frame], total: int | None) -> Iterator[Frame]:

@@ -10,19 +10,19 @@ from facemsm.detectors import FaceDetector
 from facemsm.geometry import apply_affine, similarity
 from facemsm.typing import FloatArray, Image
 
-UPRIGHT = 0.8
+UPRIGHT_SCORE = 0.8
 """Mean score of the landmarks, shares of a perfect heatmap's, from which a photo lies upright. A detector's confidence
 does not tell: it may be as high for faces on their side."""
 
-JUDGED = 4
+SCORED_FACES = 4
 """Faces of a photo whose landmarks say how it lies."""
 
 
-Judge = Callable[[Image, FloatArray], FloatArray]
+MeanScores = Callable[[Image, FloatArray], FloatArray]
 """Mean scores (N,) of the landmarks of faces in a photo, by it and their boxes (N, 4), as if they were upright."""
 
 
-def detect_any_rotation(detector: FaceDetector, image: Image, judge: Judge) -> tuple[FloatArray, int]:
+def detect_any_rotation(detector: FaceDetector, image: Image, mean_scores: MeanScores) -> tuple[FloatArray, int]:
     """Detect faces in a photo and, unless it proves to be upright, in its other three orientations.
 
     The orientation in which the best faces' landmarks score highest in sum is taken for the whole photo.
@@ -30,35 +30,37 @@ def detect_any_rotation(detector: FaceDetector, image: Image, judge: Judge) -> t
     Args:
         detector: finds upright faces.
         image: (H, W, 3) uint8 RGB.
-        judge: of the landmarks.
+        mean_scores: gives the scores by which orientations are compared.
 
     Returns:
         (N, 5) as of :meth:`FaceDetector.detect`, in pixels of the photo as it is; and by how many quarter turns
         counter-clockwise it becomes upright.
     """
-    found, turns = _most_upright(image, lambda view, _: detector.detect(view), judge)
+    found, turns = _most_upright(image, lambda view, _: detector.detect(view), mean_scores)
     return (turned_back(found, turns, image.shape) if turns else found), turns
 
 
-def turns_of_boxes(image: Image, boxes: FloatArray, judge: Judge) -> int:
+def turns_of_boxes(image: Image, boxes: FloatArray, mean_scores: MeanScores) -> int:
     """By how many quarter turns counter-clockwise a photo becomes upright, by the boxes (N, 4) of its faces.
 
-    The orientation in which the first faces' landmarks score highest in sum is taken; ``judge`` is as above.
+    The orientation in which the first faces' landmarks score highest in sum is taken; ``mean_scores`` is as above.
     """
     given = np.concatenate([boxes, np.ones((len(boxes), 1), np.float32)], axis=1)
-    return _most_upright(image, lambda view, k: turned_back(given, -k % 4, view.shape), judge)[1]
+    return _most_upright(image, lambda view, k: turned_back(given, -k % 4, view.shape), mean_scores)[1]
 
 
-def _most_upright(image: Image, look: Callable[[Image, int], FloatArray], judge: Judge) -> tuple[FloatArray, int]:
-    """What ``look`` finds in the orientation that scores best, by photo and quarter turns; and these turns."""
+def _most_upright(
+    image: Image, find: Callable[[Image, int], FloatArray], mean_scores: MeanScores
+) -> tuple[FloatArray, int]:
+    """What ``find`` finds in the orientation that scores best, by photo and quarter turns; and these turns."""
     best, found, turns = -1.0, np.zeros((0, 5), np.float32), 0
     for k in range(4):
         view = np.ascontiguousarray(np.rot90(image, k))
-        detections = look(view, k)
-        scores = judge(view, detections[:JUDGED, :4]) if len(detections) else np.zeros(0)
+        detections = find(view, k)
+        scores = mean_scores(view, detections[:SCORED_FACES, :4]) if len(detections) else np.zeros(0)
         if scores.sum() > best:
             best, found, turns = float(scores.sum()), detections, k
-        if k == 0 and len(scores) and scores.mean() >= UPRIGHT:
+        if k == 0 and len(scores) and scores.mean() >= UPRIGHT_SCORE:
             break
     return found, turns
 

@@ -156,7 +156,7 @@ def in_parts(boxes: Value, none: Sequence[NDArray[Any]], work: Callable[[Value],
 
 
 @dataclass(frozen=True)
-class Seen:
+class StageValues:
     """What stages 1 and 2 find of N faces in a photo.
 
     Attributes:
@@ -194,11 +194,11 @@ def see(
     rest: Sequence[str] = (),
     *,
     retry: bool | Value,
-) -> Seen:
-    """Stages 1 and 2 about boxes (N, 4), and again for doubtful faces at other rotations.
+) -> StageValues:
+    """Stages 1 and 2 about boxes (N, 4), and again for faces with low scores at other rotations.
 
     A ``Loop`` of tries, so that the networks are in the file once: the first is of all faces, the others of those that
-    it leaves in doubt, if there are any.
+    it gives low scores, if there are any.
 
     Args:
         photo: (H, W, 3).
@@ -261,7 +261,7 @@ def see(
     _, _, crop, theta, to_photo, canonical, points, scores, spread, *more = b.loop(
         tries, start, attempt, goes_on=lambda active, *_: active.op("Size", dtype=np.int64) > 0
     )
-    return Seen(theta, to_photo, canonical, points, scores, spread, more, crop)
+    return StageValues(theta, to_photo, canonical, points, scores, spread, more, crop)
 
 
 def _of_no_image(output: ValueInfoProto) -> NDArray[Any]:
@@ -271,7 +271,7 @@ def _of_no_image(output: ValueInfoProto) -> NDArray[Any]:
     return np.zeros(sizes, tensor_dtype_to_np_dtype(kind.elem_type))
 
 
-def by_paper(seen: Seen, model: Model, thresholds: Operand | None = None) -> tuple[Value, Value, Value]:
+def by_paper(seen: StageValues, model: Model, thresholds: Operand | None = None) -> tuple[Value, Value, Value]:
     """Stage 3 of Algorithm 2: points (N, 2, L), scores (N, 1, L) relative to the best, 1 where one was rebuilt.
 
     Args:
@@ -289,7 +289,7 @@ def by_paper(seen: Seen, model: Model, thresholds: Operand | None = None) -> tup
     return points, relative_scores(seen.scores), rebuilt
 
 
-def calibrated(seen: Seen, model: Model) -> tuple[Value, Value, Value]:
+def calibrated(seen: StageValues, model: Model) -> tuple[Value, Value, Value]:
     """Stage 3 of a calibrated model: points (N, 2, L), that they are right and that they are hidden (N, 1, L)."""
     prior, calibration, scheme = model.prior(), model.calibration, model.scheme
     assert prior is not None
@@ -356,7 +356,7 @@ def _homogeneous(rows: Value) -> Value:
 
 def _finite(values: Value) -> Value:
     """Whether all along the second axis are."""
-    return (values * 0).sum(1).op("Equal", 0, dtype=np.bool_)  # 0 times infinity is no number
+    return (values * 0).sum(1).op("Equal", 0, dtype=np.bool_)  # 0 times infinity is NaN
 
 
 def _number(values: Value) -> Value:

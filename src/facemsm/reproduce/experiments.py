@@ -19,22 +19,11 @@ from facemsm.files import atomic_write
 from facemsm.imaging.io import read_image
 from facemsm.provenance import commit, machine
 from facemsm.reproduce import figures, known_truth, paper, render, tables
+from facemsm.reproduce.ablation import NETWORKS, networks_of, run_kind, run_names
 from facemsm.reproduce.outputs import CONDITIONS, DRAWN_OCCLUDERS, GIVEN, PERTURBED_BOXES
 from facemsm.reproduce.render import Block
 from facemsm.reproduce.tables import Sets
-from facemsm.reproduce.workspace import (
-    MODEL,
-    NETWORKS,
-    TRAINING,
-    WITHOUT_STAGE1,
-    MissingError,
-    Workspace,
-    digest,
-    kind_of,
-    listing,
-    networks_of,
-    run_names,
-)
+from facemsm.reproduce.workspace import MODEL, TRAINING, WITHOUT_STAGE1, MissingError, Workspace, digest, listing
 
 _FORMAT = 3
 """Of results; those with another number are computed anew, and not shown before that."""
@@ -443,7 +432,7 @@ def _training_steps(workspace: Workspace, scheme: str) -> Iterator[Step]:
             needs += f" from {runs.about_weights(start)['name']}"
         seconds = on_gpu = None
         if state != "done":
-            cost = runs.cost(kind_of(run), config)
+            cost = runs.cost(run_kind(run), config)
             needs += f", {cost.memory / 1e9:.1f} GB of memory"
             seconds = total * cost.operations / runs.operations_per_second()
             on_gpu = total * cost.operations / runs.operations_per_second_on_gpu()
@@ -458,7 +447,7 @@ def _seconds_per_face(workspace: Workspace, scheme: str, network: str, trained: 
 
         plan = workspace.plan(scheme)
         names = NETWORKS[network] if network in NETWORKS else run_names(workspace.occluders)[:2]
-        return sum(runs.seconds_per_face(kind_of(name), plan.config(name)) for name in names)
+        return sum(runs.seconds_per_face(run_kind(name), plan.config(name)) for name in names)
     stages = workspace.stages(scheme, network)
     photo, boxes = read_image(SAMPLE), np.stack([SAMPLE_BOX] * 4)
     seconds = 0.0

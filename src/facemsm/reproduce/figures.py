@@ -30,6 +30,7 @@ from facemsm.geometry import (
 from facemsm.imaging.io import IMAGE_SUFFIXES, read_image, write_image
 from facemsm.imaging.warping import warp
 from facemsm.provenance import machine
+from facemsm.reproduce.ablation import ARMS
 from facemsm.reproduce.outputs import (
     CONDITIONS,
     DRAWN_OCCLUDERS,
@@ -53,7 +54,7 @@ from facemsm.reproduce.tables import (
     published_files,
     published_predictions,
 )
-from facemsm.reproduce.workspace import ARMS, MODEL, Workspace
+from facemsm.reproduce.workspace import MODEL, Workspace
 from facemsm.schemes import OCCLUDED, VISIBLE, LandmarkScheme, get_scheme
 from facemsm.shapes.reconstruction import Reconstruction, reconstruct
 from facemsm.typing import Array, FloatArray, Image
@@ -367,7 +368,7 @@ def speed(workspace: Workspace, there: Sets, name: str, scheme: str) -> list[Blo
     rows = [
         ["stages 1 and 2, ms", f"{said['milliseconds of both networks']:g}", f"{networks:.1f}"],
         ["stage 3, ms", f"{said['milliseconds of shape reconstruction']:g}", f"{rebuild:.1f}"],
-        ["faces a second", f"{said['frames a second']:g}", f"{1000 / (networks + rebuild):.1f}"],
+        ["faces per second", f"{said['frames per second']:g}", f"{1000 / (networks + rebuild):.1f}"],
     ]
     return [
         table(["", "paper (GTX 1080)", "facemsm"], rows),

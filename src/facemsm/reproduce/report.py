@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from facemsm.errors import FacemsmError
+from facemsm.reproduce.ablation import ARMS
 from facemsm.reproduce.experiments import EXPERIMENTS, Step, make, note_missing, steps, train, write_index
-from facemsm.reproduce.workspace import ARMS, TRAINING, MissingError, Workspace
+from facemsm.reproduce.workspace import TRAINING, MissingError, Workspace
 
 
 @dataclass

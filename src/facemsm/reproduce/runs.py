@@ -3,7 +3,7 @@
 ``stgan``, ``hourglass`` and ``resnet50`` are the stages as ``facemsm train`` trains them: the latter two on canonical
 faces. ``hourglass-box`` and ``resnet50-box`` never meet stage 1: they see crops by boxes, in the tests by the provided
 ones. All but ``stgan`` are trained in arms, without and with painted occluders, which differ in nothing else; names of
-runs have the arm's before them, see :func:`facemsm.reproduce.workspace.in_arm`. Needs the extra ``train``.
+runs have the arm's before them, see :func:`facemsm.reproduce.ablation.in_arm`. Needs the extra ``train``.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from facemsm.geometry import CANONICAL_MARGIN, Matrix, box_to_crop
 from facemsm.heatmaps import HeatmapCodec
 from facemsm.hourglass.network import HourglassConfig, StackedHourglass
 from facemsm.hourglass.training import HourglassModule, HourglassTraining
+from facemsm.reproduce.ablation import RUN_KINDS, in_arm, run_kind
 from facemsm.reproduce.outputs import SIZE
 from facemsm.reproduce.paper import paper
-from facemsm.reproduce.workspace import KINDS, in_arm, kind_of
 from facemsm.resnet50.network import ResNet50, ResNet50Config
 from facemsm.resnet50.training import ResNet50Module, ResNet50Training
 from facemsm.schemes import LandmarkScheme
@@ -84,8 +84,8 @@ class Plan:
     def __post_init__(self) -> None:
         for text in self.init:
             kind, _, place = text.partition("=")
-            if kind not in KINDS or not place:
-                raise FacemsmError(f"--init {text}: expected KIND=RUN with a KIND of {', '.join(KINDS)}")
+            if kind not in RUN_KINDS or not place:
+                raise FacemsmError(f"--init {text}: expected KIND=RUN with a KIND of {', '.join(RUN_KINDS)}")
             if not _weights(place).is_file():
                 raise FacemsmError(f"--init {text}: no file {_weights(place)}")
         kinds = [text.partition("=")[0] for text in self.init]
@@ -97,7 +97,7 @@ class Plan:
     def start(self, name: str) -> Path | None:
         """File of the weights that a run starts from, None for random ones."""
         places = dict(text.split("=", 1) for text in self.init)
-        return _weights(places[kind_of(name)]) if kind_of(name) in places else None
+        return _weights(places[run_kind(name)]) if run_kind(name) in places else None
 
     def check_starts(self) -> None:
         """Start a network of each kind.
@@ -105,7 +105,7 @@ class Plan:
         Raises:
             FacemsmError: the weights are another network's; earlier than when the runs before have been trained.
         """
-        for kind in KINDS:
+        for kind in RUN_KINDS:
             if start := self.start(kind):
                 start_from(_network(kind, asdict(self.config(kind))), start, self.scheme)
 
@@ -115,7 +115,7 @@ class Plan:
         config: Any
         if name == "stgan":
             config = STGANTraining.preset(self.preset)
-        elif kind_of(name) == "hourglass":
+        elif run_kind(name) == "hourglass":
             config = HourglassTraining.preset(self.preset, count)
         else:
             config = ResNet50Training.preset(self.preset, count)
@@ -124,7 +124,7 @@ class Plan:
             schedule = config.schedule
             warmup = min(schedule.warmup, self.budget // 10)
             config = replace(config, schedule=replace(schedule, steps=self.budget, warmup=warmup))
-        return override(config, self._settings(kind_of(name)))
+        return override(config, self._settings(run_kind(name)))
 
     def _settings(self, kind: str) -> list[str]:
         """Those of all runs and those of this kind of run."""
@@ -132,8 +132,8 @@ class Plan:
         for setting in self.settings:
             field, equals, value = setting.partition("=")
             only, _, field = field.rpartition(":")
-            if only not in ("", *KINDS):
-                raise FacemsmError(f"--set {setting}: no run is called {only!r}: use {', '.join(KINDS)}")
+            if only not in ("", *RUN_KINDS):
+                raise FacemsmError(f"--set {setting}: no run is called {only!r}: use {', '.join(RUN_KINDS)}")
             own += [f"{field}{equals}{value}"] if only in ("", kind) else []
         return own
 
@@ -160,7 +160,7 @@ class Plan:
         config, faces = self.config(name), self.faces(name)
         if name == "stgan":
             return STGANModule(config, self.scheme, faces), config
-        kind = HourglassModule if kind_of(name) == "hourglass" else ResNet50Module
+        kind = HourglassModule if run_kind(name) == "hourglass" else ResNet50Module
         module: StageModule = kind(config, self.scheme, faces)
         if name.endswith("-box"):
             module._training, module._validation = _by_box(module._training), _by_box(module._validation)
@@ -195,7 +195,7 @@ def _network(name: str, settings: Mapping[str, Any]) -> nn.Module:
     """The network of a run whose ``config.json`` holds these settings."""
     if name == "stgan":
         return Generator()
-    if kind_of(name) == "hourglass":
+    if run_kind(name) == "hourglass":
         return StackedHourglass(from_mapping(HourglassConfig, settings["network"]))
     return ResNet50(from_mapping(ResNet50Config, settings["network"]))
 
@@ -423,7 +423,7 @@ class TrainedStages:
         self._generator = networks.pop("stgan", None)
         ((name, self._network),) = networks.items()
         self._codec: HeatmapCodec | None = None
-        if kind_of(name) == "hourglass":
+        if run_kind(name) == "hourglass":
             self._codec = HeatmapCodec(sigma=settings[name]["sigma"], refinement=settings[name]["refinement"])
 
     def run_stages(self, photos: Sequence[Image], boxes: FloatArray) -> StageOutputs:

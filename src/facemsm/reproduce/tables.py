@@ -12,22 +12,11 @@ from facemsm.evaluation import metrics, plots
 from facemsm.evaluation.predictions import load_predictions
 from facemsm.evaluation.published_curves import Curve
 from facemsm.geometry import Normaliser
+from facemsm.reproduce.ablation import ARMS, CONFIGURATIONS, NETWORKS, in_arm, networks_of, run_names
 from facemsm.reproduce.outputs import CONDITIONS, DRAWN_OCCLUDERS, GIVEN, CachedOutputs
 from facemsm.reproduce.paper import Column, paper
 from facemsm.reproduce.render import Block, beside, ours, picture, plain, table, text
-from facemsm.reproduce.workspace import (
-    ARMS,
-    CONFIGURATIONS,
-    MODEL,
-    NETWORKS,
-    SHIPPED,
-    WITHOUT_STAGE1,
-    MissingError,
-    Workspace,
-    in_arm,
-    networks_of,
-    run_names,
-)
+from facemsm.reproduce.workspace import MODEL, SHIPPED, WITHOUT_STAGE1, MissingError, Workspace
 from facemsm.schemes import LandmarkScheme, get_scheme
 from facemsm.shapes.reconstruction import Reconstruction
 from facemsm.typing import Array, FloatArray

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from facemsm.data.catalogue import find_dataset, load_dataset
 from facemsm.data.reading import NoPhoto
 from facemsm.data.sample import BoxSource, FaceSample, evenly_chosen
 from facemsm.errors import AbsentError, FacemsmError
+from facemsm.reproduce.ablation import ARMS, HEADS, NETWORKS, in_arm, networks_of
 from facemsm.reproduce.outputs import PERTURBATION, CachedOutputs, StageRunner, locate
 from facemsm.runtime.model import list_models, load_model
 from facemsm.schemes import LandmarkScheme, get_scheme
@@ -41,47 +42,6 @@ SHIPPED = "as shipped"
 
 WITHOUT_STAGE1 = "model without stage 1"
 """The same weights on crops by the boxes, which their stage 2 was not trained on."""
-
-KINDS = ("stgan", "hourglass", "resnet50")
-"""Of runs."""
-
-_HEADS = ("hourglass", "hourglass-box", "resnet50", "resnet50-box")
-
-CONFIGURATIONS: Mapping[str, tuple[str, ...]] = {
-    "Res-50": ("resnet50-box",),
-    "ST-GAN + Res-50": ("stgan", "resnet50"),
-    "HG": ("hourglass-box",),
-    "ST-GAN + HG": ("stgan", "hourglass"),
-}
-"""The runs of each configuration of Tables VII and VIII, but for SR, which is stage 3 on top."""
-
-ARMS: Mapping[str, str] = {"none": "no painted occluders", "painted": "painted occluders"}
-"""Arms of the ablation: stage 2 and the baseline learn from faces as they are, as in the paper, or with occluders
-painted over them, as with preset ``lite``."""
-
-
-def in_arm(name: str, arm: str) -> str:
-    """Name of a run or of a configuration in an arm, which is also the run's folder; stage 1 is that of all arms."""
-    return name if name == "stgan" else f"occluders-{arm}/{name}"
-
-
-def kind_of(run: str) -> str:
-    """One of :data:`KINDS`."""
-    return run.rpartition("/")[2].removesuffix("-box")
-
-
-def run_names(arms: Iterable[str]) -> list[str]:
-    """Runs of these arms, in the order in which they are trained."""
-    return ["stgan", *(in_arm(head, arm) for arm in arms for head in _HEADS)]
-
-
-def networks_of(arm: str) -> dict[str, tuple[str, ...]]:
-    """The configurations of an arm by name, and their runs."""
-    return {in_arm(one, arm): tuple(in_arm(run, arm) for run in runs) for one, runs in CONFIGURATIONS.items()}
-
-
-NETWORKS: Mapping[str, tuple[str, ...]] = {name: runs for arm in ARMS for name, runs in networks_of(arm).items()}
-"""The runs of each configuration of each arm."""
 
 EXEMPLARS = 500
 """N, exemplars of the dictionary unless a sweep says otherwise."""
@@ -221,7 +181,7 @@ class Workspace:
             MissingError: it holds runs of the time before there were arms.
         """
         folder = self.report / "runs" / scheme
-        if old := ", ".join(head for head in _HEADS if (folder / head).is_dir()):
+        if old := ", ".join(head for head in HEADS if (folder / head).is_dir()):
             painted, none = (folder / in_arm("", arm) for arm in ("painted", "none"))
             raise MissingError(
                 f"{folder}: holds runs of an earlier version; move {old} to {painted} if they are of preset lite, to "

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def to_dataframe(faces: Sequence[Face] | Face) -> pandas.DataFrame:
-    """A pandas table of faces, one row a landmark.
+    """A pandas table of faces, one row per landmark.
 
     Args:
         faces: what :meth:`facemsm.Aligner.align` returns, or one of them.

@@ -19,11 +19,13 @@ from facemsm.confidence.model import Calibration
 from facemsm.errors import AbsentError, FacemsmError, check_number, short
 from facemsm.files import atomic_write, read_bytes
 from facemsm.heatmaps import HeatmapCodec
+from facemsm.runtime.network_file import LARGEST_FILE
 from facemsm.schemes import LandmarkScheme, scheme_from_dict
-from facemsm.shapes.conventions import Convention, load_weights, save_weights
+from facemsm.shapes.conventions import Convention, load_conventions, save_conventions
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.shapes.posterior import ShapePrior
 from facemsm.typing import PathLike, Provider
+from facemsm.weights import WEIGHTS
 
 if TYPE_CHECKING:
     from facemsm.runtime.session import Network
@@ -39,13 +41,8 @@ PRIOR = "prior.safetensors"
 CONVENTIONS = "conventions.safetensors"
 """Only in a calibrated model whose training sets have enough faces."""
 
-LARGEST_FILE = 1 << 30
-"""Bytes of a file of a model."""
-
 LARGEST_MANIFEST = 1 << 20
 """Bytes of ``model.json``; those that ship have 20 kB."""
-
-WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,12 +105,12 @@ class Model:
         """Of a training data set's labels; None of one that the model does not know.
 
         Raises:
-            FacemsmError: as :func:`facemsm.shapes.conventions.load_weights`.
+            FacemsmError: as :func:`facemsm.shapes.conventions.load_conventions`.
         """
         if name not in self.conventions:
             return None
         prior = self.prior() if CONVENTIONS in self.files else None
-        weights = load_weights(self.path(CONVENTIONS), prior).get(name) if prior else None
+        weights = load_conventions(self.path(CONVENTIONS), prior).get(name) if prior else None
         return Convention(self.conventions[name], prior if weights is not None else None, weights)
 
 
@@ -244,7 +241,7 @@ def write_calibration(
     fields["files"].pop(CONVENTIONS, None)  # what it says is said with the prior's modes
     if conventions is not None:
         fields["conventions"] = {name: [round(x, 5) for x in one.shift] for name, one in conventions.items()}
-    if save_weights(folder / CONVENTIONS, conventions or {}):
+    if save_conventions(folder / CONVENTIONS, conventions or {}):
         fields["files"][CONVENTIONS] = _sha256(folder / CONVENTIONS)
     fields["files"][PRIOR] = _sha256(folder / PRIOR)
     with atomic_write(manifest) as partial:

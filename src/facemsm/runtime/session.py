@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from facemsm.errors import FacemsmError, check_number, short
 from facemsm.files import read_bytes
 from facemsm.heatmaps import HeatmapCodec
-from facemsm.runtime.model import LARGEST_FILE, WEIGHTS
-from facemsm.runtime.network_file import check_network
+from facemsm.runtime.network_file import LARGEST_FILE, check_network
 from facemsm.runtime.providers import CPU, execution_providers
 from facemsm.typing import FloatArray, Image, Provider
+from facemsm.weights import WEIGHTS
 
 CHUNK = 2
 """Images that the processor works on at once. More take longer each, as feature maps leave its cache."""

@@ -159,7 +159,7 @@ def _describe(points: NDArray[np.floating], prior: ShapePrior) -> tuple[Matrix, 
     return to_mean, np.insert(np.clip(found, -FARTHEST_MODE, FARTHEST_MODE), 0, 1.0, axis=1)
 
 
-def save_weights(path: Path, conventions: Mapping[str, Convention]) -> bool:
+def save_conventions(path: Path, conventions: Mapping[str, Convention]) -> bool:
     """Write the weights of those that have any, as a safetensors file by the sets' names.
 
     Returns:
@@ -179,8 +179,8 @@ def save_weights(path: Path, conventions: Mapping[str, Convention]) -> bool:
     return True
 
 
-def load_weights(path: Path, prior: ShapePrior) -> dict[str, FloatArray]:
-    """Read what :func:`save_weights` wrote.
+def load_conventions(path: Path, prior: ShapePrior) -> dict[str, FloatArray]:
+    """Read what :func:`save_conventions` wrote.
 
     Raises:
         FacemsmError: it cannot be read, is something else, or goes with another prior.

@@ -24,7 +24,7 @@ class Schedule:
     Attributes:
         epochs: passes over the training faces.
         steps: optimiser steps instead of epochs, where above 0.
-        batch_size: faces a step, of all processes together.
+        batch_size: faces per step, of all processes together.
         learning_rate: of Adam at the start.
         decay: ``halve`` halves the rate every ``halve_every`` epochs, as we read "reduced by half after"; ``cosine``
             rises for ``warmup`` steps and then falls to nearly nothing at the end.

@@ -1,7 +1,7 @@
 """One training run: Lightning does the work, this says what is kept and where.
 
 A run lives in one folder: ``config.json``, ``best.safetensors`` (the weights that validated best), ``last.ckpt``
-(everything needed to go on), ``history.csv`` (one line a validation) and the loggers' files. A run that was
+(everything needed to go on), ``history.csv`` (one line per validation) and the loggers' files. A run that was
 stopped anywhere and resumed ends with the same weights as one that was not.
 """
 
@@ -132,7 +132,7 @@ class StageModule(lightning.LightningModule):
         self._names = batch["name"]
 
     def on_before_backward(self, loss: Tensor) -> None:
-        """Stop before a loss that is no number reaches the weights.
+        """Stop before a loss that is not finite reaches the weights.
 
         Raises:
             FacemsmError: the loss is NaN or infinite; names the step and the faces.
@@ -435,7 +435,7 @@ def fit(
     Raises:
         FacemsmError: the folder holds a run already and ``resume`` is False, there is nothing that ``module`` could
             resume, no face to validate on, processes cannot share a batch, there is no such logger, a photo cannot be
-            read, the loss is no number, something cannot be written, or Ctrl-C or SIGTERM stopped the run.
+            read, the loss is not finite, something cannot be written, or Ctrl-C or SIGTERM stopped the run.
     """
     last, best = folder / "last.ckpt", folder / "best.safetensors"
     if resume and not last.is_file():

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 
+from facemsm.aligner import Aligner
 from facemsm.imaging.drawing import draw_faces
 from facemsm.results.jsonl import ResultsFile
 from facemsm.schemes import LandmarkScheme
@@ -17,6 +18,9 @@ from facemsm.shapes.measures import check_measured
 from facemsm.typing import Image
 from facemsm.video.io import Frame, VideoReader, VideoWriter, frame_line
 from facemsm.video.tracking import Tracker
+
+TRIED_FRAMES, TRIED_EVERY = 20, 15
+"""Frames of a video, and how far apart, by whose faces it is turned upright."""
 
 ShowFrames = Callable[[Iterator[Frame], int | None], Iterable[Frame]]
 """Hands frames on, of about so many, and may show their progress."""
@@ -117,3 +121,19 @@ def annotate_video(
         writer.discard()
     made.detections = tracker.detections
     return made
+
+
+def quarter_turns(source: Path | int, aligner: Aligner) -> int:
+    """Quarter turns counter-clockwise that make a video upright, by the first of some frames in which there is a face.
+
+    Args:
+        source: a file, or a camera's number.
+        aligner: finds the faces.
+    """
+    with closing(VideoReader(source)) as reader:
+        frames = reader.frames(lambda _, __: None)
+        for frame in islice(frames, 0, TRIED_FRAMES * TRIED_EVERY, TRIED_EVERY):
+            turns = aligner.quarter_turns(frame.image)
+            if turns is not None:
+                return turns
+    return 0

@@ -1,7 +1,7 @@
 """Faces from frame to frame: identities, and landmarks with neither jitter nor lag.
 
 The landmarks of one frame give the boxes of the next, so the detector runs only now and then. Constants are per
-frame and were chosen at 30 frames a second; ``benchmarks/video.py`` measures what they do.
+frame and were chosen at 30 frames per second; ``benchmarks/video.py`` measures what they do.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ export function toJson(name, answer) {
   return JSON.stringify({ image: name, width, height, scheme, faces }) + "\n";
 }
 
-/** One row a face. */
+/** One row per face. */
 export function toCsv(name, answer, count) {
   const columns = ["x", "y", "score", "occluded"].flatMap((c) => Array.from({ length: count }, (_, i) => `${c}_${i}`));
   const rows = [["image", "face", "x_min", "y_min", "x_max", "y_max", "detection_score", "score", ...columns]];
