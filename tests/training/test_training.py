@@ -34,7 +34,6 @@ from facemsm.hourglass.losses import gaussians
 from facemsm.hourglass.network import HEATMAP_SIZE, INPUT_SIZE, HourglassConfig, StackedHourglass
 from facemsm.hourglass.training import HourglassModule, HourglassTraining
 from facemsm.resnet50.network import ResNet50, ResNet50Config
-from facemsm.runtime.model import load_model
 from facemsm.schemes import SCHEME_68, SCHEME_98, LandmarkScheme, get_scheme, relation, scheme_from_dict
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.stgan.training import STGANModule, STGANTraining
@@ -1265,10 +1264,11 @@ def test_labels_are_moved_to_the_consensus_of_a_model(drawn: Path) -> None:
     """The bundled model knows how aflw2000 is labelled; of a set that it does not know, labels stay."""
     before = faces_of(drawn)
     after = cast(Any, hourglass(drawn, conventions="68")).faces
-    convention = load_model("68").convention("aflw2000")
+    aligner = Aligner.from_pretrained("68", stages=(1, 2))
+    convention = aligner.model.convention("aflw2000")
     assert convention is not None
     for old, new in zip((*before.training, *before.validation), (*after.training, *after.validation), strict=True):
-        (found,) = Aligner.from_pretrained("68").align(old.load(), tight_box(old.points)[None])
+        (found,) = aligner.align(old.load(), tight_box(old.points)[None])
         wanted = old.points - (convention.to_labels(found.points[None])[0] - found.points)
         np.testing.assert_allclose(new.points, wanted, atol=0.02)
         assert np.abs(new.points - old.points).mean() > 0.1
