@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 RUN_KINDS = ("stgan", "hourglass", "resnet50")
-"""Of runs."""
+"""What a run trains."""
 
 HEADS = ("hourglass", "hourglass-box", "resnet50", "resnet50-box")
 

@@ -77,6 +77,9 @@ class Convention:
         Args:
             labels: (N, L, 2) photo pixels, NaN where unlabelled.
             found: (N, L, 2) photo pixels, what the model finds on the same faces.
+
+        Returns:
+            (N, L, 2) photo pixels, NaN where unlabelled.
         """
         return np.asarray(labels - (self.to_labels(found) - found))
 
