@@ -18,7 +18,7 @@ from facemsm.weights import WEIGHTS
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "BATCHES", (1, 2))
-    monkeypatch.setattr(speed, "ROUNDS", 1)
+    monkeypatch.setattr(speed, "ROUNDS", 2)
 
 
 @pytest.mark.slow
