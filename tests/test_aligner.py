@@ -332,8 +332,9 @@ def test_points_in_the_convention_of_a_data_set(uncalibrated: Path, photo: Image
     (own,) = aligner.align(photo, [BOX], settings=Settings(convention="300w"))
     scale = box_scale(consensus.points)
     np.testing.assert_allclose(own.points - consensus.points, np.full((68, 2), (0.01, -0.002)) * scale, atol=1e-3)
-    with pytest.raises(FacemsmError, match="no convention 'cofw': the model knows 300w"):
-        aligner.align(photo, [BOX], settings=Settings(convention="cofw"))
+    for unknown in ("cofw", "300w/lfpw"):
+        with pytest.raises(FacemsmError, match=f"no convention '{unknown}': the model knows 300w"):
+            aligner.align(photo, [BOX], settings=Settings(convention=unknown))
     for wrong in ("", 3, ["300w"]):
         with pytest.raises(FacemsmError, match=r"convention is .*: give the name of a data set, or None"):
             Settings(convention=cast(Any, wrong))

@@ -403,7 +403,8 @@ class Aligner:
         if not isinstance(settings, Settings):
             raise FacemsmError(f"settings are {short(settings)}: give facemsm.Settings(...)")
         if settings.convention and settings.convention not in self._conventions:
-            convention = self.model.convention(settings.convention)
+            exact = settings.convention in self.model.conventions
+            convention = self.model.convention(settings.convention) if exact else None
             if convention is None:
                 known = ", ".join(self.model.conventions) or "none"
                 raise FacemsmError(f"no convention {settings.convention!r}: the model knows {known}")

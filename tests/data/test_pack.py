@@ -77,6 +77,7 @@ def test_the_same_faces_are_held_out(drawn: Path, tmp_path: Path) -> None:
     assert [f.name for f in before.validation] == [f.name for f in after.validation]
     assert before.validation
     assert before.conventions == after.conventions == ("300w", "aflw2000")
+    assert {face.convention for face in after.training} == {"300w/afw", "aflw2000"}
     shared = faces_per_photo(after.training)
     assert all(isinstance(face.image, PackedCrop) for face in after.training)
     assert {photo_key(face, shared) for face in after.training}.isdisjoint(

@@ -78,6 +78,15 @@ def test_300w_is_read_as_far_as_it_is_there(tmp_path: Path) -> None:
         load_dataset("300w", tmp_path, "challenge")
 
 
+def test_faces_say_whose_convention_their_labels_follow(tmp_path: Path) -> None:
+    official.write_300w(tmp_path, {"helen/testset": ["a.jpg"], "lfpw/testset": ["b.png"], "01_Indoor": ["c.png"]})
+    assert [s.convention for s in load_dataset("300w", tmp_path, "common")] == ["300w/helen", "300w/lfpw"]
+    (private,) = load_dataset("300w-private", tmp_path, "indoor")
+    assert private.convention == private.data_set == "300w"
+    own = [s.convention for s in load_dataset("pts", tmp_path / "lfpw" / "testset", "all", scheme="68")]
+    assert own == ["pts"]
+
+
 def test_reading_a_split_opens_no_photo(tmp_path: Path) -> None:
     official.write_300w(tmp_path)
     (tmp_path / "ibug" / "image_100_1.jpg").write_bytes(b"not a photo")

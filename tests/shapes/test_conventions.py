@@ -16,6 +16,7 @@ from facemsm.shapes.conventions import (
     LEAST_FACES,
     Convention,
     fit_conventions,
+    known_as,
     load_conventions,
     save_conventions,
 )
@@ -110,6 +111,27 @@ def test_of_few_faces_only_a_shift_is_learned(prior: ShapePrior) -> None:
     one, other = (learned[name].to_labels(found) - found for name in ("few", "many"))
     np.testing.assert_allclose((one - other).mean((0, 1)), [2, 1], atol=0.1)
     assert fit_conventions(found[:5], labels[:5], ["few"] * 5, prior, SCHEME_68) == {}
+
+
+def test_parts_of_a_set_have_habits_of_their_own(prior: ShapePrior) -> None:
+    """One part is labelled as the other set, one is not, and of one too few faces are known: it is as its set."""
+    counts = {"one": 400, "two/plain": 200, "two/low": 200, "two/few": FEWEST_FACES - 1}
+    found = shapes(sum(counts.values()), seed=9)
+    sets = np.repeat(list(counts), list(counts.values()))
+    low = sets == "two/low"
+    labels = np.where(low[:, None, None], lower_chin(found) + np.array([1.5, 0]), found)
+    learned = fit_conventions(found, labels, sets.tolist(), prior, SCHEME_68)
+    assert set(learned) == {"one", "two", "two/plain", "two/low"}
+    faces = shapes(40, seed=10)
+    between = learned["two/low"].to_labels(faces) - learned["two/plain"].to_labels(faces)
+    np.testing.assert_allclose(between[:, 17:27].mean((0, 1)), [1.5, -2], atol=0.1)
+    errors = {
+        name: np.abs(learned[name].to_labels(found[low]) - labels[low])[:, 17:27].mean() for name in ("two", "two/low")
+    }
+    assert errors["two/low"] < 0.7 * errors["two"]
+    assert known_as("two/few", learned) == "two"
+    assert known_as("two/low", learned) == "two/low"
+    assert known_as("three/low", learned) is None
 
 
 def test_what_is_common_is_the_models_error(prior: ShapePrior) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -28,7 +28,6 @@ class DataSet:
         splits: published number of faces of each split, None where none is published.
         scheme: name of its landmark scheme; None where the user says which.
         provided_boxes: whether it comes with face boxes of its own.
-        convention: the data set whose habit of placing points its labels follow, where that is another's.
         about: what it is and where it is had; nothing for anybody's own.
     """
 
@@ -36,7 +35,6 @@ class DataSet:
     splits: Mapping[str, int | None]
     scheme: str | None
     provided_boxes: bool = True
-    convention: str | None = None
     about: str = ""
 
 
@@ -63,7 +61,6 @@ CATALOGUE: Mapping[str, DataSet] = {
         ibug.read_private,
         {"indoor": 300, "outdoor": 300, "full": 600},
         "68",
-        convention="300w",
         about="the test set of the 300-W challenge: https://ibug.doc.ic.ac.uk/resources/300-W",
     ),
     "merl-rav": DataSet(
@@ -234,7 +231,8 @@ def _naming_the_way_in(items: Iterator[DatasetItem], name: str, root: Path) -> I
     """The items. An error that ends them says which name reads the file if another one does, or which formats are
     read if nobody knows the file's."""
     try:
-        yield from items
+        for item in items:
+            yield replace(item, convention=item.convention or name) if isinstance(item, FaceSample) else item
     except FacemsmError as error:
         other = recognise(root)
         if other and other != name:

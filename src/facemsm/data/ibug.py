@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,10 @@ def read_300w(root: Path, split: str, box_source: BoxSource, scheme: LandmarkSch
     Raises:
         AbsentError: none of the split's folders is there.
     """
-    yield from _parts(root, PARTS_300W[split], box_source, scheme.count)
+    for item in _parts(root, PARTS_300W[split], box_source, scheme.count):
+        if isinstance(item, FaceSample):
+            item = replace(item, convention="300w/" + item.name.partition("/")[0])  # its parts differ in their labels
+        yield item
 
 
 def read_private(root: Path, split: str, box_source: BoxSource, scheme: LandmarkScheme) -> Iterator[DatasetItem]:
@@ -109,7 +113,8 @@ def read_private(root: Path, split: str, box_source: BoxSource, scheme: Landmark
     Raises:
         AbsentError: none of the split's folders is there.
     """
-    yield from _parts(root, PARTS_PRIVATE[split], box_source, scheme.count)
+    for item in _parts(root, PARTS_PRIVATE[split], box_source, scheme.count):
+        yield replace(item, convention="300w") if isinstance(item, FaceSample) else item
 
 
 def read_merl_rav(root: Path, split: str, box_source: BoxSource, scheme: LandmarkScheme) -> Iterator[DatasetItem]:  # noqa: ARG001

@@ -121,6 +121,7 @@ def _cut(packed: Packed, side: int) -> tuple[Image, dict[str, Any]]:
     label = {
         "set": packed.set,
         "name": face.name,
+        "convention": face.convention,
         "photo": packed.photo,
         "scheme": packed.scheme,
         "points": [point if np.isfinite(point).all() else None for point in points.tolist()],
@@ -184,4 +185,5 @@ def _face(
         raise FacemsmError(f"{root}: {name} has {len(points)} points, expected {count}")
     photo = PackedCrop(root, crop.offset_data, crop.size, label["photo"])
     checked = check_box(np.array(box, np.float64), f"{root}: {name}")
-    return FaceSample(name, photo, checked, box_source, points, visibility, convention=label["set"])
+    habit = f"{label.get('convention', label['set'])}"  # packs of before name the set alone
+    return FaceSample(name, photo, checked, box_source, points, visibility, convention=habit)

@@ -31,7 +31,8 @@ class FaceSample:
         visibility: (L,) int8 with COCO's values ``VISIBLE``, ``OCCLUDED``, ``UNLABELLED``; None where the data set
             does not say.
         attributes: per-face flags of the data set, e.g. WFLW's ``{"pose": True, ...}``.
-        convention: whose habit of placing points the labels follow: the data set's name, where training asks for it.
+        convention: whose habit of placing points the labels follow: a data set's name, or that of a part of one after
+            it, such as ``300w/lfpw``. Empty where no data set was named.
     """
 
     name: str
@@ -42,6 +43,11 @@ class FaceSample:
     visibility: NDArray[np.int8] | None = None
     attributes: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     convention: str = ""
+
+    @property
+    def data_set(self) -> str:
+        """``convention`` without the part."""
+        return self.convention.partition("/")[0]
 
     def load(self) -> Image:
         """The photo, (H, W, 3) uint8 RGB.

@@ -18,6 +18,7 @@ from facemsm.evaluation.predictions import Predictions, check_ending, load_predi
 from facemsm.evaluation.report import THRESHOLDS, Evaluation, compare_painted, measure
 from facemsm.geometry import CROP_ENLARGEMENT, Normaliser
 from facemsm.provenance import commit, machine
+from facemsm.shapes.conventions import known_as
 from facemsm.stages import Settings
 from facemsm.typing import PathLike, Progress, untracked
 
@@ -86,20 +87,20 @@ def evaluate_dataset(
                 f"weights {weights!r} find scheme {aligner.scheme.name}, the faces have {landmarks.name}"
             )
         detector = get_detector() if source == "detector" else None
-        convention = find_dataset(dataset).convention or dataset
+        conventions = sorted({known_as(face.convention, aligner.model.conventions) or "" for face in samples})
         origin = {
             "weights": aligner.description,
             "boxes": f"detector ({detector.name})" if detector else source,
             "crop enlargement": CROP_ENLARGEMENT,
             "perturbation": asdict(perturbation) if perturbation else None,
             "data set": dataset,
-            "convention": aligner.model.conventions.get(convention),
+            "convention": ", ".join(conventions) or None,
             "commit": commit(),
             "machine": machine(),
         }
 
         def predict() -> Predictions:
-            found = run_aligner(aligner, progress(samples, "aligning"), detector, perturbation, convention)
+            found = run_aligner(aligner, progress(samples, "aligning"), detector, perturbation)
             return replace(found, origin=origin)
 
         if occlude:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from facemsm.evaluation.predictions import Predictions
 from facemsm.evaluation.report import Evaluation, measure
 from facemsm.face import Face
 from facemsm.geometry import Normaliser, apply_affine, invert, similarity, tight_box
+from facemsm.shapes.conventions import Convention
 from facemsm.typing import FloatArray
 
 if TYPE_CHECKING:
@@ -34,12 +35,11 @@ def evaluate(
     perturbation: Perturbation | None = None,
     normalisers: Sequence[Normaliser] = (),
     thresholds: Sequence[float] = (),
-    convention: str | None = None,
 ) -> dict[str, Any]:
     """Measure an aligner on annotated faces, as ``facemsm evaluate`` does.
 
     Args:
-        aligner, detector, perturbation, convention: as for :func:`run_aligner`.
+        aligner, detector, perturbation: as for :func:`run_aligner`.
         samples: of the aligner's scheme, by :func:`facemsm.load_dataset`.
         normalisers, thresholds: as for :func:`facemsm.evaluation.report.measure`.
 
@@ -49,7 +49,7 @@ def evaluate(
     Raises:
         FacemsmError: as those.
     """
-    predictions = run_aligner(aligner, samples, detector, perturbation, convention)
+    predictions = run_aligner(aligner, samples, detector, perturbation)
     return measure(Evaluation.of(samples, predictions, aligner.scheme), normalisers, thresholds)
 
 
@@ -58,9 +58,9 @@ def run_aligner(
     samples: Iterable[FaceSample],
     detector: FaceDetector | None = None,
     perturbation: Perturbation | None = None,
-    convention: str | None = None,
 ) -> Predictions:
-    """Align every face.
+    """Align every face. Where the model knows the conventions of all labels, points are given in those, too, unless the
+    aligner's settings ask for one, which its points are in then.
 
     Args:
         aligner: with any weights.
@@ -68,8 +68,6 @@ def run_aligner(
         detector: finds the faces; their own boxes are used if None. Of its boxes the one that overlaps the tight box
             of a face's landmarks most is taken, if by ``LEAST_OVERLAP``; otherwise the face is missed.
         perturbation: perturbs the boxes, the detector's too.
-        convention: name of a data set; if the model knows its convention, points are given in that, too, unless the
-            aligner's settings ask for one, which its points are in then.
 
     Returns:
         Predictions in the order of the samples, in pixels of the photos as they are, without ``origin``.
@@ -77,12 +75,13 @@ def run_aligner(
     Raises:
         FacemsmError: a photo cannot be read or a box not be used; the message names the face.
     """
-    known = None
-    if convention and not aligner.settings.convention:
-        known = aligner.model.convention(convention)  # a damaged file is an error now, not after the last face
-    names, found = [], []
+    known: dict[str, Convention | None] = {}
+    names, conventions, found = [], [], []
     for sample in samples:
         names.append(sample.name)
+        conventions.append(sample.convention)
+        if sample.convention not in known:
+            known[sample.convention] = aligner.model.convention(sample.convention)
         try:
             found.append(_align(aligner, sample, detector, perturbation))
         except FacemsmError as error:
@@ -94,6 +93,12 @@ def run_aligner(
         return np.array([gap if face is None else getattr(face, values) for face in found], np.float32)
 
     points = stack("points", 2)
+    own = None
+    if known and all(known.values()) and not aligner.settings.convention:
+        own = points.copy()
+        for name, convention in known.items():
+            theirs = np.array(conventions) == name
+            own[theirs] = cast(Convention, convention).to_labels(points[theirs])
     return Predictions(
         method="facemsm",
         names=tuple(names),
@@ -102,7 +107,7 @@ def run_aligner(
         scores=stack("scores"),
         preliminary=stack("preliminary", 2) if 3 in aligner.settings.stages else None,
         occlusion=stack("occlusion") if any(face and face.occlusion is not None for face in found) else None,
-        own=known.to_labels(points).astype(np.float32) if known else None,
+        own=own,
     )
 
 

@@ -129,7 +129,7 @@ class HourglassModule(LandmarkModule):
         self.register_buffer("shifts", torch.zeros(len(known), 2))
         seen = np.zeros(len(known))
         for face, source in zip(faces.training, faces.source, strict=True):
-            seen[known.index(face.convention)] += faces.sources[source].share
+            seen[known.index(face.data_set)] += faces.sources[source].share
         self._share = torch.tensor(seen / seen.sum(), dtype=torch.float32)
 
     @property

@@ -21,7 +21,7 @@ from facemsm.files import atomic_write, read_bytes
 from facemsm.heatmaps import HeatmapCodec
 from facemsm.runtime.network_file import LARGEST_FILE
 from facemsm.schemes import LandmarkScheme, scheme_from_dict
-from facemsm.shapes.conventions import Convention, load_conventions, save_conventions
+from facemsm.shapes.conventions import Convention, known_as, load_conventions, save_conventions
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.shapes.posterior import ShapePrior
 from facemsm.typing import PathLike, Provider
@@ -102,16 +102,20 @@ class Model:
         return ShapePrior.load(self.path(PRIOR), self.scheme.count) if self.calibration else None
 
     def convention(self, name: str) -> Convention | None:
-        """Of a training data set's labels; None of one that the model does not know.
+        """Of a training data set's labels, or of those of a part of it; where the model knows no such part, the set's.
+
+        Returns:
+            None if the model knows neither.
 
         Raises:
             FacemsmError: as :func:`facemsm.shapes.conventions.load_conventions`.
         """
-        if name not in self.conventions:
+        known = known_as(name, self.conventions)
+        if known is None:
             return None
         prior = self.prior() if CONVENTIONS in self.files else None
-        weights = load_conventions(self.path(CONVENTIONS), prior).get(name) if prior else None
-        return Convention(self.conventions[name], prior if weights is not None else None, weights)
+        weights = load_conventions(self.path(CONVENTIONS), prior).get(known) if prior else None
+        return Convention(self.conventions[known], prior if weights is not None else None, weights)
 
 
 def list_models() -> list[str]:

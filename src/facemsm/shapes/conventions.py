@@ -4,11 +4,12 @@
 drawn along their middle or their edge. Label adaptation (Wood et al., ICCV 2021) tells such habits from errors by a map
 from the points that a model finds to those that a data set's annotators would have marked. Theirs is a small network;
 here it is a shift in the photo and a linear function of the face's shape, the same for a face and its mirror image.
+Parts of a set that were labelled apart, as 300-W's LFPW, HELEN and AFW, have conventions of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,7 @@ FARTHEST_MODE = 3.0
 
 @dataclass(frozen=True, eq=False)
 class Convention:
-    """Of one data set.
+    """Of one data set, or of a part of one.
 
     Attributes:
         shift: x and y in the photo, in shares of :func:`facemsm.geometry.box_scale`.
@@ -99,14 +100,45 @@ def fit_conventions(
     Args:
         found: (N, L, 2) photo pixels, points of the model.
         labels: (N, L, 2) photo pixels, NaN where unlabelled.
-        sets: names of the N faces' data sets.
+        sets: names of the N faces' data sets, with the part where a set has any: ``300w/lfpw``.
         prior: describes their shapes.
         scheme: of the landmarks.
 
     Returns:
-        A convention for each name with ``FEWEST_FACES`` or more.
+        A convention for each set and each part with ``FEWEST_FACES`` or more. What a part's faces do not say is as in
+        its set.
     """
-    found, labels, names = np.asarray(found, float), np.asarray(labels, float), np.array(sets, object)
+    found, labels = np.asarray(found, float), np.asarray(labels, float)
+    whole = [name.partition("/")[0] for name in sets]
+    fitted = _fit_sets(found, labels, whole, prior, scheme)
+    for name in dict.fromkeys(sets):
+        own = np.array(sets, object) == name
+        if name in whole or own.sum() < FEWEST_FACES:
+            continue
+        convention = fitted[name.partition("/")[0]]
+        rest = convention.to_consensus(labels[own], found[own])
+        x, y = np.nanmean(np.nanmean(rest - found[own], axis=1) / box_scale(found[own])[:, None], axis=0).tolist()
+        weights = convention.weights
+        if weights is not None and own.sum() >= LEAST_FACES:
+            weights = weights + _regress(found[own], shifted(rest, (-x, -y)), prior, scheme)
+        fitted[name] = Convention((convention.shift[0] + x, convention.shift[1] + y), convention.prior, weights)
+    return fitted
+
+
+def known_as(name: str, known: Collection[str]) -> str | None:
+    """The name itself or, for a part that is not known, that of its data set; None if neither is known."""
+    return next((one for one in (name, name.partition("/")[0]) if one in known), None)
+
+
+def _fit_sets(
+    found: NDArray[np.floating],
+    labels: NDArray[np.floating],
+    sets: Sequence[str],
+    prior: ShapePrior,
+    scheme: LandmarkScheme,
+) -> dict[str, Convention]:
+    """Conventions of data sets with ``FEWEST_FACES`` or more."""
+    names = np.array(sets, object)
     known = [name for name in dict.fromkeys(sets) if (names == name).sum() >= FEWEST_FACES]
     if not known:
         return {}

@@ -23,7 +23,7 @@ from facemsm.evaluation.metrics import point_errors
 from facemsm.geometry import apply_affine, canonical_matrix, compose, face_scale, invert, similarity
 from facemsm.runtime.model import PRIOR, write_calibration
 from facemsm.schemes import OCCLUDED, UNLABELLED, LandmarkScheme
-from facemsm.shapes.conventions import Convention, fit_conventions
+from facemsm.shapes.conventions import Convention, fit_conventions, known_as
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.shapes.posterior import Noise, Posterior, ShapePrior, learn_prior, observation_covariance, posterior
 from facemsm.shapes.reconstruction import Reconstruction, reconstruct
@@ -118,7 +118,7 @@ def _fit_conventions(
     report("\nlabel conventions, held-out faces; errors in % of the inter-ocular distance, or of the box in profiles")
     report("set          faces    as it is  by a shift  by shift and shape")
     for name, convention in conventions.items():
-        own = np.array(sets) == name
+        own = np.array([name in (one, one.partition("/")[0]) for one in sets])
         if own.any():
             moved = points[own], Convention(convention.shift).to_labels(points[own]), convention.to_labels(points[own])
             errors = [point_errors(one, labels[own]) / face_scale(labels[own], scheme)[:, None] for one in moved]
@@ -158,16 +158,18 @@ def _observe(aligner: Aligner, faces: Sequence[FaceSample], conventions: Mapping
         fold = zlib.crc32(face.name.encode()) % FOLDS
         assert found.spread is not None
         truth, to_photo = face.points, compose(invert(to_rotated), found.to_photo[0])
-        if convention := conventions.get(face.convention):
-            truth = convention.to_consensus(truth[None], apply_affine(to_photo, found.points))[0].astype(np.float32)
+        if known := known_as(face.convention, conventions):
+            truth = (
+                conventions[known].to_consensus(truth[None], apply_affine(to_photo, found.points))[0].astype(np.float32)
+            )
         row = (found.points[0], found.scores[0], found.spread[0], detail(found.canonical)[0])
         rows.append((*row, to_photo, truth, visibility, kind, fold, _part(face)))
     return Observations(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
 def _part(face: FaceSample) -> str:
-    """The data set, or the part of 300-W, whose parts differ in their labels."""
-    return face.name.partition("/")[0] if face.convention == "300w" and "/" in face.name else face.convention
+    """The data set, or the part of it."""
+    return face.convention.rpartition("/")[2]
 
 
 def _fit(seen: Observations, prior: ShapePrior, scheme: LandmarkScheme, noise: Noise) -> Calibration:

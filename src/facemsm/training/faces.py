@@ -36,8 +36,8 @@ class Faces:
 
     @property
     def conventions(self) -> tuple[str, ...]:
-        """Names of the data sets whose conventions the labels follow, each once."""
-        return tuple(dict.fromkeys(face.convention for face in self.training))
+        """Names of the data sets whose conventions the labels follow, each once, without their parts."""
+        return tuple(dict.fromkeys(face.data_set for face in self.training))
 
     @property
     def epoch_size(self) -> int:
@@ -107,7 +107,7 @@ def load_faces(
         else:
             samples = load_dataset(source.name, source.root, source.split, box_source, landmarks)
         shared = faces_per_photo(samples)
-        for face in (replace(face, convention=face.convention or source.name) for face in samples):
+        for face in samples:
             unknown.discard(face.name)
             if face.name in exclude:
                 continue

@@ -53,7 +53,7 @@ class CanonicalExamples:
         size: side of the canonical face, px.
         augmentation: None for validation.
         occluded_peak: height of the target peak of an occluded point; below 1 the score learns it. 1 is the paper's.
-        conventions: names that faces' ``convention`` may have; ``convention`` below is an index into them.
+        conventions: names that faces' ``data_set`` may have; ``convention`` below is an index into them.
     """
 
     scheme: LandmarkScheme
@@ -94,7 +94,7 @@ class CanonicalExamples:
             "points": crop.points,
             "labelled": inside.astype(np.float32),
             "peak": height,
-            "convention": self.conventions.index(face.convention) if face.convention in self.conventions else 0,
+            "convention": self.conventions.index(face.data_set) if face.data_set in self.conventions else 0,
             "shift": (matrix[:, :2] * box_scale(face.points)).astype(np.float32),
             "name": face.name,
         }
