@@ -122,10 +122,11 @@ def test_any_field_can_be_set() -> None:
         HourglassTraining.preset("paper", 68),
         [
             *("network.width=64", "schedule.learning_rate=1", "schedule.decay=cosine", "loss=weighted"),
-            *("augmentation.gamma_range=[0.5, 2.0]", "augmentation.flip=0"),
+            *("augmentation.gamma_range=[0.5, 2.0]", "augmentation.flip=0", "conventions=68", 'teacher="1"'),
         ],
     )
     assert config.network.width == 64
+    assert (config.conventions, config.teacher) == ("68", "1")  # names, numbers though they look
     assert config.schedule.learning_rate == 1.0
     assert isinstance(config.schedule.learning_rate, float)
     assert (config.schedule.decay, config.loss) == ("cosine", "weighted")

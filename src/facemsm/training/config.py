@@ -102,7 +102,7 @@ def override(config: T, settings: Sequence[str], file: Path | None = None) -> T:
             value = json.loads(text)
         except json.JSONDecodeError:
             value = text
-        config = _replaced(config, name.split("."), value, f"--set {setting!r}")
+        config = _replaced(config, name.split("."), value, f"--set {setting!r}", text)
     return config
 
 
@@ -125,7 +125,8 @@ def _leaves(values: Mapping[str, Any], *group: str) -> Iterator[tuple[list[str],
             yield [*group, name], value
 
 
-def _replaced(config: T, path: list[str], value: Any, where: str) -> T:
+def _replaced(config: T, path: list[str], value: Any, where: str, text: str = "") -> T:
+    """With another value; ``text`` is what stands for it where words are expected, as in ``conventions=68``."""
     assert is_dataclass(config)
     assert not isinstance(config, type)
     known = [f.name for f in fields(config)]
@@ -135,11 +136,13 @@ def _replaced(config: T, path: list[str], value: Any, where: str) -> T:
     if len(path) > 1:
         if not is_dataclass(old):
             raise FacemsmError(f"{where}: {path[0]!r} has no fields")
-        new: Any = _replaced(old, path[1:], value, where)
+        new: Any = _replaced(old, path[1:], value, where, text)
     else:
         new = tuple(value) if isinstance(old, tuple) and isinstance(value, list) else value
         if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
             new = float(new)
+        if isinstance(old, str) and text and not isinstance(new, str):
+            new = text
         if type(new) is not type(old):
             raise FacemsmError(f"{where}: expected a {type(old).__name__}, such as {old!r}")
     return replace(config, **{path[0]: new})
