@@ -139,7 +139,8 @@ def main() -> None:
     print(
         f"`occluded` on AFLW2000 val ({100 * found['occluded'] / found['points']:.0f} % of points are occluded): "
         f"precision {100 * flags['precision']:.1f} %, recall {100 * flags['recall']:.1f} %; average precision "
-        f"{100 * scores['average precision']:.1f} %, recall at 80 % precision {100 * scores['recall@80P']:.1f} %.\n"
+        f"{100 * scores['average precision']:.1f} %, recall {100 * scores['recall@80P']:.1f} % at 80 % precision and "
+        f"{100 * scores['recall@90P']:.1f} % at 90 %.\n"
     )
     run = lfpw["run"]
     print(f"Weights {reports.checksum[:12]}; measured with commit {run['commit']}; {run['machine']}.")

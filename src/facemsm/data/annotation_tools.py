@@ -41,6 +41,7 @@ from facemsm.data.reading import (
 from facemsm.data.sample import BoxSource, FaceSample
 from facemsm.errors import FacemsmError
 from facemsm.files import read_text
+from facemsm.imaging.io import IMAGE_SUFFIXES
 from facemsm.results.coco import parse_json
 from facemsm.schemes import OCCLUDED, UNLABELLED, VISIBLE, LandmarkScheme
 
@@ -205,8 +206,8 @@ def _label_studio_photo(path: Path, i: int, task: Any) -> _Photo:
             pass
         case _:
             raise FacemsmError(f"{where}: expected 'data' and 'annotations'; export as JSON, not as JSON-MIN")
-    address = next((value for value in data.values() if isinstance(value, str)), None)
-    if address is None:
+    addresses = [value for value in data.values() if isinstance(value, str)]
+    if not addresses:
         raise FacemsmError(f"{where}: its data names no photo")
     done = [a for a in annotations if isinstance(a, dict) and a.get("was_cancelled") is not True]
     results = done[-1].get("result") if done else []
@@ -231,12 +232,21 @@ def _label_studio_photo(path: Path, i: int, task: Any) -> _Photo:
                 raise FacemsmError(
                     f"{where}: result {n + 1}: expected original_width, original_height, x, y and a label"
                 )
-    parts = urlsplit(address)
-    local = parse_qs(parts.query).get("d", [parts.path])[0]  # /data/local-files/?d=folder/a.jpg
-    name = Path(unquote(local)).name
+    files = map(_file_of, addresses)  # a task may hold other text, too
+    local = min(files, key=lambda file: not file.lower().endswith(IMAGE_SUFFIXES))
+    name = Path(local).name
     plain = re.sub(r"^[0-9a-f]{8}-", "", name)
-    names = (plain, name, unquote(local).lstrip("/"))
+    names = (plain, name, local.lstrip("/"))
     return _Photo(where, names, (path.parent, path.parent / "images"), groups)
+
+
+def _file_of(address: str) -> str:
+    """The file that an address of Label Studio's names: ``/data/local-files/?d=folder/a.jpg``, ``s3://faces/a.jpg``."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # no address at all
+        return address
+    return unquote(parse_qs(parts.query).get("d", [parts.path])[0])
 
 
 def _coordinate(value: Any, where: str) -> float:
