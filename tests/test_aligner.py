@@ -50,13 +50,11 @@ def uncalibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def calibrated(uncalibrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with one made by hand: a point is right if it is bright, and hidden if its neighbours are dark, too."""
     folder = Path(shutil.copytree(uncalibrated, tmp_path_factory.mktemp("calibrated") / "model"))
-    learn_prior(ShapeDictionary.load(folder / "dictionary.safetensors").shapes, SCHEME_68).save(
-        folder / "prior.safetensors"
-    )
+    prior = learn_prior(ShapeDictionary.load(folder / "dictionary.safetensors").shapes, SCHEME_68)
     names = ("uncertainty", "uncertainty near")
     uncertain, near = (np.array([float(name == feature) for feature in FEATURES]) for name in names)
     correct, hidden = Logistic(-5 * uncertain, np.full(68, 2.0)), Logistic(8 * uncertain + 8 * near, np.full(68, -4.0))
-    write_calibration(folder, Calibration((-2.0, 8.0, 5.0), correct, hidden, 0.5, "posterior"))
+    write_calibration(folder, Calibration((-2.0, 8.0, 5.0), correct, hidden, 0.5, "posterior"), prior)
     return folder
 
 

@@ -30,8 +30,8 @@ from facemsm.schemes import LandmarkScheme
 from facemsm.shapes.conventions import Convention
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.shapes.reconstruction import Reconstruction, reconstruct, relative_scores
-from facemsm.stages import Located, Method, Settings, StageOutputs, retry_rotated, run_stages
-from facemsm.typing import BoolArray, FloatArray, Image, PathLike, Provider
+from facemsm.stages import Located, Settings, StageOutputs, retry_rotated, run_stages
+from facemsm.typing import BoolArray, FloatArray, Image, Method, PathLike, Provider
 
 if TYPE_CHECKING:
     from facemsm.imaging.io import ImageSource

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,9 +23,7 @@ from facemsm.geometry import (
 )
 from facemsm.imaging.warping import warp
 from facemsm.shapes.reconstruction import Reconstruction
-from facemsm.typing import FloatArray, Image
-
-Method = Literal["calibrated", "paper"]
+from facemsm.typing import FloatArray, Image, Method
 
 IDENTITY_THETA = CANONICAL_MARGIN / CROP_ENLARGEMENT * np.eye(2, 3)
 """θ without stage 1: the box as it is, its larger side where the face's would be."""

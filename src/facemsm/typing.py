@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ IntArray = NDArray[np.int64]
 PathLike = str | os.PathLike[str]
 Provider = str | tuple[str, Mapping[str, Any]]
 """Of :func:`facemsm.runtime.providers.execution_providers`."""
+
+Method = Literal["calibrated", "paper"]
+"""What follows stages 1 and 2, see :class:`facemsm.stages.Settings`."""
 
 T = TypeVar("T")
 

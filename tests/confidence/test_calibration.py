@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -188,13 +189,30 @@ def test_a_model_carries_its_calibration(model: Path, calibration: Calibration, 
     assert load_model(model).calibration is None
     with pytest.raises(FacemsmError, match="has no calibration"):
         Aligner.from_pretrained(model, method="calibrated")
-    prior.save(model / "prior.safetensors")
-    write_calibration(model, calibration)
+    write_calibration(model, calibration, prior)
     assert load_model(model).calibration is not None
     assert Aligner.from_pretrained(model).method == "calibrated"
     (model / "prior.safetensors").write_bytes(b"")
     with pytest.raises(FacemsmError, match=r"prior\.safetensors: truncated or altered"):
         load_model(model)
+
+
+def test_calibrating_again_leaves_a_whole_model_wherever_it_is_interrupted(
+    model: Path, calibration: Calibration, prior: ShapePrior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_calibration(model, calibration, prior)
+    other = replace(prior, mean=prior.mean + 1)
+
+    def full(*_: object) -> None:
+        raise FacemsmError("no space left")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("facemsm.runtime.model.save_conventions", full)
+        with pytest.raises(FacemsmError, match="no space left"):
+            write_calibration(model, calibration, other)
+    assert load_model(model).calibration is None
+    write_calibration(model, calibration, other)
+    assert load_model(model).calibration is not None
 
 
 # --- Painted occluders and the command -------------------------------------------------------------------------------
@@ -347,11 +365,13 @@ def test_the_command(
     settings = Settings(convention="aflw2000")
     (own,) = Aligner.from_pretrained(model, settings=settings).align(samples[0].load(), [samples[0].box])
     np.testing.assert_allclose(own.points, convention.to_labels(found.points[None])[0], atol=1e-3)
+    prior = load_model(model).prior()
+    assert prior is not None
     (model / CONVENTIONS).write_bytes(b"")
     with pytest.raises(FacemsmError, match=r"conventions\.safetensors: truncated or altered"):
         load_model(model)
     calibration = Calibration.from_dict(json.loads((model / MANIFEST).read_text())["calibration"], 68)
-    write_calibration(model, calibration)
+    write_calibration(model, calibration, prior)
     assert not (model / CONVENTIONS).exists()
     convention = load_model(model).convention("aflw2000")
     assert convention is not None

@@ -470,12 +470,16 @@ def test_label_studio(tmp_path: Path, five: str, photo: str) -> None:
 def test_refusals_name_the_way_in(tmp_path: Path, five: str) -> None:
     official.write_photo(tmp_path / "a.jpg")
     (tmp_path / "a.json").write_text(json.dumps(_labelme(official.points(5))))
+    (tmp_path / "b.json").write_text(json.dumps(official.coco_content()))
+    with pytest.raises(FacemsmError, match="the name 'coco'"):
+        load_dataset("labelme", tmp_path / "b.json", "all", scheme=five)
+    (tmp_path / "b.json").unlink()
     for name, root in (("coco", tmp_path / "a.json"), ("pts", tmp_path)):
         with pytest.raises(FacemsmError, match="the name 'labelme'"):
             load_dataset(name, root, "all", scheme=five)
 
 
-@pytest.mark.parametrize("name", ["coco", "csv", "dlib", "cvat", "label-studio", "hrnet"])
+@pytest.mark.parametrize("name", ["coco", "csv", "dlib", "cvat", "label-studio", "hrnet", "labelme"])
 def test_files_of_no_known_format_are_told_which_are_read(tmp_path: Path, five: str, name: str) -> None:
     (tmp_path / "points.yaml").write_text("faces:\n- [1, 2]\n")
     with pytest.raises(

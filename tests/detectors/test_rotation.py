@@ -11,8 +11,7 @@ from facemsm.detectors.boxes import overlaps
 from facemsm.detectors.rotation import detect_any_rotation, turns_of_boxes
 from facemsm.geometry import apply_affine, box_to_crop, invert, theta_to_matrix
 from facemsm.imaging.io import read_image
-from facemsm.stages import Method
-from facemsm.typing import Array, FloatArray, Image
+from facemsm.typing import Array, FloatArray, Image, Method
 
 
 class BrightSpots:

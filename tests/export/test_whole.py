@@ -21,8 +21,8 @@ from facemsm.detectors import get_detector
 from facemsm.geometry import similarity, tight_box
 from facemsm.imaging.io import read_image
 from facemsm.runtime.model import Model, load_model
-from facemsm.stages import Method, Settings
-from facemsm.typing import FloatArray, Image
+from facemsm.stages import Settings
+from facemsm.typing import FloatArray, Image, Method
 from synthetic_faces import draw_face, mean_shape
 
 onnx = pytest.importorskip("onnx")

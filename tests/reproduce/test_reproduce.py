@@ -179,8 +179,9 @@ def test_a_plan_counts_and_trains_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert re.search(
         r"\d+ faces, \d+ steps of 16, 5.0 GB of memory, about .* here, .* on the paper's GTX 1080", hourglass
     )
-    hours = runs.cost("hourglass", Plan(SCHEME, "paper", ()).config("hourglass")).operations * 300 * (3148 // 16)
-    assert hours / runs.operations_per_second_on_gpu() == pytest.approx(6 * 3600)
+    for kind, epochs, hours in (("stgan", 1000, 8), ("hourglass", 300, 6)):
+        operations = runs.cost(kind, Plan(SCHEME, "paper", ()).config(kind)).operations * epochs * (3148 // 16)
+        assert operations / runs.operations_per_second_on_gpu(kind) == pytest.approx(hours * 3600)
     lite, paper_s = (Plan(SCHEME, preset, ()) for preset in ("lite", "paper"))
     assert [one.boxes("hourglass-box") for one in (lite, paper_s)] == ["provided", "gt"]
     assert {one.boxes(name) for one in (lite, paper_s) for name in ("hourglass", "resnet50")} == {"gt"}
@@ -415,6 +416,11 @@ def test_arms_start_from_one_trunk_and_are_shown_side_by_side(
     for wrong, what in (("hg=x", f"expected KIND=RUN with a KIND of {stages}"), ("stgan=x", "no file x")):
         assert fails(monkeypatch, capsys, *train, "--init", wrong).endswith(f"--init {wrong}: {what}")
     assert "not this network's weights" in fails(monkeypatch, capsys, *train, "--init", f"stgan={trunk}")
+    history = trunk / "history.csv"
+    sound = history.read_text()
+    history.write_text(re.sub(r"\n(\d+),(\d+),[^,]+", r"\n\1,\2,x", sound))
+    assert "history.csv: damaged (could not convert" in fails(monkeypatch, capsys, *train, *start, "--dry-run")
+    history.write_text(sound)
     assert "--init hourglass=...: given more than once" in fails(monkeypatch, capsys, *train, *start, *start)
     assert "--occluders all: use none or painted" in fails(monkeypatch, capsys, *train, "--occluders", "all")
     assert not report.exists()

@@ -1275,12 +1275,14 @@ def test_labels_are_moved_to_the_consensus_of_a_model(drawn: Path) -> None:
         assert np.abs(new.points - old.points).mean() > 0.1
     own = [replace(face, convention="own") for face in before.training]
     strange = replace(before, training=own, validation=own[:2])
-    for old, new in zip(strange.training, to_consensus(strange, "68").training, strict=True):
+    for old, new in zip(strange.training, to_consensus(strange, "68", SCHEME_68).training, strict=True):
         assert new is old
     held_out = replace(before, training=own, validation=before.validation[:1])  # a set of which none is trained on
-    assert to_consensus(held_out, "68").validation[0] is not held_out.validation[0]
+    assert to_consensus(held_out, "68", SCHEME_68).validation[0] is not held_out.validation[0]
     with pytest.raises(FacemsmError, match="no model 'nowhere'"):
         hourglass(drawn, conventions="nowhere")
+    with pytest.raises(FacemsmError, match="68: knows conventions of scheme 68, the faces have mine"):
+        to_consensus(strange, "68", replace(SCHEME_68, name="mine"))
 
 
 @pytest.mark.parametrize("notes", ["[", "[1]", "3", "[" * 100_000])

@@ -11,13 +11,13 @@ import typer
 from facemsm.detectors import DEFAULT, NAMES
 from facemsm.errors import FacemsmError
 from facemsm.runtime.providers import MAX_THREADS
+from facemsm.typing import Method
 
 if TYPE_CHECKING:
     from facemsm.stages import Settings
 
 
 Format = Literal["json", "csv", "pts", "coco", "label-studio"]
-Method = Literal["calibrated", "paper"]
 
 
 def finite(value: float | None) -> float | None:

@@ -66,8 +66,12 @@ def read_labelme(root: Path, split: str, box_source: BoxSource, scheme: Landmark
 
     Raises:
         AbsentError: there is no ``.json`` file.
+        FacemsmError: the one file is none of labelme's.
     """
-    paths = files_below(root, ".json") if root.is_dir() else [root]
+    if not root.is_dir():
+        yield from _faces([_labelme_photo(root)], scheme)
+        return
+    paths = files_below(root, ".json")
     doubles = [path for path in paths if is_apple_double(path)]
     yield from (Skipped(path.name, APPLE_DOUBLE) for path in doubles)
     yield from _faces([try_read(_labelme_photo, path) for path in paths if path not in doubles], scheme)

@@ -54,10 +54,9 @@ from facemsm.stages import (
     RETRY_BELOW,
     RETRY_MIN_GAIN,
     RETRY_ROTATIONS,
-    Method,
     Settings,
 )
-from facemsm.typing import Array
+from facemsm.typing import Array, Method
 
 TOLERANCES = {"points": 0.05, "scores": 0.01, "occlusion": 0.01, "theta": 0.001}
 """The outputs, and how far they may be from ``Aligner``: photo pixels, probabilities, normalised coordinates."""

@@ -113,7 +113,7 @@ class HourglassModule(LandmarkModule):
             raise FacemsmError(f"no loss {config.loss!r}: use one of {', '.join(LOSSES)}")
         final = HeatmapCodec(INPUT_SIZE, HEATMAP_SIZE, config.sigma, refinement=config.refinement)
         if config.conventions:
-            faces = to_consensus(faces, config.conventions)
+            faces = to_consensus(faces, config.conventions, scheme)
         known = faces.conventions
         super().__init__(
             config.schedule,

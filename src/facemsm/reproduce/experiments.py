@@ -435,7 +435,7 @@ def _training_steps(workspace: Workspace, scheme: str) -> Iterator[Step]:
             cost = runs.cost(run_kind(run), config)
             needs += f", {cost.memory / 1e9:.1f} GB of memory"
             seconds = total * cost.operations / runs.operations_per_second()
-            on_gpu = total * cost.operations / runs.operations_per_second_on_gpu()
+            on_gpu = total * cost.operations / runs.operations_per_second_on_gpu(run_kind(run))
         done = {"done": "done", "half": "half-finished"}.get(state, "to do")
         yield Step(f"train {run} ({scheme})", needs, done, seconds, on_gpu)
 

@@ -283,17 +283,24 @@ def about_weights(file: Path) -> dict[str, Any]:
     Returns:
         ``name``, ``weights`` (their checksum) and, if the history of their run lies beside them, ``steps`` and
         ``errors`` (as the history has them: stage 2's in per cent) of the validation that they were the best in.
+
+    Raises:
+        FacemsmError: the history is damaged.
     """
     best_of_run = file.name == "best.safetensors"
     about: dict[str, Any] = {
         "name": file.resolve().parent.name if best_of_run else file.stem,
         "weights": hashlib.sha256(file.read_bytes()).hexdigest(),
     }
-    rows = read_history(file.with_name("history.csv")) if best_of_run else []
+    history = file.with_name("history.csv")
+    rows = read_history(history) if best_of_run else []
     kinds = [kind for kind in (rows[0] if rows else ()) if kind not in ("step", "seconds")]
     if kinds:
-        best = min(rows, key=lambda row: float(row[kinds[0]]))
-        errors = {kind: round(float(best[kind]), 3) for kind in kinds if best[kind]}
+        try:
+            best = min(rows, key=lambda row: float(row[kinds[0]]))
+            errors = {kind: round(float(best[kind]), 3) for kind in kinds if best[kind]}
+        except ValueError as error:
+            raise FacemsmError(f"{history}: damaged ({error}); mend it or move it away") from error
         about |= {"steps": int(best["step"]), "errors": errors}
     return about
 
@@ -369,11 +376,14 @@ def _count(name: str, config: Any) -> _Counts:
 
 
 @cache
-def operations_per_second_on_gpu() -> float:
-    """How fast the paper's GTX 1080 trained stage 2: all operations of its 300 epochs in 6 hours (Section IV-C)."""
-    config = HourglassTraining.preset("paper", 68)
-    operations = cost("hourglass", config).operations * config.schedule.total_steps(PAPER_FACES)
-    return operations / (3600 * paper().text["hours of training stage 2"])
+def operations_per_second_on_gpu(kind: str) -> float:
+    """How fast the paper's GTX 1080 trained: all operations of its 1000 epochs of stage 1 in 8 hours, for ``stgan``, or
+    of its 300 epochs of stage 2 in 6 (Section IV-C)."""
+    config: Any = STGANTraining.preset("paper")
+    if kind != "stgan":
+        kind, config = "hourglass", HourglassTraining.preset("paper", 68)
+    operations = cost(kind, config).operations * config.schedule.total_steps(PAPER_FACES)
+    return operations / (3600 * paper().text[f"hours of training stage {1 if kind == 'stgan' else 2}"])
 
 
 @cache

@@ -226,29 +226,39 @@ def write_manifest(
         **({"conventions": conventions} if conventions else {}),
         "files": files,
     }
-    (folder / MANIFEST).write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+    _write_fields(folder, fields)
 
 
 def write_calibration(
-    folder: Path, calibration: Calibration, conventions: Mapping[str, Convention] | None = None
+    folder: Path,
+    calibration: Calibration,
+    prior: ShapePrior,
+    conventions: Mapping[str, Convention] | None = None,
 ) -> None:
-    """Add a calibration to ``model.json``, or replace the one there; the prior it goes with lies in ``folder``.
+    """Give a model a calibration, or another one. If it is interrupted, the model is whole, but without any.
 
     Args:
         folder: of the model.
         calibration: what was fitted.
+        prior: the shape prior that it goes with.
         conventions: written too, in place of those there; None leaves their shifts as they are.
     """
-    manifest = folder / MANIFEST
-    fields = json.loads(manifest.read_text(encoding="utf-8"))
+    fields = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    for file in (PRIOR, CONVENTIONS):  # what the latter says is said with the prior's modes
+        fields["files"].pop(file, None)
+    _write_fields(folder, {**fields, "calibration": None})
+    prior.save(folder / PRIOR)
     fields["calibration"] = calibration.to_dict()
-    fields["files"].pop(CONVENTIONS, None)  # what it says is said with the prior's modes
     if conventions is not None:
         fields["conventions"] = {name: [round(x, 5) for x in one.shift] for name, one in conventions.items()}
     if save_conventions(folder / CONVENTIONS, conventions or {}):
         fields["files"][CONVENTIONS] = _sha256(folder / CONVENTIONS)
     fields["files"][PRIOR] = _sha256(folder / PRIOR)
-    with atomic_write(manifest) as partial:
+    _write_fields(folder, fields)
+
+
+def _write_fields(folder: Path, fields: Mapping[str, Any]) -> None:
+    with atomic_write(folder / MANIFEST) as partial:
         partial.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
 
 

@@ -18,8 +18,7 @@ from facemsm.imaging.drawing import LOW_SCORE, score_colours
 from facemsm.imaging.warping import warp
 from facemsm.schemes import LandmarkScheme
 from facemsm.serve.limits import Limits
-from facemsm.stages import Method
-from facemsm.typing import Image
+from facemsm.typing import Image, Method
 
 Extra = Literal["crop", "canonical", "heatmaps", "measures"]
 

@@ -13,7 +13,8 @@ from starlette.datastructures import UploadFile
 from facemsm.aligner import Aligner
 from facemsm.serve.answers import Extra
 from facemsm.shapes.reconstruction import Reconstruction
-from facemsm.stages import Method, Settings
+from facemsm.stages import Settings
+from facemsm.typing import Method
 
 Coordinate = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 Box = tuple[Coordinate, Coordinate, Coordinate, Coordinate]

@@ -21,7 +21,7 @@ from facemsm.evaluation import occlusion
 from facemsm.evaluation.conditions import Perturbation, in_poor_photo, mostly_covered, painted
 from facemsm.evaluation.metrics import point_errors
 from facemsm.geometry import apply_affine, canonical_matrix, compose, face_scale, invert, similarity
-from facemsm.runtime.model import PRIOR, write_calibration
+from facemsm.runtime.model import write_calibration
 from facemsm.schemes import OCCLUDED, UNLABELLED, LandmarkScheme
 from facemsm.shapes.conventions import Convention, fit_conventions, known_as
 from facemsm.shapes.dictionary import ShapeDictionary
@@ -98,8 +98,7 @@ def calibrate_model(
     _report_left_out(report, seen, prior, scheme, noise)
     fitted = replace(_fit(seen, prior, scheme, noise), stage3=stage3, threshold=threshold)
     folder = aligner.model.folder
-    prior.save(folder / PRIOR)
-    write_calibration(folder, fitted, conventions)
+    write_calibration(folder, fitted, prior, conventions)
     report(f"\nstage 3 by {stage3}, occluded from a probability of {threshold:.3f}; calibrated: {folder}")
 
 

@@ -124,17 +124,20 @@ def load_faces(
     return Faces(training, validation, np.array(owner), tuple(sources))
 
 
-def to_consensus(faces: Faces, model: PathLike) -> Faces:
+def to_consensus(faces: Faces, model: PathLike, scheme: LandmarkScheme) -> Faces:
     """Labels moved from the conventions of their data sets to the consensus of a model's training sets.
 
     Args:
         faces: those of data sets that the model does not know stay as they are.
         model: a bundled model's name or a model folder; runs once on every face, stages 1 and 2.
+        scheme: the faces' landmarks, which must be the model's.
 
     Raises:
         FacemsmError: no such model, or one of other landmarks, or a photo cannot be read.
     """
     aligner = Aligner.from_pretrained(model, stages=(1, 2))
+    if aligner.scheme != scheme:
+        raise FacemsmError(f"{model}: knows conventions of scheme {aligner.scheme.name}, the faces have {scheme.name}")
     names = {face.convention for face in (*faces.training, *faces.validation)}
     known = {name: aligner.model.convention(name) for name in names}
 
@@ -142,8 +145,6 @@ def to_consensus(faces: Faces, model: PathLike) -> Faces:
         convention = known[face.convention]
         if convention is None:
             return face
-        if len(face.points) != aligner.scheme.count:
-            raise FacemsmError(f"{model}: knows no conventions of {len(face.points)} points")
         (found,) = aligner.align(face.load(), tight_box(face.points)[None])
         points = convention.to_consensus(face.points[None], found.points[None])[0].astype(np.float32)
         return replace(face, points=points)
