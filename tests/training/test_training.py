@@ -162,6 +162,7 @@ def test_a_file_of_settings_comes_before_those_of_the_command(tmp_path: Path) ->
         ("schedule.epochs", "expected NAME=VALUE"),
         ("schedule.speed=3", "no field 'speed'; there are epochs, steps"),
         ("loss.name=mse", "'loss' has no fields"),
+        ("schedule=3", "is a group of settings, expected one of them, such as schedule.epochs"),
         ("schedule.epochs=ten", "expected a int, such as 300"),
         ("schedule.epochs=2.5", "expected a int"),
         ("schedule.ema=true", "expected a float"),

@@ -382,8 +382,8 @@ def operations_per_second_on_gpu(kind: str) -> float:
     config: Any = STGANTraining.preset("paper")
     if kind != "stgan":
         kind, config = "hourglass", HourglassTraining.preset("paper", 68)
-    operations = cost(kind, config).operations * config.schedule.total_steps(PAPER_FACES)
-    return operations / (3600 * paper().text[f"hours of training stage {1 if kind == 'stgan' else 2}"])
+    operations: float = cost(kind, config).operations * config.schedule.total_steps(PAPER_FACES)
+    return operations / (3600 * float(paper().text[f"hours of training stage {1 if kind == 'stgan' else 2}"]))
 
 
 @cache

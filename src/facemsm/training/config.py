@@ -137,6 +137,10 @@ def _replaced(config: T, path: list[str], value: Any, where: str, text: str = ""
         if not is_dataclass(old):
             raise FacemsmError(f"{where}: {path[0]!r} has no fields")
         new: Any = _replaced(old, path[1:], value, where, text)
+    elif is_dataclass(old):
+        raise FacemsmError(
+            f"{where}: is a group of settings, expected one of them, such as {path[0]}.{fields(old)[0].name}"
+        )
     else:
         new = tuple(value) if isinstance(old, tuple) and isinstance(value, list) else value
         if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
