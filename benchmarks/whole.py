@@ -40,7 +40,7 @@ def main() -> None:
     for side in (512, 2048):
         scale = side / len(sample)
         photo = np.asarray(cv2.resize(sample, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
-        for count in (1, 4, 16):
+        for count in (1, 4, 8, 16):
             shifts = scale * np.arange(count)[:, None] % 4
             boxes = ((SAMPLE_BOX + 0.5) * scale - 0.5 + shifts).astype(np.float32)
             times = np.zeros((options.rounds, 2))

@@ -20,6 +20,7 @@ from facemsm.assets import SAMPLE, SAMPLE_BOX
 from facemsm.detectors import get_detector
 from facemsm.geometry import similarity, tight_box
 from facemsm.imaging.io import read_image
+from facemsm.imaging.warping import warp
 from facemsm.runtime.model import Model, load_model
 from facemsm.stages import Settings
 from facemsm.typing import FloatArray, Image, Method
@@ -106,6 +107,23 @@ def resized(factor: float) -> tuple[Image, FloatArray]:
 )
 def test_one_file_gives_the_numbers_of_aligner(run: Run, aligner: Aligner, photo: Image, boxes: ArrayLike) -> None:
     assert_same(run, aligner, photo, boxes)
+
+
+@pytest.mark.parametrize("angle", [0, 0.4, -2])
+@pytest.mark.parametrize("scale", [0.3, 0.45, 1, 3])
+def test_crops_are_those_of_warp_to_the_last_bit(angle: float, scale: float) -> None:
+    from facemsm.export.builder import Builder
+    from facemsm.export.whole import cut
+
+    inputs = {"photo": (np.uint8, ("height", "width", 3)), "maps": (np.float64, ("faces", 3, 3))}
+    graph = Builder().model("cut", inputs, {"crops": ("faces", 64, 64, 3)}, lambda *given: [cut(*given, 64)], {})
+    crops = session(graph)
+    rng = np.random.default_rng(0)
+    for sides in ((1, 1), (2, 90), (61, 44), (150, 201)):
+        photo = rng.integers(0, 256, (*sides, 3)).astype(np.uint8)
+        maps = [similarity(angle, scale * stretch, shift) for stretch, shift in ((1, (20.3, 31.2)), (1.1, (-9, 50.7)))]
+        (found,) = crops.run(None, {"photo": photo, "maps": np.stack([np.vstack((m, (0, 0, 1))) for m in maps])})
+        np.testing.assert_array_equal(found, [warp(photo, matrix, 64) for matrix in maps])
 
 
 def turned(degrees: float) -> tuple[Image, FloatArray]:

@@ -391,6 +391,7 @@ def cut(photo: Value, maps: Value, size: int) -> Value:
     columns = [a * times, c * times, b_ * times, d * times, a * across + b_ * down + x, c * across + d * down + y]
     from_image, offset = b.concat(*columns, axis=1).reshape(-1, 3, 2), low - given
     starts, slopes = sampled(from_image, size)
+    upright = (b_.op("Abs") + c.op("Abs")).op("Equal", 0, dtype=np.bool_)
 
     def one(index: Value) -> tuple[list[Value], list[tuple[Value, Sequence[int]]]]:
         start, end = low[index], high[index]
@@ -399,7 +400,8 @@ def cut(photo: Value, maps: Value, size: int) -> Value:
             return photo.op("Slice", start, end, np.array([0, 1]))
 
         image = b.choose(shrunk[index], lambda: averaged(part(), (end - start) / cell[index], cell[index]), part)
-        return [], [(bilinear(image, starts[index], slopes[index], offset[index], size), (size, size, 3))]
+        way = image, starts[index], slopes[index], offset[index], size
+        return [], [(b.choose(upright[index], lambda: bilinear_upright(*way), lambda: bilinear(*way)), (size, size, 3))]
 
     return b.loop(_number(maps), [], one)[0]
 
@@ -450,28 +452,82 @@ def bilinear(image: Value, starts: Value, slopes: Value, offset: Value, size: in
         offset: int64 (2,), row and column of the image's first pixel in what the map takes.
         size: side of the crop.
     """
+    b = image.builder
+    image, sides = _bordered(image)
+    at, shares = _clamped((starts.to(np.float64) + slopes).to(np.float32).reshape(2, size**2), sides, offset)
+    # A Gather takes as long for two neighbours as for one pixel. Rows have even numbers of pixels; first come the
+    # pairs that begin at even columns.
+    flat = image.reshape(-1)
+    pairs = b.concat(flat, flat.op("Pad", np.array([-3, 3]))).reshape(-1, 6)
+    half = sides.to(np.float32) / 2
+    row, column = at.split(2)
+    even = (column / 2).op("Floor")
+    index = row * half[[1]] + even + (column - even * 2) * (half[[0]] * sides[[1]].to(np.float32))
+    index = b.concat(index, index + half[[1]], axis=1).to(np.int32).reshape(2 * size**2)  # exact below 2^24
+    left, right = pairs[index].transpose(1, 0).to(np.float32).reshape(2, 3, 2, size**2).split(2)
+    down, across = shares.split(2)
+    upper, lower = _between(left, right, across).split(2, axis=2)
+    value = _between(upper, lower, down).reshape(3, size**2)
+    whole, pixel = _rounded(value, 0)
+    at, shares = (values.op("Gather", pixel.reshape(-1), axis=1) for values in (at, shares))
+    return _settled(whole.transpose(1, 0), pixel.reshape(-1, 1), image, at, shares).reshape(size, size, 3)
+
+
+def bilinear_upright(image: Value, starts: Value, slopes: Value, offset: Value, size: int) -> Value:
+    """:func:`bilinear` by a map that does not turn the photo, which is the box's: rows first, then columns."""
+    b = image.builder
+    image, sides = _bordered(image)
+    columns = (starts[1][[0]].to(np.float64) + slopes[1]).to(np.float32)
+    at, shares = _clamped(b.concat(starts[0].reshape(1, size), columns), sides, offset)
+    row, column = (part.reshape(size) for part in at.to(np.int32).split(2))
+    down, across = (part.reshape(size, 1) for part in shares.split(2))
+    lines = image.to(np.float32).reshape(sides[[0]], -1)
+    lines = _between(lines[row], lines[row + 1], down).transpose(1, 0).reshape(sides[[1]], 3 * size)
+    whole, place = _rounded(_between(lines[column], lines[column + 1], across).reshape(size, 3, size), 1)
+    x, y = (part.reshape(-1) for part in place.split(2))
+    pixels = whole.reshape(3 * size, size).transpose(1, 0).reshape(size**2, 3)
+    at, shares = (
+        b.concat(*(v.reshape(-1)[i].reshape(1, -1) for v, i in zip(values.split(2), (y, x), strict=True)))
+        for values in (at, shares)
+    )
+    return _settled(pixels, (y * size + x).reshape(-1, 1), image, at, shares).reshape(size, size, 3)
+
+
+def _bordered(image: Value) -> tuple[Value, Value]:
+    """The image with the two pixels of border that stand for what lies beyond, its width made even; and its sides."""
     sides = image.op("Shape", dtype=np.int64, start=0, end=2)
-    at = (starts.to(np.float64) + slopes).to(np.float32).reshape(2, size**2)
+    odd = sides[[1]].op("Mod", 2)
+    none, two = (np.array(values, np.int64) for values in ([0], [2, 2, 0, 2]))
+    image = image.op("Pad", image.builder.concat(two, odd + 2, none))
+    return image, image.op("Shape", dtype=np.int64, start=0, end=2)
+
+
+def _clamped(at: Value, sides: Value, offset: Value) -> tuple[Value, Value]:
+    """Of rows and columns (2, M): those of the pixel before each, in the image with its border, and the shares of the
+    pixel after it."""
     first = at.op("Floor")
-    down, across = (part.reshape(size**2, 1) @ np.ones((1, 3)) for part in (at - first).split(2))
-    # two pixels of border on every side are what lies beyond
     inside = (first - (offset - 2).to(np.float32).reshape(2, 1)).op("Max", 0)
-    inside = inside.op("Min", (sides + 2).to(np.float32).reshape(2, 1))
-    flat = image.op("Pad", np.array([2, 2, 0, 2, 2, 0])).to(np.float32).reshape(-1, 3)
-    wide = sides[[1]] + 4
-    strides = image.builder.concat(wide, np.array([1])).to(np.float32).reshape(1, 2)
-    index = (strides @ inside).to(np.int32).reshape(size**2)  # whole numbers below 2^24, exact as float32
-    wide = wide.to(np.int32)
-    taps = [flat[at] for at in (index, index + 1, index + wide, index + (wide + 1))]
-    value = _between(_between(taps[0], taps[1], across), _between(taps[2], taps[3], across), down).reshape(-1)
+    return inside.op("Min", (sides - 2).to(np.float32).reshape(2, 1)), at - first
+
+
+def _rounded(value: Value, axis: int) -> tuple[Value, Value]:
+    """As uint8, and where one along the axis of colours is so near to a half that the last bit decides."""
     whole = value.op("Round")
-    # Few values are so near to a half that the last bit decides. OpenCV rounds product and sum once, not twice.
-    doubtful = ((value - whole).op("Abs") > 0.5 - 1e-4).op("NonZero", dtype=np.int64).reshape(-1)
-    *taps, across, down = (array.reshape(-1)[doubtful].to(np.float64) for array in (*taps, across, down))
+    apart = (value - whole).op("Abs").op("ReduceMax", np.array([axis]), keepdims=0)
+    return whole.to(np.uint8), (apart > 0.5 - 1e-4).op("NonZero", dtype=np.int64)
+
+
+def _settled(pixels: Value, places: Value, image: Value, at: Value, shares: Value) -> Value:
+    """Pixels (M, 3) uint8, those at ``places`` (K, 1) as OpenCV has them: it rounds product and sum once, not twice."""
+    b, wide = image.builder, image.op("Shape", dtype=np.int64, start=1, end=2)
+    row, column = (part.reshape(-1) for part in at.to(np.int64).split(2))
+    down, across = (part.reshape(-1, 1) for part in shares.to(np.float64).split(2))
+    flat, index = image.reshape(-1, 3), row * wide + column
+    taps = [flat[i].to(np.float64) for i in (index, index + 1, index + wide, index + (wide + 1))]
     upper, lower = (_between(taps[i], taps[i + 1], across).to(np.float32) for i in (0, 2))
     step = (lower - upper).to(np.float64)
     exact = (down * step + upper.to(np.float64)).to(np.float32).op("Round").to(np.uint8)
-    return whole.to(np.uint8).op("ScatterElements", doubtful, exact, axis=0).reshape(size, size, 3)
+    return b.op("ScatterND", pixels, places, exact)
 
 
 def _between(first: Value, second: Value, share: Value) -> Value:
