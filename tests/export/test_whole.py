@@ -112,11 +112,14 @@ def test_one_file_gives_the_numbers_of_aligner(run: Run, aligner: Aligner, photo
 @pytest.mark.parametrize("angle", [0, 0.4, -2])
 @pytest.mark.parametrize("scale", [0.3, 0.45, 1, 3])
 def test_crops_are_those_of_warp_to_the_last_bit(angle: float, scale: float) -> None:
-    from facemsm.export.builder import Builder
+    from facemsm.export.builder import Builder, Value
     from facemsm.export.whole import cut
 
-    inputs = {"photo": (np.uint8, ("height", "width", 3)), "maps": (np.float64, ("faces", 3, 3))}
-    graph = Builder().model("cut", inputs, {"crops": ("faces", 64, 64, 3)}, lambda *given: [cut(*given, 64)], {})
+    def body(photo: Value, maps: Value) -> list[Value]:
+        return [cut(photo, maps, 64)]
+
+    inputs: Any = {"photo": (np.uint8, ("height", "width", 3)), "maps": (np.float64, ("faces", 3, 3))}
+    graph = Builder().model("cut", inputs, {"crops": ("faces", 64, 64, 3)}, body, {})
     crops = session(graph)
     rng = np.random.default_rng(0)
     for sides in ((1, 1), (2, 90), (61, 44), (150, 201)):
