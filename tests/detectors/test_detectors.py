@@ -200,9 +200,12 @@ def test_boxes_of_a_glance_give_the_same_landmarks(data_root: Path, monkeypatch:
 
 def test_small_photos_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    monkeypatch.setattr(CenterFace, "_look", lambda _, photo, *__: seen.append(photo.shape[1]))
-    CenterFace().detect(noise(300, 480))
-    assert seen == [480]
+    nothing = np.zeros((0, 5), np.float32)
+    monkeypatch.setattr(CenterFace, "_look", lambda _, photo, *__: (seen.append(photo.shape[1]), nothing)[1])
+    CenterFace().detect(noise(300, 368))
+    assert seen == [368]
+    CenterFace().detect(noise(300, 372))
+    assert seen == [368, 320, 372]
 
 
 @pytest.mark.parametrize("name", OPTIONAL)
