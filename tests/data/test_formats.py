@@ -173,6 +173,7 @@ def test_doubts(tmp_path: Path, five: str) -> None:
     assert (check.problems, check.warnings) == ([], [])
     assert check.visibility == {"visible": 6, "occluded": 4}
     kinds = {
+        "no visible point": [30, 10, 1, 60, 10, 1, 45, 20, 1, 30, 30, 1, 60, 30, 1],
         "further outside": [30, 10, 2, 60, 10, 2, 450, 20, 2, 30, 30, 2, 60, 30, 2],
         "one place": [0, 0, 2, 0, 0, 2, 0, 0, 2, 0, 0, 2, 60, 30, 2],
         "2 px large": [0.3, 0.1, 2, 0.6, 0.1, 2, 0.45, 0.2, 2, 0.3, 0.3, 2, 0.6, 0.3, 2],
@@ -189,24 +190,6 @@ def test_doubts(tmp_path: Path, five: str) -> None:
     assert result.exit_code == 0
     assert "points: 6 visible, 4 occluded" in result.output
     assert "warning: 2 of 2 faces have the right eye right of the left one" in result.output
-
-
-def test_a_file_without_any_visible_point_says_nothing_of_visibility(tmp_path: Path, five: str) -> None:
-    """Converters write v = 1 for every point; only beside faces with visible points it is doubtful."""
-    path = _coco_of(tmp_path, keypoints=[30, 10, 1, 60, 10, 1, 45, 20, 0, 30, 30, 1, 60, 30, 1])
-    content = json.loads(path.read_text())
-    content["annotations"][0]["image_id"] = 2
-    del content["annotations"][2]
-    path.write_text(json.dumps(content))
-    check = check_dataset("coco", path, scheme=five)
-    assert (check.problems, check.warnings) == ([], [])
-    assert check.visibility == {"labelled": 8, "unlabelled": 2}
-    assert check.samples[0].points[0].tolist() == [30, 10]  # no center and scale: not mmpose's, 0-based
-    content["annotations"][0]["keypoints"][2] = 2
-    path.write_text(json.dumps(content))
-    check = check_dataset("coco", path, scheme=five)
-    assert check.visibility == {"visible": 1, "occluded": 7, "unlabelled": 2}
-    assert check.warnings[0].startswith("1 of 2 faces have no visible point")
 
 
 def test_visibility_is_counted_where_it_is_labelled(tmp_path: Path) -> None:

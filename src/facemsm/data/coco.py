@@ -5,8 +5,8 @@ Photos are named relative to the folder of the JSON file, or lie in ``images/`` 
 located, 0 unlabelled (x and y are then ignored). Each photo may show several faces. What annotation tools add is no
 fault: other fields, attributes of any kind, annotations without keypoints (counted as skipped).
 
-A file in which no point has v = 2 does not say which points are occluded and is read without visibility; such are
-mmpose's. Those of them that have ``center`` and ``scale``, and 68 points, are 300-W's: 1-based, they become 0-based.
+mmpose's files of 300-W, WFLW and others have ``center`` and ``scale`` and v = 1 everywhere: they do not say which
+points are occluded. Such a file is read without visibility; its 68 points of 300-W are 1-based and become 0-based.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from facemsm.errors import FacemsmError
 from facemsm.files import atomic_write
 from facemsm.imaging.io import write_image
 from facemsm.results.coco import CocoRecord, coco_document, read_document
-from facemsm.schemes import UNLABELLED, VISIBLE, LandmarkScheme, coco_annotation
+from facemsm.schemes import OCCLUDED, UNLABELLED, VISIBLE, LandmarkScheme, coco_annotation
 from facemsm.typing import Image
 
 
@@ -61,9 +61,7 @@ def read_coco(path: Path, box_source: BoxSource, scheme: LandmarkScheme) -> Iter
     places = {indices[label]: place for place, label in enumerate(document.keypoints) if label in indices}
     named = len(places) == len(document.keypoints) == scheme.count
     order = [places[i] for i in range(scheme.count)] if named else range(scheme.count)
-    labelled = [entry for entry in document.annotations if isinstance(entry.get("keypoints"), list)]
-    silent = not any(VISIBLE in entry.get("keypoints")[2::3] for entry in labelled)
-    mmpose = silent and all(entry.get("center") and entry.get("scale") for entry in labelled if entry.get("keypoints"))
+    mmpose = _is_mmpose(document.annotations)
     shift = float(mmpose and scheme.count == 68)  # its 300-W is 1-based, as the .pts files it is made of
     folder, above = path.parent, path.parent.parent  # annotations/faces.json beside images/
     ids: set[str] = set()
@@ -87,12 +85,20 @@ def read_coco(path: Path, box_source: BoxSource, scheme: LandmarkScheme) -> Iter
         points -= shift
         given = check_box(entry.box() - shift, entry) if box_source == "provided" else None
         box = ground_truth_box(points, entry) if given is None else given
-        points, known = check_points(points, scheme.count, entry), None if silent else visibility
+        points, known = check_points(points, scheme.count, entry), None if mmpose else visibility
         return FaceSample(name, file, box, box_source, points, known, _attributes(entry))
 
     seen: dict[tuple[str, bytes], object] = {}
     for entry in document.annotations:
         yield reject_duplicate(try_read(face, entry), entry, seen)
+
+
+def _is_mmpose(annotations: Sequence[CocoRecord]) -> bool:
+    labelled = [entry for entry in annotations if isinstance(entry.get("keypoints"), list) and entry.get("keypoints")]
+    return bool(labelled) and all(
+        entry.get("center") and entry.get("scale") and all(v == OCCLUDED for v in entry.get("keypoints")[2::3])
+        for entry in labelled
+    )
 
 
 def _attributes(entry: CocoRecord) -> dict[str, bool | int | float | str]:
