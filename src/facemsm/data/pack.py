@@ -185,5 +185,5 @@ def _face(
         raise FacemsmError(f"{root}: {name} has {len(points)} points, expected {count}")
     photo = PackedCrop(root, crop.offset_data, crop.size, label["photo"])
     checked = check_box(np.array(box, np.float64), f"{root}: {name}")
-    habit = f"{label.get('convention', label['set'])}"  # packs of before name the set alone
+    habit = f"{label.get('convention') or label['set']}"  # packs of before name the set alone
     return FaceSample(name, photo, checked, box_source, points, visibility, convention=habit)

@@ -87,14 +87,14 @@ def evaluate_dataset(
                 f"weights {weights!r} find scheme {aligner.scheme.name}, the faces have {landmarks.name}"
             )
         detector = get_detector() if source == "detector" else None
-        conventions = sorted({known_as(face.convention, aligner.model.conventions) or "" for face in samples})
+        conventions = {known_as(face.convention, aligner.model.conventions) for face in samples}
         origin = {
             "weights": aligner.description,
             "boxes": f"detector ({detector.name})" if detector else source,
             "crop enlargement": CROP_ENLARGEMENT,
             "perturbation": asdict(perturbation) if perturbation else None,
             "data set": dataset,
-            "convention": ", ".join(conventions) or None,
+            "convention": None if None in conventions else ", ".join(sorted(map(str, conventions))),
             "commit": commit(),
             "machine": machine(),
         }

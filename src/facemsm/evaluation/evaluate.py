@@ -80,7 +80,7 @@ def run_aligner(
     for sample in samples:
         names.append(sample.name)
         conventions.append(sample.convention)
-        if sample.convention not in known:
+        if sample.convention not in known and not aligner.settings.convention:
             known[sample.convention] = aligner.model.convention(sample.convention)
         try:
             found.append(_align(aligner, sample, detector, perturbation))
@@ -94,7 +94,7 @@ def run_aligner(
 
     points = stack("points", 2)
     own = None
-    if known and all(known.values()) and not aligner.settings.convention:
+    if known and all(known.values()):
         own = points.copy()
         for name, convention in known.items():
             theirs = np.array(conventions) == name
