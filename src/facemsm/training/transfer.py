@@ -42,7 +42,8 @@ def start_from(network: nn.Module, path: Path, scheme: LandmarkScheme) -> str:
     try:
         notes = read_notes(path)
         with safe_open(path, "pt") as file:
-            old = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        old = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in stored.items()}
     except Exception:
         notes, old = {}, {}
     if shallower := _shallower(old, fresh):
