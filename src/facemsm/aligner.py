@@ -30,7 +30,7 @@ from facemsm.schemes import LandmarkScheme
 from facemsm.shapes.conventions import Convention
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.shapes.reconstruction import Reconstruction, reconstruct, relative_scores
-from facemsm.stages import Located, Settings, StageOutputs, retry_rotated, run_stages
+from facemsm.stages import Located, Settings, StageOutputs, mirrored, retry_rotated, run_stages
 from facemsm.typing import BoolArray, FloatArray, Image, Method, PathLike, Provider
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ class Aligner:
         if 3 in self.settings.stages:
             _ = self._dictionary
         self._prior = model.prior()
+        self._locate = mirrored(self._seen, model.scheme.flip, model.codec.input_size) if model.mirror else self._seen
 
     @classmethod
     def from_pretrained(
@@ -327,7 +328,7 @@ class Aligner:
         """Line 2: θ of crops."""
         return self._generator(crops)[0]
 
-    def _locate(self, canonical: Image) -> Located:
+    def _seen(self, canonical: Image) -> Located:
         """Lines 3 and 4: points by Eq. 8, scores by Eq. 9 as shares of a perfect heatmap's."""
         points, intensity, spread, *heatmaps = self._hourglass(canonical)
         scores = np.clip(intensity / self.model.codec.ideal_score, 0, 1).astype(np.float32)

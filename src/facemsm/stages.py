@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from facemsm.errors import FacemsmError, short
 from facemsm.geometry import (
@@ -104,6 +105,38 @@ Rectify = Callable[[Image], FloatArray]
 
 Locate = Callable[[Image], Located]
 """Stage 2: canonical faces (N, S, S, 3) uint8 RGB to their points."""
+
+
+def mirrored(locate: Locate, flip: Sequence[int] | NDArray[np.integer], size: int) -> Locate:
+    """Stage 2 that looks at the mirror image of each face, too; not in the paper.
+
+    Points and scores are the means of both. What the two disagree about adds to the spread, as of a mixture of two
+    equal parts; heatmaps are those of the face as it is.
+
+    Args:
+        locate: stage 2.
+        flip: of the landmark scheme.
+        size: S, side of the canonical faces, px.
+    """
+    order = np.asarray(flip)
+
+    def both(canonical: Image) -> Located:
+        found = locate(np.concatenate((canonical, canonical[:, :, ::-1])))
+        (points, other), (scores, others), spread = *(np.split(value, 2) for value in found[:2]), found.spread
+        other = np.stack((size - 1 - other[:, order, 0], other[:, order, 1]), axis=-1)
+        if spread is not None:
+            x, y = np.moveaxis(points - other, -1, 0) / 2
+            direct, reflected = np.split(spread, 2)
+            reflected = np.where([True, False, True], 1, -1) * reflected[:, order]
+            spread = _float32((direct + reflected) / 2 + np.stack((x * x, x * y, y * y), axis=-1))
+        heatmaps = None if found.heatmaps is None else found.heatmaps[: len(canonical)]
+        return Located(_float32((points + other) / 2), _float32((scores + others[:, order]) / 2), spread, heatmaps)
+
+    return both
+
+
+def _float32(values: NDArray[np.floating]) -> FloatArray:
+    return np.asarray(values, np.float32)
 
 
 class StageOutputs(NamedTuple):

@@ -173,6 +173,17 @@ def test_other_landmarks() -> None:
     assert_same(runner(model, "calibrated"), Aligner(model), PHOTO, [SAMPLE_BOX])
 
 
+def test_a_model_that_looks_at_mirror_images(model: Model) -> None:
+    """Turned by a third, too, so that there are several tries."""
+    both = replace(model, mirror=True)
+    run, aligner = runner(both, "calibrated"), Aligner(both)
+    assert_same(run, aligner, PHOTO, [SAMPLE_BOX, SAMPLE_BOX + 20, SAMPLE_BOX - 10])
+    turn = similarity(2.0, centre=(226, 133))
+    assert_same(run, aligner, warp(PHOTO, turn, 400), [SAMPLE_BOX])
+    (face,), (other,) = (a.align(PHOTO, [SAMPLE_BOX]) for a in (aligner, Aligner(model)))
+    assert np.abs(face.points - other.points).max() > 0.05
+
+
 def test_only_the_networks_need_more_than_standard_operators(model: Model) -> None:
     from facemsm.export.whole import whole_graph
     from facemsm.runtime.model import HOURGLASS, STGAN
@@ -223,6 +234,7 @@ def detect() -> onnxruntime.InferenceSession:
         (["--whole", "--detector", "-o", "x.onnx"], "two files"),
         (["--whole", "-o", "x"], "ends with .onnx"),
         (["--whole", "--stgan", "runs/a", "-o", "x.onnx"], "--stgan"),
+        (["--detector", "--mirror", "-o", "x.onnx"], "--mirror"),
         (["--stgan", "runs/a", "-o", "x"], "--hourglass is missing"),
         (["--whole", "--weights", "nowhere", "-o", "x.onnx"], "no model 'nowhere'"),
     ],

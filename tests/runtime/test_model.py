@@ -122,6 +122,7 @@ WRONG: dict[str, list[Any]] = {
     "name": [3, None, "a\nb", "a" * 101],
     "provenance": [[["a", 1]], 3, None],
     "format": [2, "1", True, None],
+    "mirror": [1, "true", None, []],
     "files": [[], {}, {"../../x": "0"}],
     "files/hourglass.onnx": [3, None, {}],
     "scheme": [[], 3, {}],

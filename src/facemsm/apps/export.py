@@ -24,6 +24,13 @@ def export(
     name: Annotated[str, typer.Option(help="Name of the model.")] = "68",
     preset: Annotated[str, typer.Option(help="Preset the stages were trained with, for the record.")] = "lite",
     data: Annotated[str, typer.Option(help="What it was trained on, for the record.")] = "",
+    mirror: Annotated[
+        bool,
+        typer.Option(
+            "--mirror",
+            help="Let stage 2 look at each face's mirror image, too: a little less error, for twice its time.",
+        ),
+    ] = False,
     whole: Annotated[
         bool, typer.Option("--whole", help="Write --weights as one ONNX file: photo and boxes in, landmarks out.")
     ] = False,
@@ -41,8 +48,9 @@ def export(
     given = [option for option, path in stages.items() if path]
     if whole and detector:
         raise FacemsmError("--whole and --detector are two files: give one of them at a time")
-    if (whole or detector) and given:
-        raise FacemsmError(f"{given[0]}: is for a model folder; --whole takes a finished one by --weights")
+    if (whole or detector) and (given or mirror):
+        option = given[0] if given else "--mirror"
+        raise FacemsmError(f"{option}: is for a model folder; --whole takes a finished one by --weights")
     if whole or detector:
         if output.suffix != ".onnx":
             raise FacemsmError(f"{output}: name a file that ends with .onnx")
@@ -73,5 +81,6 @@ def export(
         dictionary=dictionary,
         faces=sample_crops(),
         provenance={"preset": preset, "commit": commit(), "data": data},
+        mirror=mirror,
     )
     tell_model(output)

@@ -323,6 +323,7 @@ def export_model(
     dictionary: Path,
     faces: Image,
     provenance: Mapping[str, Any],
+    mirror: bool = False,
 ) -> None:
     """Write a model folder from three trained stages.
 
@@ -336,6 +337,7 @@ def export_model(
         dictionary: the shape dictionary's file; its landmark scheme is the model's.
         faces: (N, 128, 128, 3) uint8, real faces to compare the exported networks on.
         provenance: what to record beside the weights.
+        mirror: whether stage 2 is to look at the mirror image of each face, too.
 
     Raises:
         FacemsmError: a file is missing, the stages do not fit each other, or an exported network computes something
@@ -364,6 +366,7 @@ def export_model(
             codec=asdict(codec),
             provenance=dict(provenance),
             conventions=read_notes(hourglass / "best.safetensors")["conventions"],
+            mirror=mirror,
         )
         folder.mkdir(parents=True, exist_ok=True)
         for file in staging.iterdir():

@@ -230,10 +230,14 @@ def see(
         theta = sanitize_theta(theta.reshape(-1, 2, 3).to(np.float64))
         to_photo = invert(to_crop) @ theta_to_matrix(theta, size)
         canonical = cut(photo, invert(to_photo), size)
-        points, intensity, spread, *others = b.call(hourglass, canonical, [*LANDMARKS, *rest])
+        faces = b.concat(canonical, _reordered(canonical, range(size)[::-1])) if model.mirror else canonical
+        points, intensity, spread, *others = b.call(hourglass, faces, [*LANDMARKS, *rest])
         scores = (intensity.reshape(-1, 1, count) / model.codec.ideal_score).clip(0, 1)
         theta = (b.value(back)[index] @ theta).to(np.float32)
         points, spread = (v.reshape(-1, count, n).transpose(0, 2, 1) for v, n in ((points, 2), (spread, 3)))
+        if model.mirror:
+            points, scores, spread = mean_of_mirrored(points, scores, spread, model)
+            others = [value.split(2)[0] for value in others]
         found = theta, to_photo, canonical, points, scores, spread, *others
 
         mean, first = scores.op("ReduceMean", np.array([1, 2]), keepdims=0), index.op("Equal", 0, dtype=np.bool_)
@@ -261,6 +265,28 @@ def see(
         tries, start, attempt, goes_on=lambda active, *_: active.op("Size", dtype=np.int64) > 0
     )
     return StageValues(theta, to_photo, canonical, points, scores, spread, more, crop)
+
+
+def mean_of_mirrored(points: Value, scores: Value, spread: Value, model: Model) -> list[Value]:
+    """Of N faces, what :func:`facemsm.stages.mirrored` makes of stage 2's values for them and their mirror images.
+
+    Args:
+        points: (2N, 2, L).
+        scores: (2N, 1, L).
+        spread: (2N, 3, L).
+        model: for its scheme.
+    """
+    direct, reflected = zip(*(value.split(2) for value in (points, scores, spread)), strict=True)
+    points, scores, spread = (_reordered(value, model.scheme.flip) for value in reflected)
+    points = points * [[-1], [1]] + [[model.codec.input_size - 1], [0]]
+    x, y = ((direct[0] - points) / 2).split(2, axis=1)
+    mean = [(one + other) / 2 for one, other in zip(direct, (points, scores, spread * [[1], [-1], [1]]), strict=True)]
+    return [*mean[:2], mean[2] + points.builder.concat(x * x, x * y, y * y, axis=1)]
+
+
+def _reordered(value: Value, order: Sequence[int] | NDArray[np.integer]) -> Value:
+    """With axis 2 in another order."""
+    return value.op("Gather", np.array(order, np.int64), axis=2)
 
 
 def _of_no_image(output: ValueInfoProto) -> NDArray[Any]:

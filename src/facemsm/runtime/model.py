@@ -61,6 +61,7 @@ class Model:
             consensus: x, y in the photo, in shares of :func:`facemsm.geometry.box_scale`; :meth:`convention` tells
             how that depends on the face's shape.
         files: those it consists of.
+        mirror: whether stage 2 looks at the mirror image of each face, too, see :func:`facemsm.stages.mirrored`.
     """
 
     folder: Path
@@ -72,6 +73,7 @@ class Model:
     calibration: Calibration | None = None
     conventions: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     files: Collection[str] = ()
+    mirror: bool = False
 
     def path(self, file: str) -> Path:
         """Where one of the model's files lies."""
@@ -191,8 +193,11 @@ def _parse(folder: Path, content: bytes) -> tuple[Model, dict[str, str]]:
         for value in shift:
             check_number(f"conventions[{short(known)}]", value, -1, 1)
         conventions[known] = (float(shift[0]), float(shift[1]))
-    checksum = hashlib.sha256(content).hexdigest()
-    model = Model(folder, name, scheme, codec, provenance, checksum, calibration, conventions, tuple(checksums))
+    mirror = fields.get("mirror", False)
+    if not isinstance(mirror, bool):
+        raise FacemsmError(f"mirror is {short(mirror)}, expected true or false")
+    checksum, files = hashlib.sha256(content).hexdigest(), tuple(checksums)
+    model = Model(folder, name, scheme, codec, provenance, checksum, calibration, conventions, files, mirror)
     return model, checksums
 
 
@@ -214,6 +219,7 @@ def write_manifest(
     codec: Mapping[str, Any],
     provenance: Mapping[str, Any],
     conventions: Mapping[str, Sequence[float]] | None = None,
+    mirror: bool = False,
 ) -> None:
     """Write ``model.json`` for the files that lie in ``folder``."""
     files = {file: _sha256(folder / file) for file in (STGAN, HOURGLASS, DICTIONARY)}
@@ -224,6 +230,7 @@ def write_manifest(
         "codec": codec,
         "provenance": provenance,
         **({"conventions": conventions} if conventions else {}),
+        **({"mirror": True} if mirror else {}),
         "files": files,
     }
     _write_fields(folder, fields)
