@@ -43,7 +43,7 @@ def test_export_refuses_stages_that_do_not_fit(config: str | None, tmp_path: Pat
     assert not (tmp_path / "model").exists()
 
 
-def export(folder: Path, network: Any, settings: dict[str, Any]) -> Model:
+def export(folder: Path, network: Any, settings: dict[str, Any], *, mirror: bool = False) -> Model:
     """A model of an untrained stage 1, this stage 2 and the bundled shapes."""
     from facemsm.export.onnx import export_model, sample_crops
     from facemsm.stgan.networks import Generator
@@ -61,6 +61,7 @@ def export(folder: Path, network: Any, settings: dict[str, Any]) -> Model:
         dictionary=BUNDLED / "dictionary.safetensors",
         faces=sample_crops(4),
         provenance={"preset": "test"},
+        mirror=mirror,
     )
     return load_model(folder / "model")
 
@@ -133,7 +134,7 @@ def test_a_network_of_coordinates_is_a_stage_2(tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     network = ResNet50(ResNet50Config(68, width=4)).eval()
-    model = export(tmp_path, network, {"network": asdict(network.config)})
+    model = export(tmp_path, network, {"network": asdict(network.config)}, mirror=True)
     faces = sample_crops(3)
     points, scores, spread = Network(model.path("hourglass.onnx"), LANDMARKS)(faces)
     with torch.inference_mode():
@@ -142,6 +143,8 @@ def test_a_network_of_coordinates_is_a_stage_2(tmp_path: Path) -> None:
     assert (scores == 1).all()
     assert (spread == 0).all()
     quantise_model(model, tmp_path / "int8", faces=Measured(faces, faces))
+    assert model.mirror
+    assert load_model(tmp_path / "int8").mirror
     (coarse,) = Network(tmp_path / "int8" / "hourglass.onnx", ["points"])(faces)
     assert np.abs(coarse - points).mean() < 0.1 * np.ptp(points - points.mean((0, 1)))
 

@@ -156,6 +156,7 @@ def _stages(aligner: Aligner, sample: FaceSample, photo: Image) -> dict[str, flo
     model, size = aligner.model, aligner.model.codec.input_size
     matrix = box_to_crop(sample.box[None], size)[0]
     crop = warp(photo, matrix, size)[None]
+    views = np.concatenate((crop, crop[:, :, ::-1])) if model.mirror else crop
     first = model.network(STGAN, ["theta"], aligner.providers)
     second = model.network(HOURGLASS, LANDMARKS, aligner.providers)
     two = Aligner(model, settings=Settings(stages=(1, 2)), providers=aligner.providers)
@@ -171,7 +172,7 @@ def _stages(aligner: Aligner, sample: FaceSample, photo: Image) -> dict[str, flo
             "detect faces": _milliseconds(lambda: aligner.detector.detect(photo), 5),
             "cut a crop (done twice)": _milliseconds(lambda: warp(photo, matrix, size)),
             "stage 1, network": _milliseconds(lambda: first(crop)),
-            "stage 2, network and reading": _milliseconds(lambda: second(crop)),
+            "stage 2, network and reading": _milliseconds(lambda: second(views)),
             "stages 1 and 2, box to points": _milliseconds(lambda: two.align(photo, [sample.box])),
             "all stages, box to landmarks": _milliseconds(lambda: aligner.align(photo, [sample.box])),
             "draw": _milliseconds(lambda: draw_faces(photo, found, aligner.scheme)),
