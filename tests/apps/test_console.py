@@ -4,10 +4,14 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import official_files as official
+from facemsm import load_dataset
 from facemsm.apps.cli import ALIASES, main
 from facemsm.apps.console import duration, plural, sigterm_as_interrupt, tell, tell_model, tell_written, track, warn
+from facemsm.evaluation.predictions import Predictions, save_predictions
 
 
 def test_counts_and_durations() -> None:
@@ -49,6 +53,41 @@ def test_a_warning_that_nobody_can_read_stops_nothing(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("sys.stderr", Closed())
     warn("a.jpg: not a photo")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has another error for it")
+@pytest.mark.parametrize(
+    ("words", "files"),
+    [
+        (["data", "check"], {"300w-contact-sheet.jpg"}),
+        (["data", "convert", "facemsm-out/a.json"], {"a.json"}),
+        (["evaluate", "--predictions", "p.npz", "-o", "facemsm-out"], {"300w-challenge.json", "300w-challenge.md"}),
+    ],
+    ids=["check", "convert", "evaluate"],
+)
+def test_files_are_written_though_nobody_reads_what_is_said(
+    words: list[str],
+    files: set[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    official.write_300w(Path("300w"), {"ibug": ["a.jpg", "b.jpg"]})
+    faces = load_dataset("300w", "300w", "challenge", "gt")
+    points = np.stack([face.points for face in faces])
+    save_predictions(Path("p.npz"), Predictions("m", [face.name for face in faces], points, points[..., 0] < 0))
+    command = 2 if words[0] == "data" else 1
+    split = ["--split", "challenge"]
+    monkeypatch.setattr("sys.argv", ["facemsm", *words[:command], "300w", "300w", *words[command:], *split])
+    read, write = os.pipe()
+    os.close(read)
+    monkeypatch.setattr("sys.stdout", os.fdopen(write, "w"))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert capsys.readouterr().err == ""
+    assert files <= {path.name for path in Path("facemsm-out").iterdir()}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends a process without asking")

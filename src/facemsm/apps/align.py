@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from facemsm.apps import options
-from facemsm.apps.console import cores, plural, sigterm_as_interrupt, tell, warn
+from facemsm.apps.console import cores, emit, plural, sigterm_as_interrupt, tell, warn
 from facemsm.assets import SAMPLE
 from facemsm.batch.job import Job
 from facemsm.batch.photos import STREAM, Shard
@@ -169,14 +169,14 @@ def align(
         with sigterm_as_interrupt(), closing(job.outcomes()) as outcomes:
             for outcome in _progress(outcomes, job.left):
                 if output == STREAM and outcome.line:
-                    print(outcome.line, end="", flush=True)
+                    emit(outcome.line)
     except KeyboardInterrupt as stop:
         interrupt = stop.args[0] if stop.args else signal.SIGINT
 
     written = job.convert(format)
     if streamed:
         for path in written[1:]:
-            print(path.read_text(encoding="utf-8"), end="", flush=True)
+            emit(path.read_text(encoding="utf-8"))
     (warn if streamed else tell)(_summary(job.tally, time.monotonic() - started))
     if not streamed:
         _tell_written(job, written)

@@ -53,5 +53,6 @@ def benchmark(
         providers=provider or (),
         warn=warn,
     )
+    written = write_report(report, output)
     print(markdown(report))
-    tell_written(write_report(report, output), plots=data is not None)
+    tell_written(written, plots=data is not None)

@@ -95,7 +95,7 @@ def main() -> None:
         with suppress(OSError):
             print(f"facemsm: {error}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:  # who reads it has seen enough
+    except BrokenPipeError:  # who reads the results, or stderr, has seen enough
         sys.exit(1)
     finally:
         try:
@@ -131,17 +131,23 @@ def _abandon(stream: TextIO) -> None:
 
 
 class _Output:
-    """Standard output, with one clear line where it cannot be written."""
+    """Standard output, with one clear line where it cannot be written.
+
+    Who reads it may have seen enough, as ``head`` does: the command goes on, as it may have files to write. ``unread``
+    says so, to those that have nothing else to do.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self.unread = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
         with self._checked():
-            return self._stream.write(text)
+            self._stream.write(text)
+        return len(text)
 
     def flush(self) -> None:
         with self._checked():
@@ -154,7 +160,8 @@ class _Output:
         except OSError as error:
             _abandon(self._stream)
             if isinstance(error, BrokenPipeError):
-                raise
+                self.unread = True
+                return
             raise FacemsmError(
                 f"standard output cannot be written ({error.strerror}); what went into files is whole"
             ) from error

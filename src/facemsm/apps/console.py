@@ -27,6 +27,17 @@ def tell(line: str) -> None:
     print(printable(line), flush=True)
 
 
+def emit(text: str) -> None:
+    """Results on stdout, at once.
+
+    Raises:
+        BrokenPipeError: nobody reads them any more.
+    """
+    print(text, end="", flush=True)
+    if getattr(sys.stdout, "unread", False):
+        raise BrokenPipeError
+
+
 def warn(line: str) -> None:
     """A line on stderr; a run goes on where nobody can read it."""
     with suppress(OSError):

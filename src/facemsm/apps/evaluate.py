@@ -118,9 +118,10 @@ def evaluate(
         thresholds=threshold or (),
         progress=track,
     )
-    print(markdown(report))
     stem = output / f"{dataset}-{split.replace('/', '-')}{'-occluded' if occlude else ''}"
-    tell_written(write_report(evaluation, report, stem), plots=True)
+    written = write_report(evaluation, report, stem)
+    print(markdown(report))
+    tell_written(written, plots=True)
 
 
 def _normaliser(name: str) -> Normaliser:
