@@ -125,6 +125,7 @@ def test_any_field_can_be_set() -> None:
             *("augmentation.gamma_range=[0.5, 2.0]", "augmentation.flip=0", "conventions=68", 'teacher="1"'),
         ],
     )
+    assert override(config, ["conventions=null", "teacher=null"]) == replace(config, conventions="", teacher="")
     assert config.network.width == 64
     assert (config.conventions, config.teacher) == ("68", "1")  # names, numbers though they look
     assert config.schedule.learning_rate == 1.0
@@ -167,6 +168,8 @@ def test_a_file_of_settings_comes_before_those_of_the_command(tmp_path: Path) ->
         ("schedule.epochs=2.5", "expected a int"),
         ("schedule.ema=true", "expected a float"),
         ("augmentation.flip=2", "expected a probability"),
+        ("schedule.epochs=null", "expected a int, such as 300"),
+        ("schedule.decay=null", "schedule.decay is '', choose from halve, cosine"),
         ("schedule.decay=slowly", "schedule.decay is 'slowly', choose from halve, cosine"),
         ("schedule.precision=half", "schedule.precision is 'half', choose from auto, 32-true, bf16-mixed"),
         ("schedule.batch_size=0", "schedule.batch_size is 0, expected a whole number from 1"),

@@ -85,7 +85,7 @@ def override(config: T, settings: Sequence[str], file: Path | None = None) -> T:
 
     Args:
         config: the configuration.
-        settings: ``name=value`` or ``group.name=value``; values are JSON or plain words.
+        settings: ``name=value`` or ``group.name=value``; values are JSON or plain words; ``null`` is no name.
         file: JSON as in a run's ``config.json``, all of it or a part; ``settings`` come after it.
 
     Raises:
@@ -145,7 +145,9 @@ def _replaced(config: T, path: list[str], value: Any, where: str, text: str = ""
         new = tuple(value) if isinstance(old, tuple) and isinstance(value, list) else value
         if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
             new = float(new)
-        if isinstance(old, str) and text and not isinstance(new, str):
+        if isinstance(old, str) and new is None:  # a name may be left out; what must be one of several says so
+            new = ""
+        elif isinstance(old, str) and text and not isinstance(new, str):
             new = text
         if type(new) is not type(old):
             raise FacemsmError(f"{where}: expected a {type(old).__name__}, such as {old!r}")
