@@ -457,13 +457,14 @@ def test_each_command_runs_a_batch(
     out, err = capfd.readouterr()
     assert err == ""  # neither tips nor warnings
     chosen = ["on"] if preset == "lite" else []
-    assert [line.split()[0] for line in out.splitlines()] == ["6", *chosen, "step", "best"]
+    assert [line.split()[0] for line in out.splitlines()] == ["6", *chosen, "step", "ended:", "best"]
     asked = json.loads((tmp_path / "run/config.json").read_text())["schedule"]["precision"]
     assert asked == {"paper": "32-true", "lite": "auto"}[preset]
 
     assert facemsm(monkeypatch, *arguments) == 2
     assert "holds a run already; resume it with --resume" in capfd.readouterr().err
-    assert facemsm(monkeypatch, *arguments, "--resume") == 0  # at its end already
+    assert facemsm(monkeypatch, *arguments, "--resume") == 0
+    assert "ended before: all 1 steps are done" in capfd.readouterr().out
     assert len(history(tmp_path / "run")) == 1
 
 
@@ -572,8 +573,9 @@ def test_a_run_stopped_in_its_validation_leaves_no_process_behind(drawn: Path, t
 
 
 @pytest.mark.slow
-def test_a_run_ends_when_its_error_stops_falling_and_keeps_its_best(drawn: Path, tmp_path: Path) -> None:
-    module = hourglass(drawn, replace(SCHEDULE, steps=20, validate_every=1, patience=2, keep=2))
+def test_a_run_ends_when_its_error_stops_falling_and_keeps_its_best(drawn: Path, tmp_path: Path, capfd: Any) -> None:
+    schedule = replace(SCHEDULE, steps=20, validate_every=1, patience=2, keep=2)
+    module = hourglass(drawn, schedule)
     errors = iter([3.0, 2.0, 2.5, 2.25, 1.0])
     module.take_errors = lambda: {"box": next(errors)}  # type: ignore[method-assign]
     fit(module, module.config, tmp_path / "run", loggers=["csv"], progress=False)
@@ -587,6 +589,22 @@ def test_a_run_ends_when_its_error_stops_falling_and_keeps_its_best(drawn: Path,
     (logged,) = (tmp_path / "run/csv").rglob("metrics.csv")
     assert "val/box" in logged.read_text().splitlines()[0]
     assert not (tmp_path / "run/tensorboard").exists()
+    end = capfd.readouterr().out.splitlines()[-1]
+    assert end.startswith("ended early, after step 4 of 20: no lower error in 2 validations (schedule.patience)")
+
+    more = hourglass(drawn, replace(schedule, patience=4))  # of which two are over
+    more.take_errors = lambda: {"box": 3.0}  # type: ignore[method-assign]
+    fit(more, more.config, tmp_path / "run", resume=True, loggers=["csv"], progress=False)
+    assert more.batches_done == 6
+
+
+@pytest.mark.slow
+def test_a_run_whose_error_is_no_number_says_so(drawn: Path, tmp_path: Path, capfd: Any) -> None:
+    module = hourglass(drawn, replace(SCHEDULE, validate_every=1, patience=2))
+    errors = iter([3.0, float("nan")])
+    module.take_errors = lambda: {"box": next(errors)}  # type: ignore[method-assign]
+    train(module, tmp_path)
+    assert "ended early, after step 2 of 7: the validation's error is no number" in capfd.readouterr().out
 
 
 def test_loggers_that_cannot_be(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -615,7 +633,7 @@ def test_a_second_ctrl_c_stops_at_once(drawn: Path, tmp_path: Path) -> None:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(SystemExit):
+    with pytest.raises(FacemsmError, match="stopped at once, after step 4; the same command with --resume goes on"):
         train(at_step(hourglass(drawn), 5, press_twice), tmp_path)
     assert checkpoint(tmp_path)["batches_done"] == 3  # of the last validation
 

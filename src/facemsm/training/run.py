@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import math
 import os
 import re
 import signal
@@ -27,7 +28,8 @@ from typing import Any, Literal, NoReturn
 import lightning
 import torch
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar, WeightAveraging
+from lightning.pytorch import callbacks as lightning_callbacks
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
@@ -278,6 +280,14 @@ class ProgressBar(TQDMProgressBar):
         self.train_progress_bar.set_description("training")
 
 
+class EarlyStopping(lightning_callbacks.EarlyStopping):  # of its name, by which checkpoints know its state
+    """Lightning's, with the patience of the settings where a run is resumed: a checkpoint's would replace it."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """How long there was no lower error."""
+        super().load_state_dict({**state_dict, "patience": self.patience})
+
+
 class CheckpointCallback(Callback):
     """Saves ``last.ckpt`` after each validation, and when Ctrl-C or SIGTERM requests a stop.
 
@@ -446,6 +456,7 @@ def fit(
         raise FacemsmError("no faces are held out to validate on, so no weights could be the best; raise --holdout")
     done, chosen = _resumable(last, module) if resume else (0, {})
     if resume and done >= module.total_steps:
+        rank_zero_only(print)(f"ended before: all {module.total_steps} steps are done", flush=True)
         return best
     rank_zero_only(_truncate_history)(folder / "history.csv", done)
     schedule = module.schedule
@@ -495,10 +506,28 @@ def fit(
             if not resume or saver.begun or isinstance(error, FacemsmError):
                 raise
             raise FacemsmError(f"{last}: this run cannot go on from it ({type(error).__name__}); train anew") from error
+        except SystemExit as error:
+            if not isinstance(error.__context__, KeyboardInterrupt) or not trainer.is_global_zero:
+                raise
+            way = "the same command with --resume goes on from the last validation" if last.exists() else "train anew"
+            raise FacemsmError(f"{folder}: stopped at once, after step {module.batches_done}; {way}") from error
         finally:
             for data in (trainer.train_dataloader, trainer.val_dataloaders):
                 stop_workers(data)
+    rank_zero_only(print)(_end(module), flush=True)
     return best
+
+
+def _end(module: StageModule) -> str:
+    """Why training has ended."""
+    done, total, patience = module.batches_done, module.total_steps, module.schedule.patience
+    if done == total:
+        return f"ended: all {total} steps are done"
+    early = f"ended early, after step {done} of {total}"
+    if not math.isfinite(module.trainer.callback_metrics[_ERROR]):
+        return f"{early}: the validation's error is no number; lower schedule.learning_rate or set schedule.clip"
+    way = f"--resume --set schedule.patience={2 * patience} goes on"
+    return f"{early}: no lower error in {patience} validations (schedule.patience); {way}"
 
 
 def check_loggers(names: Sequence[str]) -> None:
