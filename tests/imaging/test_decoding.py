@@ -12,14 +12,24 @@ from typing import Any
 import cv2
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL.PngImagePlugin import PngInfo
 
 from facemsm.errors import FacemsmError
 from facemsm.imaging import decoding
-from facemsm.imaging.decoding import KINDS, MAX_SCANS, TooManyPixelsError, UnknownKindError, decode_image, kind_of
+from facemsm.imaging.decoding import (
+    KINDS,
+    MAX_SCANS,
+    TooManyPixelsError,
+    UnknownKindError,
+    decode_image,
+    from_pillow,
+    kind_of,
+)
 from facemsm.typing import Image
 
 PILLOW_NAMES = {"JPEG XL": "JXL", "HEIC": "HEIF"}
@@ -131,6 +141,34 @@ def test_orientation_is_followed_whatever_opencv_does(
     for y in (10, 30, 50):
         for x in (15, 45):
             np.testing.assert_allclose(image[y, x].astype(int), upright[y, x], atol=20)
+
+
+@pytest.mark.parametrize(
+    ("form", "exif", "turned"),
+    [
+        ('<rdf:Description tiff:Orientation="6"/>', 0, True),
+        ("<rdf:Description><tiff:Orientation>6</tiff:Orientation></rdf:Description>", 0, True),
+        ('<rdf:Description tiff:Orientation="6"/>', 1, False),
+        ('<rdf:Description tiff:Orientation="0"/>', 0, False),
+    ],
+    ids=["attribute", "element", "EXIF says otherwise", "garbage"],
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP", "TIFF"])
+def test_an_orientation_in_xmp_alone_is_followed_as_by_pillow(kind: str, form: str, exif: int, turned: bool) -> None:
+    packet = f'<x:xmpmeta xmlns:tiff="http://ns.adobe.com/tiff/1.0/">{form}</x:xmpmeta>'
+    tags, text = PIL.Image.Exif(), PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", packet)
+    if kind == "TIFF":
+        tags[700] = packet.encode()
+    if exif:
+        tags[0x0112] = exif
+    data = encoded(kind, scene(), xmp=packet.encode(), pnginfo=text, **({"exif": tags} if len(tags) else {}))
+    with PIL.Image.open(io.BytesIO(data)) as picture:
+        by_pillow = PIL.ImageOps.exif_transpose(picture)
+        assert from_pillow(picture).shape[:2] == ((60, 40) if turned else (40, 60))
+    image = decode_image(data)
+    assert image.shape[:2] == ((60, 40) if turned else (40, 60))
+    np.testing.assert_allclose(image.astype(int), np.asarray(by_pillow.convert("RGB")), atol=20)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

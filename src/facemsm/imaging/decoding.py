@@ -85,7 +85,9 @@ def kind_of(data: bytes) -> str | None:
 def decode_image(
     data: bytes, where: str = "photo", *, max_pixels: int = MAX_PIXELS, kinds: Collection[str] = KINDS
 ) -> Image:
-    """The photo in the bytes of a file, turned upright as its EXIF orientation says; of an animation the first frame.
+    """The photo in the bytes of a file, turned upright as its orientation tag says; of an animation the first frame.
+
+    The tag is EXIF's, or where that has none XMP's, ``tiff:Orientation``, as Pillow's ``exif_transpose`` reads them.
 
     Grey and CMYK become RGB, 16 bits become 8 by scale, transparency is ignored.
 
@@ -157,7 +159,7 @@ CheckSize = Callable[[int, int], None]
 def _decode_jpeg(data: bytes, check: CheckSize) -> Image:
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     check(width, height)
-    scans, exif = _jpeg_segments(data)
+    scans, exif, xmp = _jpeg_segments(data)
     if scans > MAX_SCANS:
         raise ValueError(f"{scans} scans")
     image: Image
@@ -167,21 +169,24 @@ def _decode_jpeg(data: bytes, check: CheckSize) -> Image:
         image = (key - ((255 - ink) * key >> 8)).astype(np.uint8)
     else:
         image = simplejpeg.decode_jpeg(data, "RGB")
-    return _upright(image, exif)
+    return _upright(image, exif, xmp)
 
 
-def _jpeg_segments(data: bytes) -> tuple[int, bytes]:
-    """The number of scans up to the end mark, and the EXIF data."""
-    scans, exif, at = 0, b"", 2
+def _jpeg_segments(data: bytes) -> tuple[int, bytes, bytes]:
+    """The number of scans up to the end mark, the EXIF data and the XMP packet."""
+    scans, exif, xmp, at = 0, b"", b"", 2
     while found := _MARKER.search(data, at):
         at, marker = found.end(), data[found.end() - 1]
         if marker == 0xD9:  # end of image
             break
-        if marker == 0xE1 and not exif and data[at + 2 : at + 8] == b"Exif\0\0":
-            exif = data[at + 2 : at + int.from_bytes(data[at : at + 2], "big")]
+        end = at + int.from_bytes(data[at : at + 2], "big")
+        if marker == 0xE1 and not exif and data.startswith(b"Exif\0\0", at + 2):
+            exif = data[at + 2 : end]
+        elif marker == 0xE1 and not xmp and data.startswith(b"http://ns.adobe.com/xap/1.0/\0", at + 2):
+            xmp = data[at + 2 : end]
         scans += marker == 0xDA
-        at += int.from_bytes(data[at : at + 2], "big")
-    return scans, exif
+        at = end
+    return scans, exif, xmp
 
 
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
@@ -190,7 +195,7 @@ _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 
 def _decode_png(data: bytes, check: CheckSize) -> Image:
     """Of the chunks, whose checksums must be right, OpenCV gets those that the pixels need."""
-    kept, exif, at, name = [data[:8]], b"", 8, b""
+    kept, exif, xmp, at, name = [data[:8]], b"", b"", 8, b""
     while name != b"IEND":
         length, name = struct.unpack_from(">I4s", data, at)
         end = at + 12 + length
@@ -202,8 +207,10 @@ def _decode_png(data: bytes, check: CheckSize) -> Image:
             kept.append(data[at:end])
         elif name == b"eXIf":
             exif = data[at + 8 : end - 4]
+        elif name == b"iTXt" and data.startswith(b"XML:com.adobe.xmp\0", at + 8):
+            xmp = data[at + 8 : end - 4]
         at = end
-    return _upright(_decode_by_opencv(b"".join(kept)), exif)
+    return _upright(_decode_by_opencv(b"".join(kept)), exif, xmp)
 
 
 def _decode_by_opencv(data: bytes) -> Image:
@@ -230,7 +237,7 @@ def _decode_by_pillow(data: bytes, kind: str, check: CheckSize) -> Image:
             _check_jpegs(data, photo.tag_v2, photo.width * photo.height)
         still_webp = kind == "WebP" and photo.n_frames == 1
         image = _decode_by_opencv(data) if still_webp else _rgb(photo)
-        return _upright(image, _exif(photo))
+        return _upright(image, *_metadata(photo))
 
 
 def _check_jpegs(data: bytes, tags: Mapping[int, Any], pixels: int) -> None:
@@ -251,22 +258,24 @@ def _check_jpegs(data: bytes, tags: Mapping[int, Any], pixels: int) -> None:
 
 
 def from_pillow(picture: PillowImage, where: str = "picture") -> Image:
-    """(H, W, 3) uint8 RGB of a PIL picture, turned upright as the orientation in its EXIF data says.
+    """(H, W, 3) uint8 RGB of a PIL picture, turned upright as its orientation tag says.
 
     Raises:
         FacemsmError: its file is truncated or damaged, or it has pixels of unknown range.
     """
     try:
-        return _upright(_rgb(picture), _exif(picture))
+        return _upright(_rgb(picture), *_metadata(picture))
     except Exception as error:
         raise FacemsmError(f"{where}: the picture cannot be read ({' '.join(str(error).split())})") from error
 
 
-def _exif(photo: PillowImage) -> bytes:
-    """EXIF data whose orientation is still to be followed. Pillow has turned a TIFF and taken it away."""
-    if photo.format == "JXL" and not getattr(photo, "jpeg", False):  # libjxl has turned it, unless it holds a JPEG
-        return b""
-    return photo.info.get("exif") or b""
+def _metadata(photo: PillowImage) -> tuple[bytes, bytes]:
+    """EXIF data and the XMP packet whose orientation is still to be followed. Pillow has turned a TIFF."""
+    turned = photo.format == "JXL" and not getattr(photo, "jpeg", False)  # by libjxl, unless it holds a JPEG
+    if turned or photo.format == "TIFF":
+        return b"", b""
+    xmp = photo.info.get("xmp")
+    return photo.info.get("exif") or b"", xmp if isinstance(xmp, bytes) else b""
 
 
 def _rgb(photo: PillowImage) -> Image:
@@ -313,17 +322,17 @@ def _jxl_size(data: bytes) -> tuple[int, int]:
     return height * ratio[0] // ratio[1] if ratio else side(), height
 
 
-def _upright(image: Image, exif: bytes) -> Image:
-    """Turned as the orientation in EXIF data says, if they have one."""
-    orientation = _orientation(exif.removeprefix(b"Exif\0\0"))
+def _upright(image: Image, exif: bytes, xmp: bytes) -> Image:
+    """Turned as the orientation in EXIF data says, or else that in an XMP packet."""
+    orientation = _orientation(exif.removeprefix(b"Exif\0\0"), xmp)
     if orientation in (5, 6, 7, 8):
         image = np.asarray(cv2.transpose(image), np.uint8)
     flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)
     return image if flip is None else np.asarray(cv2.flip(image, flip), np.uint8)
 
 
-def _orientation(exif: bytes) -> int:
-    """Tag 0x0112 of the first directory; 1, upright, where there is none or the data are garbage."""
+def _orientation(exif: bytes, xmp: bytes) -> int:
+    """Tag 0x0112 of the first directory, else ``tiff:Orientation``; 1, upright, where there is none."""
     order = ">" if exif.startswith(b"MM") else "<"
     with suppress(struct.error):
         (directory,) = struct.unpack_from(f"{order}I", exif, 4)
@@ -332,4 +341,5 @@ def _orientation(exif: bytes) -> int:
             tag, kind = struct.unpack_from(f"{order}HH", exif, entry)
             if tag == 0x0112:
                 return int(struct.unpack_from(f"{order}{'I' if kind == 4 else 'H'}", exif, entry + 8)[0])
-    return 1
+    found = re.search(rb"""tiff:Orientation(?:=["']|>)([1-8])""", xmp)
+    return int(found[1]) if found else 1

@@ -33,7 +33,7 @@ MAX_BYTES = 1 << 30
 
 
 def read_image(path: PathLike) -> Image:
-    """The photo in a file of any of ``decoding.KINDS``, turned upright as its EXIF orientation says.
+    """The photo in a file of any of ``decoding.KINDS``, turned upright as its orientation tag says.
 
     See :func:`facemsm.imaging.decoding.decode_image` for what becomes of colours and which damage is seen.
 
@@ -58,8 +58,8 @@ def as_image(source: ImageSource, where: str = "image") -> Image:
     """A photo, whatever it is given as.
 
     Args:
-        source: a path; the bytes of a file, or a binary file object; a PIL picture, turned upright as its EXIF
-            orientation says where it has one; or a uint8 array (H, W), (H, W, 3) RGB or (H, W, 4), as it is.
+        source: a path; the bytes of a file, or a binary file object; a PIL picture, turned upright as its
+            orientation tag says where it has one; or a uint8 array (H, W), (H, W, 3) RGB or (H, W, 4), as it is.
         where: begins the error's message; a path stands for itself.
 
     Returns:
