@@ -188,6 +188,15 @@ def test_a_plan_counts_and_trains_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert len([line for line in lines if " train " in line]) == 5  # with preset paper no arm with painted occluders
 
 
+def test_runs_of_one_network_are_counted_once() -> None:
+    plan = Plan(SCHEME, "lite", ())
+    none, painted = (plan.config(f"occluders-{arm}/resnet50") for arm in ("none", "painted"))
+    assert none != painted
+    cost, counted = runs.cost("resnet50", none), runs._count.cache_info().misses
+    assert runs.cost("resnet50", painted) == cost
+    assert runs._count.cache_info().misses == counted
+
+
 # --- Rendering -------------------------------------------------------------------------------------------------------
 
 

@@ -340,19 +340,24 @@ def cost(name: str, config: Any) -> Cost:
     A backward pass counts as two forward ones. Of stage 1 the mean over the run: the discriminator joins late.
     """
     batch, passes = config.schedule.batch_size, [3.0]
-    counted = [_count(name, config)]
+    counted = [_count(name, _shape(config))]
     if name == "stgan":
         steps, joined = config.generator_steps, 1 - config.alone if config.b else 0.0
         # the discriminator sees true faces and the generator's; for the generator's loss its weights get no gradient
         passes = [3.0 * (1 + (steps - 1) * joined), joined * (2 * 3 + 2 * steps)]
-        counted.append(_count("discriminator", config))
+        counted.append(_count("discriminator", None))
     operations = batch * sum(n * one.operations for n, one in zip(passes, counted, strict=True))
     return Cost(operations, sum(4 * (4 * one.weights + batch * one.activations) for one in counted))
 
 
 def seconds_per_face(name: str, config: Any) -> float:
     """Of a network on this machine, counted as :func:`cost` is."""
-    return _count(name, config).operations / operations_per_second()
+    return _count(name, _shape(config)).operations / operations_per_second()
+
+
+def _shape(config: Any) -> Any:
+    """What a network depends on of the settings of its run; nothing in stage 1."""
+    return getattr(config, "network", None)
 
 
 class _Counts(NamedTuple):
@@ -362,9 +367,10 @@ class _Counts(NamedTuple):
 
 
 @cache
-def _count(name: str, config: Any) -> _Counts:
+def _count(name: str, shape: Any) -> _Counts:
     """Of a forward pass of one face, with fake tensors: these have shapes but no values, so nothing is computed."""
-    network = (Discriminator() if name == "discriminator" else _network(name, asdict(config))).eval()
+    settings = {"network": asdict(shape)} if shape else {}
+    network = (Discriminator() if name == "discriminator" else _network(name, settings)).eval()
     activations = []
     for module in network.modules():
         if not any(module.children()):
