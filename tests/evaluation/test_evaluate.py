@@ -578,7 +578,7 @@ def test_a_published_file_is_scored_without_photos(run: Run, tmp_path: Path) -> 
     assert (code, err) == (0, "")
     report = json.loads(Path("facemsm-out/evaluation/cofw68-test.json").read_text())
     assert (report["faces"], report["missed"]) == (4, 1)
-    assert report["run"]["predictions"] == {"file": "Method.txt", "data set": "cofw68"}
+    assert report["run"]["predictions"] == {"file": "Method.txt", "data set": "cofw68", "convention": None}
     summary = report["errors"]["box"][FINAL]["summary"]
     size = np.sqrt(np.prod(np.ptp(truth[3], axis=0)))
     assert summary["nme"] == pytest.approx(np.sqrt(2) / size * 100 / 3, abs=1e-4)
@@ -624,6 +624,8 @@ def test_labels_without_photos_are_scored(run: Run, tmp_path: Path) -> None:
     assert "FR@7 | FR@7.8 | AUC@7 | AUC@7.8" in " ".join(out.split())
     report = json.loads(Path("facemsm-out/evaluation/pts-all.json").read_text())
     assert report["run"]["thresholds (%)"] == [7, 7.8]
+    assert "| predictions: convention | none" in out  # as in files of the time before there were any
+    assert list(report["errors"]["inter-ocular"]) == [FINAL]
     summary = report["errors"]["inter-ocular"][FINAL]["summary"]
     assert (summary["fr@7"], summary["fr@7.8"]) == (50, 25)
     assert summary["auc@7"] == pytest.approx((6 + 2) / 7 / 4, abs=1e-4)

@@ -118,7 +118,7 @@ def evaluate_dataset(
         "scheme": landmarks.name,
         "normalisers": list(report["errors"]),
         "thresholds (%)": _plain(sorted(set(thresholds)) or THRESHOLDS),
-        "predictions": dict(predicted.origin),
+        "predictions": {**predicted.origin, "convention": predicted.origin.get("convention")},  # old files name none
         "commit": commit(),
         "machine": machine(),
     }
