@@ -45,6 +45,16 @@ def test_the_bundled_model() -> None:
     assert size <= 12e6
 
 
+def test_the_large_model_is_the_other_with_mirror_images() -> None:
+    large, fast = load_model("68-large"), load_model("68")
+    assert large.mirror and not fast.mirror
+    assert large.calibration != fast.calibration
+    for file in ("stgan.onnx", "hourglass.onnx", "dictionary.safetensors"):
+        assert large.path(file).read_bytes() == fast.path(file).read_bytes()
+    both = (file for model in (large, fast) for file in model.folder.iterdir())
+    assert sum(file.stat().st_size for file in both) <= 14e6
+
+
 def test_a_model_folder_of_ones_own(copy: Path) -> None:
     assert load_model(copy).checksum == load_model("68").checksum
     assert Aligner.from_pretrained(copy).scheme.count == 68

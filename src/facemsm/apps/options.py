@@ -27,7 +27,7 @@ def finite(value: float | None) -> float | None:
     return value
 
 
-Weights = Annotated[str, typer.Option(help="Trained weights: a bundled model (68 or 98) or a model folder.")]
+Weights = Annotated[str, typer.Option(help="Trained weights: a bundled model (68, 68-large or 98) or a model folder.")]
 Stages = Annotated[
     str, typer.Option(help="Which stages run: 1 makes the face upright, 2 finds the landmarks, 3 rebuilds hidden ones.")
 ]

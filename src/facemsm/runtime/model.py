@@ -126,7 +126,7 @@ def list_models() -> list[str]:
     Example::
 
         >>> list_models()
-        ['68', '98']
+        ['68', '68-large', '98']
     """
     return sorted(path.parent.name for path in WEIGHTS.glob(f"*/{MANIFEST}"))
 
