@@ -591,6 +591,8 @@ def test_what_is_missing_is_said_in_one_line(
     assert "300w: no folder" in fails(monkeypatch, capsys, "train", "--scheme", "68", *where)
     with pytest.raises(MissingError, match="--weights 68 finds 68 points"):
         Workspace(tmp_path, [str(drawn)], ["68"]).network_key("98", "model")
+    two = ("--weights", "68", "--weights", "68-large", "--data", "300w=nowhere", "--dry-run")
+    assert "--weights 68 and 68-large find the same points" in fails(monkeypatch, capsys, "table3", *two)
 
 
 @pytest.mark.slow

@@ -95,6 +95,14 @@ class Workspace:
     _outputs: dict[Path, CachedOutputs] = field(default_factory=dict, repr=False)
     _dictionaries: dict[tuple[str, int], ShapeDictionary] = field(default_factory=dict, repr=False)
 
+    def __post_init__(self) -> None:
+        """Refuse models of which one would be passed over."""
+        found: dict[str, str] = {}
+        for name in self.weights:
+            other = found.setdefault(load_model(name).scheme.name, name)
+            if other != name:
+                raise FacemsmError(f"--weights {other} and {name} find the same points; make a report of each")
+
     # --- Faces -------------------------------------------------------------------------------------------------------
 
     def root(self, name: str) -> Path:
