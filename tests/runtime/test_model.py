@@ -47,7 +47,8 @@ def test_the_bundled_model() -> None:
 
 def test_the_large_model_is_the_other_with_mirror_images() -> None:
     large, fast = load_model("68-large"), load_model("68")
-    assert large.mirror and not fast.mirror
+    assert large.mirror
+    assert not fast.mirror
     assert large.calibration != fast.calibration
     for file in ("stgan.onnx", "hourglass.onnx", "dictionary.safetensors"):
         assert large.path(file).read_bytes() == fast.path(file).read_bytes()
