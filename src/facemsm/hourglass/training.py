@@ -45,8 +45,9 @@ class HourglassTraining:
         occluded_peak: height of the target peak of points known to be hidden; 1 is the paper's.
         conventions: a model's name or folder: labels are moved to the consensus that it knows (see
             :func:`facemsm.training.faces.to_consensus`), and errors are those from there; none as in the paper.
-        teacher: folder of the run of a hourglass to learn from besides the labels, such as a larger one; it sees the
-            same faces. Hinton et al., 2015, on heatmaps.
+        teacher: folder of the run of a hourglass to learn from besides the labels, such as a larger one, or the
+            one that training starts from; it sees the same faces and their mirror images. Hinton et al., 2015, on
+            heatmaps.
         distil: the teacher's part in the targets. Labels have the rest; where a point has none, the teacher has all.
         adapt: how fast each data set's convention is learned: the part of a step's mean offset between its labels and
             the network's points that its shift takes up; 0 is the paper's and leaves labels as they are. Label
@@ -163,9 +164,14 @@ class HourglassModule(LandmarkModule):
 
     @torch.no_grad()
     def _taught(self, images: Tensor) -> dict[int, Tensor]:
-        """The teacher's heatmaps by their side."""
-        heatmaps = (maps for teacher in self._teachers for maps in teacher.to(images.device)(images))
-        return {maps.shape[-1]: maps.float().clamp(min=0) for maps in heatmaps}
+        """The teacher's heatmaps by their side, the mean of those of the faces and of their mirror images."""
+        taught = {}
+        for teacher in self._teachers:
+            views = [teacher.to(images.device)(view) for view in (images, images.flip(3))]
+            for maps, mirrored in zip(*views, strict=True):
+                both = (maps.float() + mirrored.float()[:, self.scheme.flip.tolist()].flip(3)) / 2
+                taught[maps.shape[-1]] = both.clamp(min=0)
+        return taught
 
     def _adapt(self, batch: dict[str, Any], points: Tensor, heatmaps: Tensor) -> None:
         """Let each data set's shift follow the offset between its labels and the points of the last stack.
