@@ -270,7 +270,7 @@ def test_a_box_reaching_past_the_photo_is_aligned(aligner: Aligner, photo: Image
         ({"threads": 0}, "threads"),
         ({"threads": 10**9}, "threads is 1000000000, expected a whole number from 1 to 1024"),
         ({"name": "67"}, "no model '67'"),
-        ({"name": None}, "no model None: bundled are 68, 98"),
+        ({"name": None}, "no model None: bundled are 68, 68-large, 98"),
         ({"name": b"68"}, "no model b'68'"),
         ({"stages": "1,2"}, "stages are '1,2'"),
         ({"stages": 2}, "stages are 2"),
