@@ -15,7 +15,7 @@ from facemsm import Aligner, FacemsmError
 from facemsm.apps.cli import main
 from facemsm.assets import SAMPLE
 from facemsm.confidence.fitting import fit_logistic
-from facemsm.confidence.model import FEATURES, Calibration, Logistic, describe, detail
+from facemsm.confidence.model import FEATURES, UNLIMITED, Calibration, Logistic, describe, detail
 from facemsm.data.sample import FaceSample
 from facemsm.evaluation.conditions import in_poor_photo, mostly_covered, painted
 from facemsm.evaluation.occlusion import average_precision, reliability
@@ -131,6 +131,19 @@ def test_logistic_regression_recovers_its_own() -> None:
     np.testing.assert_array_equal(found.landmarks, found.landmarks[SCHEME_68.flip])  # left and right share a bias
 
 
+def test_what_lies_beyond_the_faces_that_were_fitted_counts_as_their_last(calibration: Calibration) -> None:
+    limits = calibration.correct.limits
+    middle = np.broadcast_to(limits.mean(0), (1, 68, len(FEATURES)))
+    assert (limits[0] < limits[1]).any()
+    for limit, outwards in zip(limits, (-1e3, 1e3), strict=True):
+        at = np.broadcast_to(limit, middle.shape)
+        np.testing.assert_array_equal(calibration.correct(at + outwards), calibration.correct(at))
+        assert (calibration.correct(at) != calibration.correct(middle)).any()
+    unlimited = replace(calibration.correct, limits=UNLIMITED)
+    np.testing.assert_array_equal(unlimited(middle), calibration.correct(middle))
+    assert (unlimited(middle + 1e3) != calibration.correct(middle + 1e3)).any()
+
+
 # --- On disk ---------------------------------------------------------------------------------------------------------
 
 
@@ -144,6 +157,10 @@ def test_plain_values_and_back(calibration: Calibration, prior: ShapePrior) -> N
     ):
         np.testing.assert_allclose(one, other, atol=2e-3)
     assert (again.stage3, again.threshold) == ("posterior", 0.5)
+    np.testing.assert_allclose(again.correct.limits, calibration.correct.limits, rtol=1e-5)
+    fields = calibration.to_dict()
+    del fields["correct"]["limits"]  # models of before have none
+    np.testing.assert_array_equal(Calibration.from_dict(fields, 68).correct.limits, UNLIMITED)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +171,10 @@ def test_plain_values_and_back(calibration: Calibration, prior: ShapePrior) -> N
         {"hidden": 3},
         {"correct": {"weights": {}, "landmarks": []}},
         {"noise": "abc"},
+        {"hidden": {"weights": {}, "landmarks": [0.0] * 68, "limits": {"moved": [2, 1]}}},
+        {"hidden": {"weights": {}, "landmarks": [0.0] * 68, "limits": {"moved": [1]}}},
+        {"hidden": {"weights": {}, "landmarks": [0.0] * 68, "limits": {"of a later version": [1, 2]}}},
+        {"hidden": {"weights": {}, "landmarks": [0.0] * 68, "limits": 3}},
     ],
 )
 def test_damaged_values_are_refused(calibration: Calibration, change: dict[str, Any]) -> None:

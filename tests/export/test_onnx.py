@@ -35,7 +35,7 @@ def test_export_refuses_stages_that_do_not_fit(config: str | None, tmp_path: Pat
             tmp_path / "model",
             name="x",
             stgan=tmp_path,
-            hourglass=tmp_path / "hourglass",
+            hourglass=[tmp_path / "hourglass"],
             dictionary=BUNDLED / "dictionary.safetensors",
             faces=sample_crops(2),
             provenance={},
@@ -57,7 +57,7 @@ def export(folder: Path, network: Any, settings: dict[str, Any], *, mirror: bool
         folder / "model",
         name="tiny",
         stgan=folder / "stgan",
-        hourglass=folder / "stage2",
+        hourglass=[folder / "stage2"],
         dictionary=BUNDLED / "dictionary.safetensors",
         faces=sample_crops(4),
         provenance={"preset": "test"},
@@ -106,6 +106,52 @@ def test_export_computes_what_pytorch_does(tiny: tuple[Any, Model]) -> None:
     np.testing.assert_allclose(points, expected.points, atol=1e-3)
     np.testing.assert_allclose(scores, expected.scores, atol=1e-4)
     np.testing.assert_allclose(spread, expected.spread, atol=0.1)
+
+
+@pytest.mark.slow
+def test_several_networks_are_one_stage_2(tiny: tuple[Any, Model], tmp_path: Path) -> None:
+    """Their means; where they disagree, the spread of a mixture of both, as if all their draws were thrown together."""
+    import torch
+
+    from facemsm.export.onnx import export_model, sample_crops
+    from facemsm.export.quantise import Measured, quantise_model
+    from facemsm.hourglass.network import HourglassConfig, StackedHourglass
+    from facemsm.training.weights import save_weights
+
+    network, model = tiny
+    runs = model.folder.parent
+    other = StackedHourglass(HourglassConfig(68, width=8, stem=4, depth=1, body_size=32, deconvolution=2)).eval()
+    torch.nn.init.normal_(list(other.heads.parameters())[-2], 0, 0.3)
+    save_weights(other, tmp_path / "best.safetensors")
+    settings = {"network": asdict(other.config), "sigma": 1.25}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    faces = sample_crops(3)
+    common: dict[str, Any] = {"name": "both", "stgan": runs / "stgan", "dictionary": BUNDLED / "dictionary.safetensors"}
+    common |= {"faces": faces, "provenance": {"preset": "test"}}
+    export_model(tmp_path / "both", hourglass=[runs / "stage2", tmp_path], **common)
+    both = load_model(tmp_path / "both")
+    found = []
+    for each in (network, other):
+        with torch.inference_mode():
+            found.append(each(torch.from_numpy(faces).permute(0, 3, 1, 2) / 255)[-1].numpy())
+    (points, scores, spread), (others, others_scores, others_spread) = map(model.codec.decode, found)
+    names = [*LANDMARKS, "heatmaps"]
+    mean, mean_scores, mixed, heatmaps = Network(both.path("hourglass.onnx"), names)(faces)
+    np.testing.assert_allclose(heatmaps, found[0], atol=1e-3)
+    np.testing.assert_allclose(mean, (points + others) / 2, atol=1e-3)
+    np.testing.assert_allclose(mean_scores, (scores + others_scores) / 2, atol=1e-4)
+    second = [value[..., [0, 0, 1]] * value[..., [0, 1, 1]] for value in (points, others, mean)]  # xx, xy, yy
+    np.testing.assert_allclose(mixed, (spread + second[0] + others_spread + second[1]) / 2 - second[2], atol=0.2)
+
+    quantise_model(both, tmp_path / "int8", faces=Measured(faces, faces))
+    rough, rough_scores = Network(tmp_path / "int8" / "hourglass.onnx", ["heatmaps", "scores"])(faces)
+    assert np.abs(rough - heatmaps).mean() < 0.05 * heatmaps.max()
+    assert np.abs(rough_scores - mean_scores).mean() < 0.05 * mean_scores.max()
+
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "sigma": 2.0}))
+    with pytest.raises(FacemsmError, match=r"sigma 2\.0, those of .*stage2 have 1\.25"):
+        export_model(tmp_path / "unlike", hourglass=[runs / "stage2", tmp_path], **common)
+    assert not (tmp_path / "unlike").exists()
 
 
 @pytest.mark.slow

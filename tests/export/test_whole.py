@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from facemsm import Aligner
 from facemsm.apps import cli
 from facemsm.assets import SAMPLE, SAMPLE_BOX
+from facemsm.confidence.model import FEATURES
 from facemsm.detectors import get_detector
 from facemsm.geometry import similarity, tight_box
 from facemsm.imaging.io import read_image
@@ -165,6 +166,14 @@ def test_the_papers_method(model: Model) -> None:
 def test_exemplars_with_calibrated_scores(model: Model) -> None:
     assert model.calibration
     other = replace(model, calibration=replace(model.calibration, stage3="exemplars"))
+    assert_same(runner(other, "calibrated"), Aligner(other), PHOTO, [SAMPLE_BOX])
+
+
+def test_limited_features(model: Model) -> None:
+    """So narrow that every face lies beyond them."""
+    assert model.calibration
+    limited = replace(model.calibration.correct, limits=np.array([[0.3], [0.31]]) * np.ones(len(FEATURES)))
+    other = replace(model, calibration=replace(model.calibration, correct=limited))
     assert_same(runner(other, "calibrated"), Aligner(other), PHOTO, [SAMPLE_BOX])
 
 

@@ -19,7 +19,10 @@ app = typer.Typer(add_completion=False)
 def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="Model folder to write, or the one file.")],
     stgan: Annotated[Path | None, typer.Option(help="Folder of a 'train stgan' run.")] = None,
-    hourglass: Annotated[Path | None, typer.Option(help="Folder of a 'train hourglass' run.")] = None,
+    hourglass: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of a 'train hourglass' run; repeat it for a model whose points are the runs' means."),
+    ] = None,
     dictionary: Annotated[Path | None, typer.Option(help="File of 'train dictionary'.")] = None,
     name: Annotated[str, typer.Option(help="Name of the model.")] = "68",
     preset: Annotated[str, typer.Option(help="Preset the stages were trained with, for the record.")] = "lite",

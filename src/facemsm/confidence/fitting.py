@@ -26,6 +26,10 @@ FOLDS = 5
 """Parts of the faces; each is scored by what was fitted on the others."""
 
 
+BEYOND = 1.0
+"""Per cent of the observations, at either end, whose features count as the values where that end begins."""
+
+
 @dataclass(frozen=True, eq=False)
 class Observations:
     """What stages 1 and 2 made of M faces with known truth; the same face may be there several times.
@@ -90,6 +94,8 @@ def fit_noise(seen: Observations, prior: ShapePrior, scheme: LandmarkScheme) -> 
 def fit_logistic(features: Array, right: BoolArray, known: BoolArray, scheme: LandmarkScheme) -> Logistic:
     """Logistic regression with shrunken weights, and biases that mirrored landmarks share, by Newton's method.
 
+    Features are limited to what all but ``BEYOND`` per cent of the observations have.
+
     Args:
         features: (M, L, F).
         right: (M, L) what is to be predicted.
@@ -98,7 +104,8 @@ def fit_logistic(features: Array, right: BoolArray, known: BoolArray, scheme: La
     """
     _, group = np.unique(np.minimum(np.arange(scheme.count), scheme.flip), return_inverse=True)
     groups, count = group.max() + 1, features.shape[-1]
-    x, y = features[known], right[known].astype(np.float64)
+    limits = np.percentile(features[known], (BEYOND, 100 - BEYOND), axis=0)
+    x, y = np.clip(features[known], *limits), right[known].astype(np.float64)
     mean, deviation = x.mean(axis=0), x.std(axis=0)
     deviation[deviation < 1e-6] = 1.0  # a feature that is always the same: the ridge keeps its weight at 0
     bias = np.eye(groups)[np.broadcast_to(group, known.shape)[known]]
@@ -111,4 +118,4 @@ def fit_logistic(features: Array, right: BoolArray, known: BoolArray, scheme: La
         curvature = (design * (p * (1 - p))[:, None]).T @ design + np.diag(ridge)
         theta = theta + np.linalg.solve(curvature, gradient)
     weights = theta[1 : 1 + count] / deviation
-    return Logistic(weights, theta[0] - weights @ mean + theta[1 + count :][group])
+    return Logistic(weights, theta[0] - weights @ mean + theta[1 + count :][group], limits)

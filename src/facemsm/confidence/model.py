@@ -7,7 +7,7 @@ no stage was trained on, by ``facemsm calibrate``; the numbers live in ``model.j
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -42,6 +42,7 @@ NEAR, AROUND = 8.0, 20.0  # px between points of the mean shape, that count as n
 PROFILE, PROFILE_SLOPE = 0.7, 0.05  # head_turn from which an eye corner is hidden, mostly
 EMPTY_SPREAD = 0.1  # px²
 FLAT = 0.01  # grey levels, of an image without any detail
+UNLIMITED = np.array([[-np.inf], [np.inf]]) * np.ones(len(FEATURES))
 _LARGEST_NOISE = 100.0  # its exponential, squared, is still a number
 _LARGEST_WEIGHT = 1e6
 
@@ -67,14 +68,17 @@ class Logistic:
     Attributes:
         weights: (F,).
         landmarks: (L,) a bias for each landmark.
+        limits: (2, F) least and largest values of the features: what lies beyond counts as these, because a line that
+            was fitted says nothing of faces unlike those it was fitted on. Infinite where there are none.
     """
 
     weights: Array
     landmarks: Array
+    limits: Array = field(default_factory=UNLIMITED.copy)
 
     def __call__(self, features: Array) -> FloatArray:
         """Probabilities (M, L) of features (M, L, F)."""
-        logit = features @ self.weights + self.landmarks
+        logit = np.clip(features, *self.limits) @ self.weights + self.landmarks
         return np.asarray(1 / (1 + np.exp(-np.clip(logit, -30, 30))), dtype=np.float32)
 
 
@@ -126,6 +130,11 @@ class Calibration:
             return {
                 "weights": {name: _short(w) for name, w in zip(FEATURES, model.weights, strict=True)},
                 "landmarks": [_short(b) for b in model.landmarks],
+                "limits": {
+                    name: [_short(value) for value in both]
+                    for name, both in zip(FEATURES, model.limits.T, strict=True)
+                    if np.isfinite(both).all()
+                },
             }
 
         return {
@@ -169,7 +178,16 @@ def _logistic(name: str, fields: Any, count: int) -> Logistic:
         check_number(f"{name}.weights[{feature!r}]", weight, -_LARGEST_WEIGHT, _LARGEST_WEIGHT)
     # a feature that came after the model was calibrated has no weight
     weights = np.array([named.get(feature, 0.0) for feature in FEATURES], np.float64)
-    return Logistic(weights, _numbers(f"{name}.landmarks", fields.get("landmarks"), count, _LARGEST_WEIGHT))
+    limits = UNLIMITED.copy()
+    given = fields.get("limits", {})  # none in models that were calibrated before there were any
+    if not isinstance(given, dict) or set(given) - set(FEATURES):
+        raise FacemsmError(f"{name}.limits is {short(given)}, expected limits of features")
+    for feature, both in given.items():
+        low, high = _numbers(f"{name}.limits[{feature!r}]", both, 2, _LARGEST_WEIGHT)
+        if low > high:
+            raise FacemsmError(f"{name}.limits[{feature!r}] is {short(both)}, expected the lower one first")
+        limits[:, FEATURES.index(feature)] = low, high
+    return Logistic(weights, _numbers(f"{name}.landmarks", fields.get("landmarks"), count, _LARGEST_WEIGHT), limits)
 
 
 def _numbers(name: str, values: Any, count: int, largest: float) -> Array:

@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict
@@ -32,7 +32,7 @@ from facemsm.hourglass.network import (
 from facemsm.imaging.io import read_image
 from facemsm.imaging.warping import jittered_crop
 from facemsm.runtime.model import DICTIONARY, HOURGLASS, STGAN, write_manifest
-from facemsm.runtime.session import Network
+from facemsm.runtime.session import LANDMARKS, Network
 from facemsm.schemes import scheme_to_dict
 from facemsm.shapes.dictionary import ShapeDictionary
 from facemsm.stgan.networks import Generator
@@ -104,6 +104,37 @@ class LandmarksFromBytes(nn.Module):
                 x = x + self.skips[i](seen) + self.returns[i](seen)
         parts = self.last(seen)  # (N, parts² L, side, side)
         return *self.decoder(parts), parts.reshape(-1, self.parts, self.parts, self.decoder.landmarks, *parts.shape[2:])
+
+
+class MeanOfNetworks(nn.Module):
+    """Several networks as one stage 2: points and scores are the means of theirs; not in the paper.
+
+    What they disagree about adds to the spread, as of a mixture of equal parts (:func:`mean_of_networks` in NumPy);
+    heatmaps are the first one's.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Of images (N, S, S, 3) uint8: points, scores, spread, and heatmaps if the first network has them."""
+        found = [network(images) for network in self.networks]
+        points, scores, spread = (
+            sum(values) / len(found) for values in zip(*(each[:3] for each in found), strict=True)
+        )
+        for each in found:
+            x, y = torch.split(each[0] - points, 1, -1)
+            spread = spread + torch.cat((x * x, x * y, y * y), -1) / len(found)
+        return points, scores, spread, *found[0][3:]
+
+
+def mean_of_networks(found: Sequence[Mapping[str, FloatArray]]) -> dict[str, FloatArray]:
+    """What :class:`MeanOfNetworks` computes, of what each network found: by name as in :data:`LANDMARKS`."""
+    points, scores, spread = (np.stack([each[name] for each in found]) for name in LANDMARKS)
+    x, y = np.moveaxis(points - points.mean(0), -1, 0)
+    spread = spread + np.stack((x * x, x * y, y * y), axis=-1)
+    return {**found[0], **dict(zip(LANDMARKS, (value.mean(0) for value in (points, scores, spread)), strict=True))}
 
 
 class _Decoder(nn.Module):
@@ -319,7 +350,7 @@ def export_model(
     *,
     name: str,
     stgan: Path,
-    hourglass: Path,
+    hourglass: Sequence[Path],
     dictionary: Path,
     faces: Image,
     provenance: Mapping[str, Any],
@@ -332,8 +363,9 @@ def export_model(
     Args:
         folder: to be written; an older model in it is replaced once all is well.
         name: of the model.
-        stgan, hourglass: run folders of stage 1 and 2, with ``best.safetensors`` and ``config.json``; stage 2 may be
-            a run of the Res-50 baseline.
+        stgan: run folder of stage 1, with ``best.safetensors`` and ``config.json``.
+        hourglass: run folders of stage 2, which may be of the Res-50 baseline; of several, points are the means
+            (:class:`MeanOfNetworks`) and label conventions the first one's.
         dictionary: the shape dictionary's file; its landmark scheme is the model's.
         faces: (N, 128, 128, 3) uint8, real faces to compare the exported networks on.
         provenance: what to record beside the weights.
@@ -343,17 +375,26 @@ def export_model(
         FacemsmError: a file is missing, the stages do not fit each other, or an exported network computes something
             else than PyTorch's.
     """
-    config = read_config(hourglass)
-    codec = HeatmapCodec(INPUT_SIZE, HEATMAP_SIZE, config.get("sigma", HeatmapCodec.sigma), refinement="mass")
+    configs = [read_config(run) for run in hourglass]
+    sigma = configs[0].get("sigma", HeatmapCodec.sigma)
+    codec = HeatmapCodec(INPUT_SIZE, HEATMAP_SIZE, sigma, refinement="mass")
     generator = Generator()
     load_weights(generator, stgan / "best.safetensors")
     generator.eval()
     with torch.inference_mode():
         theta = generator(images_to_tensor(torch.from_numpy(faces))).numpy()
-    stage_2, landmarks, expected = _stage_2(config, hourglass / "best.safetensors", codec, faces)
     scheme = ShapeDictionary.load(dictionary).scheme
-    if scheme.count != landmarks:
-        raise FacemsmError(f"{hourglass}: emits {landmarks} points, {dictionary} has {scheme.count}")
+    networks, found = [], []
+    for run, config in zip(hourglass, configs, strict=True):
+        network, landmarks, expected = _stage_2(config, run / "best.safetensors", codec, faces)
+        if scheme.count != landmarks:
+            raise FacemsmError(f"{run}: emits {landmarks} points, {dictionary} has {scheme.count}")
+        if (other := config.get("sigma", HeatmapCodec.sigma)) != sigma:
+            raise FacemsmError(f"{run}: heatmaps of sigma {other}, those of {hourglass[0]} have {sigma}: scores differ")
+        networks.append(network)
+        found.append(expected)
+    several = len(networks) > 1
+    stage_2, expected = (MeanOfNetworks(networks), mean_of_networks(found)) if several else (networks[0], found[0])
     with tempfile.TemporaryDirectory() as scratch:
         staging = Path(scratch)
         _export(ExportedStage1(generator), staging / STGAN, faces, {"theta": theta})
@@ -365,7 +406,7 @@ def export_model(
             scheme=scheme_to_dict(scheme),
             codec=asdict(codec),
             provenance=dict(provenance),
-            conventions=read_notes(hourglass / "best.safetensors")["conventions"],
+            conventions=read_notes(hourglass[0] / "best.safetensors")["conventions"],
             mirror=mirror,
         )
         folder.mkdir(parents=True, exist_ok=True)

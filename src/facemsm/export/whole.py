@@ -33,6 +33,7 @@ from facemsm.confidence.model import (
     PROFILE,
     PROFILE_SLOPE,
     Calibration,
+    Logistic,
     neighbour_shares,
 )
 from facemsm.errors import FacemsmError
@@ -792,6 +793,10 @@ def _mean_of(points: Sequence[int], count: int) -> Array:
 
 def predict(features: Value, calibration: Calibration) -> list[Value]:
     """That points are right, and that they are hidden, (N, 1, L) each."""
-    models = (calibration.correct, calibration.hidden)
-    weights, biases = (np.stack([getattr(model, part) for model in models]) for part in ("weights", "landmarks"))
-    return (features.builder.value(weights, features.dtype) @ features + biases).op("Sigmoid").split(2, axis=1)
+
+    def probability(model: Logistic) -> Value:
+        low, high = model.limits[..., None]
+        limited = features.op("Max", low).op("Min", high)
+        return (features.builder.value(model.weights[None], features.dtype) @ limited + model.landmarks).op("Sigmoid")
+
+    return [probability(calibration.correct), probability(calibration.hidden)]
