@@ -88,6 +88,7 @@ def main() -> None:
         with redirect_stdout(_Output(sys.stdout)):
             try:
                 _check_folder()
+                _check_arguments()
                 app()
             finally:
                 sys.stdout.flush()
@@ -109,6 +110,14 @@ def _check_folder() -> None:
         Path.cwd()
     except OSError as error:  # relative names mean nothing there
         raise FacemsmError(f"the current folder is gone ({error.strerror}); change to another one") from error
+
+
+def _check_arguments() -> None:
+    if "" in sys.argv[1:]:  # as a path it would be the current folder, with all its photos
+        place = sys.argv.index("", 1)
+        raise FacemsmError(
+            f"argument {place} is empty, after {sys.argv[place - 1]!r}: is it a variable that is not set?"
+        )
 
 
 def _prepare_streams() -> None:
