@@ -114,10 +114,8 @@ def _check_folder() -> None:
 
 def _check_arguments() -> None:
     if "" in sys.argv[1:]:  # as a path it would be the current folder, with all its photos
-        place = sys.argv.index("", 1)
-        raise FacemsmError(
-            f"argument {place} is empty, after {sys.argv[place - 1]!r}: is it a variable that is not set?"
-        )
+        before = sys.argv[sys.argv.index("", 1) - 1]
+        raise FacemsmError(f"the argument after {before!r} is empty: is it a variable that is not set?")
 
 
 def _prepare_streams() -> None:
