@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from facemsm.data.augment import Augmentation, Crop, augment_crop, jitter_matrix, take_crop
+from facemsm.data.augment import MOST_DEFORMED, Augmentation, Crop, augment_crop, deformed, jitter_matrix, take_crop
 from facemsm.data.occluders import OCCLUDERS, occlude
 from facemsm.errors import FacemsmError
 from facemsm.geometry import Matrix, apply_affine, similarity
@@ -83,6 +83,38 @@ def test_points_move_with_the_image(matrix: Matrix, dx: float, dy: float) -> Non
     v, u = np.mgrid[:SIZE, :SIZE]
     centroid = np.array([(u * mass).sum(), (v * mass).sum()]) / mass.sum()
     assert np.abs(centroid - crop.points[0]).max() < 0.3
+
+
+@given(st.floats(25, 100), st.floats(25, 100), st.floats(0.01, MOST_DEFORMED), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=100)
+def test_points_move_with_a_deformed_image(x: float, y: float, amount: float, seed: int) -> None:
+    v, u = np.mgrid[:SIZE, :SIZE]
+    dot = 250 * np.exp(-((u - x) ** 2 + (v - y) ** 2) / (2 * 2**2))
+    start = Crop(
+        np.repeat(dot.astype(np.uint8)[..., None], 3, axis=2), np.array([[x, y], [np.nan, np.nan]], np.float32)
+    )
+    crop = deformed(start, amount, np.random.default_rng(seed))
+    peak = np.unravel_index(cv2.GaussianBlur(crop.image[..., 0].astype(np.float32), (0, 0), 1).argmax(), (SIZE, SIZE))
+    assert np.abs(crop.points[0] - peak[::-1]).max() < 1.5
+    assert np.isnan(crop.points[1]).all()
+    assert same(crop, deformed(start, amount, np.random.default_rng(seed)))
+    border = np.ones((SIZE, SIZE), bool)
+    border[1:-1, 1:-1] = False
+    np.testing.assert_array_equal(crop.image[border], start.image[border])
+
+
+def test_deforming_moves_parts_of_a_face_against_each_other() -> None:
+    start = face()
+    moves = np.stack([deformed(start, 0.03, np.random.default_rng(i)).points - start.points for i in range(50)])
+    assert np.abs(moves).max() < 0.05 * SIZE
+    assert moves.std(axis=0).min() > 0.2  # every point, px
+    assert moves.std(axis=1).mean() > 0.8  # unlike its face's others
+    assert np.abs(moves.mean(axis=(0, 1))).max() < 0.3
+    rng = np.random.default_rng(0)
+    assert same(deformed(start, 0.0, rng), start)
+    assert rng.random() == np.random.default_rng(0).random()
+    nothing = replace(start, points=np.full_like(start.points, np.nan))
+    assert np.isnan(deformed(nothing, 0.03, rng).points).all()
 
 
 @pytest.mark.parametrize("size", [64, 128, 129])
@@ -434,7 +466,15 @@ def test_same_seed_same_bytes(setting: Augmentation) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("flip", 1.5), ("hand", -0.1), ("blur_sigma", (2.0, 1.0)), ("jpeg_quality", (-1.0, 5.0))]
+    ("field", "value"),
+    [
+        ("flip", 1.5),
+        ("hand", -0.1),
+        ("deform", 0.1),
+        ("deform", -0.01),
+        ("blur_sigma", (2.0, 1.0)),
+        ("jpeg_quality", (-1.0, 5.0)),
+    ],
 )
 def test_settings_that_cannot_be_are_refused(field: str, value: Any) -> None:
     with pytest.raises(FacemsmError, match=f"augmentation: {field} is"):

@@ -22,6 +22,9 @@ from facemsm.typing import FloatArray, Image, IntArray
 
 Range = tuple[float, float]
 
+MOST_DEFORMED = 0.05
+_PLACES = 6  # a side, of the grid that moves; those at the border stay
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -34,6 +37,8 @@ class Augmentation:
         rotation: degrees either way.
         scale: relative change of size either way.
         shift: fraction of the crop's side, either way, in x and y.
+        deform: how far parts of the face move against each other, as a fraction of the crop's side, either way in x and
+            y (:func:`deformed`); stage 2 only, because a deformed face has no θ of its own.
         brightness, contrast, saturation: relative change either way.
         hue: degrees either way.
         grey: probability of no colour at all.
@@ -52,6 +57,7 @@ class Augmentation:
     rotation: float = 30.0
     scale: float = 0.1
     shift: float = 0.0
+    deform: float = 0.0
     brightness: float = 0.2
     contrast: float = 0.2
     saturation: float = 0.2
@@ -86,6 +92,10 @@ class Augmentation:
             value = getattr(self, field.name)
             if field.name in _PROBABILITIES and not 0.0 <= value <= 1.0:
                 raise FacemsmError(f"augmentation: {field.name} is {value}, expected a probability from 0 to 1")
+            if field.name == "deform" and not 0.0 <= value <= MOST_DEFORMED:
+                raise FacemsmError(
+                    f"augmentation: deform is {value}, expected 0 to {MOST_DEFORMED}: beyond, faces fold"
+                )
             if field.name in _RANGES and not (len(value) == 2 and 0.0 <= value[0] <= value[1]):
                 raise FacemsmError(f"augmentation: {field.name} is {value}, expected [low, high], not negative")
 
@@ -187,6 +197,36 @@ def take_crop(
         moved = moved[flip_table]
         visibility = None if visibility is None else visibility[flip_table]
     return Crop(warp(image, matrix, size), moved, visibility)
+
+
+def deformed(crop: Crop, amount: float, rng: np.random.Generator) -> Crop:
+    """Another face: parts of it move against each other, smoothly, and the crop's border stays.
+
+    Args:
+        crop: image, and points that move with it.
+        amount: how far places that are a fifth of the side apart may move, either way in x and y, as a fraction of the
+            side; at most ``MOST_DEFORMED``. 0 changes and draws nothing.
+        rng: draws how each place moves.
+    """
+    if not amount:
+        return crop
+    size = crop.image.shape[0]
+    places = np.zeros((_PLACES, _PLACES, 2), np.float32)
+    places[1:-1, 1:-1] = amount * size * rng.uniform(-1.0, 1.0, (_PLACES - 2, _PLACES - 2, 2))
+    per_pixel = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]) * (_PLACES - 1) / (size - 1)
+    how = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    # from a pixel of the result to its place in the crop
+    moves = cv2.warpAffine(places, per_pixel, (size, size), flags=how, borderMode=cv2.BORDER_REPLICATE)
+    y, x = np.mgrid[:size, :size].astype(np.float32)
+    image = cv2.remap(crop.image, x + moves[..., 0], y + moves[..., 1], cv2.INTER_LINEAR)
+    known = np.isfinite(crop.points).all(axis=1)
+    points = crop.points.copy()
+    if known.any():
+        start = found = crop.points[known][:, None]
+        for _ in range(10):  # the way back: places near each other move alike, so this converges
+            found = start - cv2.remap(moves, found[..., 0], found[..., 1], cv2.INTER_LINEAR)
+        points[known] = found[:, 0]
+    return replace(crop, image=np.asarray(image, np.uint8), points=points)
 
 
 def augment_crop(crop: Crop, augmentation: Augmentation, rng: np.random.Generator, scheme: LandmarkScheme) -> Crop:

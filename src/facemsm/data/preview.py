@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from facemsm.data.augment import Augmentation, Crop, augment_crop, jitter_matrix, take_crop
+from facemsm.data.augment import Augmentation, Crop, augment_crop, deformed, jitter_matrix, take_crop
 from facemsm.data.contact_sheet import in_rows
 from facemsm.data.sample import FaceSample
 from facemsm.geometry import apply_affine, box_to_crop, canonical_matrix, compose, invert
@@ -52,6 +52,7 @@ def preview(
         crop = take_crop(
             sample.load(), sample.points, sample.visibility, matrix, size, flip_table=scheme.flip, flipped=flipped
         )
+        crop = deformed(crop, augmentation.deform, rng)
         tiles.append(draw_crop(augment_crop(crop, augmentation, rng, scheme), scheme))
     return in_rows(tiles, columns)
 

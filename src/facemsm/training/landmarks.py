@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from facemsm.data.augment import Augmentation, augment_crop, jitter_matrix, take_crop
+from facemsm.data.augment import Augmentation, augment_crop, deformed, jitter_matrix, take_crop
 from facemsm.data.sample import FaceSample
 from facemsm.geometry import Matrix, box_scale, canonical_matrix, compose
 from facemsm.imaging.drawing import SHIFT, fixed
@@ -84,6 +84,7 @@ class CanonicalExamples:
             face.load(), face.points, face.visibility, matrix, size, flip_table=self.scheme.flip, flipped=flipped
         )
         if self.augmentation:
+            crop = deformed(crop, self.augmentation.deform, rng)
             crop = augment_crop(crop, self.augmentation, rng, self.scheme)
         inside = ((crop.points > -0.5) & (crop.points < size - 0.5)).all(1)  # False for NaN
         height = np.ones(self.scheme.count, np.float32)
