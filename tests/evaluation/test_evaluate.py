@@ -542,7 +542,7 @@ def test_boxes_of_a_detector(run: Run, faces: list[str], monkeypatch: pytest.Mon
         (["coco", "faces.json"], "coco may have any landmark scheme"),
         (["FACES", "--normaliser", "width"], "unknown normaliser 'width': use one of inter-pupil"),
         (["FACES", "--perturb", "1"], "expected shift,scale,rotation"),
-        (["FACES", "--perturb", ""], "expected shift,scale,rotation"),
+        (["FACES", "--perturb", ""], "the argument after '--perturb' is empty"),
         (["FACES", "--stages", "a"], "--stages 'a'"),
         (["FACES", "--save-predictions", "p.txt", "--weights", "none"], "p.txt: predictions are saved as .npz"),
         (["FACES", "--predictions", "p.npz", "--boxes", "gt"], "--boxes makes no sense with --predictions"),

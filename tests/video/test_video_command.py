@@ -208,7 +208,7 @@ def test_the_window_ends_the_run_when_it_is_closed(
     assert len(records("o.jsonl")) == len(read_times(Path("o.mp4"))) == 3
 
 
-@pytest.mark.parametrize("text", ["-1", "front", ""])
+@pytest.mark.parametrize("text", ["-1", "front", " "])
 def test_a_camera_is_named_by_its_number(run: Run, text: str) -> None:
     code, _, err = run("--camera", text)
     assert code == 2
