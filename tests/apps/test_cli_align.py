@@ -347,6 +347,7 @@ def test_given_boxes(run: Run) -> None:
         (["--shard", "3"], "--shard '3': expected K/N"),
         ([""], "the argument after 'a.jpg' is empty: is it a variable"),
         (["--boxes", ""], "the argument after '--boxes' is empty"),
+        (["--boxes="], "the argument after '--boxes' is empty"),
         (["--output", "a.jpg"], "cannot be written"),
         (["--output", "a.jpg/out"], "cannot be written"),
     ],

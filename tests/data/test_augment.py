@@ -479,3 +479,11 @@ def test_same_seed_same_bytes(setting: Augmentation) -> None:
 def test_settings_that_cannot_be_are_refused(field: str, value: Any) -> None:
     with pytest.raises(FacemsmError, match=f"augmentation: {field} is"):
         Augmentation(**{field: value})
+
+
+def test_stage_1_refuses_deformed_faces() -> None:
+    pytest.importorskip("torch")
+    from facemsm.stgan.training import STGANTraining
+
+    with pytest.raises(FacemsmError, match="deform is for stage 2"):
+        STGANTraining(augmentation=replace(STILL, deform=0.01))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,7 @@ def test_several_networks_are_one_stage_2(tiny: tuple[Any, Model], tmp_path: Pat
 
     from facemsm.export.onnx import export_model, sample_crops
     from facemsm.export.quantise import Measured, quantise_model
+    from facemsm.export.whole import export_whole
     from facemsm.hourglass.network import HourglassConfig, StackedHourglass
     from facemsm.training.weights import save_weights
 
@@ -142,6 +143,9 @@ def test_several_networks_are_one_stage_2(tiny: tuple[Any, Model], tmp_path: Pat
     np.testing.assert_allclose(mean_scores, (scores + others_scores) / 2, atol=1e-4)
     second = [value[..., [0, 0, 1]] * value[..., [0, 1, 1]] for value in (points, others, mean)]  # xx, xy, yy
     np.testing.assert_allclose(mixed, (spread + second[0] + others_spread + second[1]) / 2 - second[2], atol=0.2)
+
+    # twice as many faces for stage 2 as for stage 1: what is in float shares memory by the names of sizes
+    export_whole(replace(both, mirror=True), tmp_path / "whole.onnx")  # compares by itself
 
     quantise_model(both, tmp_path / "int8", faces=Measured(faces, faces))
     rough, rough_scores = Network(tmp_path / "int8" / "hourglass.onnx", ["heatmaps", "scores"])(faces)

@@ -11,6 +11,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+from re import fullmatch
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -113,9 +114,13 @@ def _check_folder() -> None:
 
 
 def _check_arguments() -> None:
-    if "" in sys.argv[1:]:  # as a path it would be the current folder, with all its photos
-        before = sys.argv[sys.argv.index("", 1) - 1]
-        raise FacemsmError(f"the argument after {before!r} is empty: is it a variable that is not set?")
+    """Refuse empty arguments: as a path one would be the current folder, with all its photos."""
+    before = "facemsm"
+    for argument in sys.argv[1:]:
+        if not argument or fullmatch(r"--[a-z-]+=", argument):
+            after = before if not argument else argument.rstrip("=")
+            raise FacemsmError(f"the argument after {after!r} is empty: is it a variable that is not set?")
+        before = argument
 
 
 def _prepare_streams() -> None:

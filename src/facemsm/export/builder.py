@@ -170,6 +170,9 @@ class Builder:
         told = ValueInfoProto()  # without the input's shape ONNX Runtime would leave layers in slower layouts
         told.CopyFrom(graph.input[0])
         told.name = image.name
+        if sizes := told.type.tensor_type.shape.dim:
+            # a name of its own: ONNX Runtime takes sizes of one name for the same, and calls differ in them
+            sizes[0].dim_param = f"{prefix}images"
         scope.shapes.append(told)
         used, kept = set(outputs), []
         for node in reversed(graph.node):

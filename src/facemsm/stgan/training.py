@@ -60,6 +60,8 @@ class STGANTraining:
             check_number(name, getattr(self, name), 0, 1)
         for name in ("a", "b", "discriminator_rate"):
             check_number(name, getattr(self, name), 0, 1e3)
+        if self.augmentation.deform:
+            raise FacemsmError("augmentation.deform is for stage 2: leave it out, a deformed face has no θ of its own")
 
     @classmethod
     def preset(cls, name: str) -> STGANTraining:
