@@ -121,6 +121,7 @@ def test_several_networks_are_one_stage_2(tiny: tuple[Any, Model], tmp_path: Pat
 
     network, model = tiny
     runs = model.folder.parent
+    torch.manual_seed(2)
     other = StackedHourglass(HourglassConfig(68, width=8, stem=4, depth=1, body_size=32, deconvolution=2)).eval()
     torch.nn.init.normal_(list(other.heads.parameters())[-2], 0, 0.3)
     save_weights(other, tmp_path / "best.safetensors")

@@ -118,7 +118,7 @@ def _check_arguments() -> None:
     before = "facemsm"
     for argument in sys.argv[1:]:
         if not argument or fullmatch(r"--[a-z-]+=", argument):
-            after = before if not argument else argument.rstrip("=")
+            after = argument.rstrip("=") or before
             raise FacemsmError(f"the argument after {after!r} is empty: is it a variable that is not set?")
         before = argument
 

@@ -104,8 +104,9 @@ def fit_logistic(features: Array, right: BoolArray, known: BoolArray, scheme: La
     """
     _, group = np.unique(np.minimum(np.arange(scheme.count), scheme.flip), return_inverse=True)
     groups, count = group.max() + 1, features.shape[-1]
-    limits = np.percentile(features[known], (BEYOND, 100 - BEYOND), axis=0)
-    x, y = np.clip(features[known], *limits), right[known].astype(np.float64)
+    x, y = features[known], right[known].astype(np.float64)
+    limits = np.percentile(x, (BEYOND, 100 - BEYOND), axis=0)
+    x = np.clip(x, *limits)
     mean, deviation = x.mean(axis=0), x.std(axis=0)
     deviation[deviation < 1e-6] = 1.0  # a feature that is always the same: the ridge keeps its weight at 0
     bias = np.eye(groups)[np.broadcast_to(group, known.shape)[known]]

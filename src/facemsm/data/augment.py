@@ -94,7 +94,7 @@ class Augmentation:
                 raise FacemsmError(f"augmentation: {field.name} is {value}, expected a probability from 0 to 1")
             if field.name == "deform" and not 0.0 <= value <= MOST_DEFORMED:
                 raise FacemsmError(
-                    f"augmentation: deform is {value}, expected 0 to {MOST_DEFORMED}: beyond, faces fold"
+                    f"augmentation: deform is {value}, expected 0 to {MOST_DEFORMED}, beyond which faces fold"
                 )
             if field.name in _RANGES and not (len(value) == 2 and 0.0 <= value[0] <= value[1]):
                 raise FacemsmError(f"augmentation: {field.name} is {value}, expected [low, high], not negative")
