@@ -50,3 +50,8 @@ def short(value: object) -> str:
     """A value as an error's line shows it, whatever its length."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def first_line(error: Exception) -> str:
+    """Of what somebody else's exception says; its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

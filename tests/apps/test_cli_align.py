@@ -346,6 +346,7 @@ def test_given_boxes(run: Run) -> None:
         (["--shard", "5/4"], "--shard '5/4': expected K/N"),
         (["--shard", "3"], "--shard '3': expected K/N"),
         ([""], "the argument after 'a.jpg' is empty: is it a variable"),
+        ([" "], "the argument after 'a.jpg' is empty"),
         (["--boxes", ""], "the argument after '--boxes' is empty"),
         (["--boxes="], "the argument after '--boxes' is empty"),
         (["--output", "a.jpg"], "cannot be written"),

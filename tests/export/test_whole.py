@@ -243,7 +243,7 @@ def detect() -> onnxruntime.InferenceSession:
         (["--whole", "--detector", "-o", "x.onnx"], "two files"),
         (["--whole", "-o", "x"], "ends with .onnx"),
         (["--whole", "--stgan", "runs/a", "-o", "x.onnx"], "--stgan"),
-        (["--detector", "--mirror", "-o", "x.onnx"], "--mirror"),
+        (["--detector", "--mirror", "-o", "x.onnx"], "--mirror: is for a model folder; --detector writes the bundled"),
         (["--stgan", "runs/a", "-o", "x"], "--hourglass is missing"),
         (["--whole", "--weights", "nowhere", "-o", "x.onnx"], "no model 'nowhere'"),
     ],
@@ -275,5 +275,22 @@ def test_export_refuses_numbers_that_differ(tmp_path: Path, model: Model, monkey
 
     monkeypatch.setattr(whole, "TOLERANCES", dict.fromkeys(whole.TOLERANCES, -1.0))
     with pytest.raises(FacemsmError, match="differ"):
+        whole.export_whole(model, tmp_path / "x.onnx")
+    assert not (tmp_path / "x.onnx").exists()
+
+
+def test_export_says_what_onnx_runtime_says(tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph that is none: two nodes that make one value."""
+    from facemsm import FacemsmError
+    from facemsm.export import whole
+
+    def twice(*args: Any) -> Any:
+        graph = graph_of(*args)
+        graph.graph.node.append(graph.graph.node[0])
+        return graph
+
+    graph_of = whole.whole_graph
+    monkeypatch.setattr(whole, "whole_graph", twice)
+    with pytest.raises(FacemsmError, match=f"{model.folder}: ONNX Runtime cannot run its networks as one file"):
         whole.export_whole(model, tmp_path / "x.onnx")
     assert not (tmp_path / "x.onnx").exists()

@@ -53,7 +53,8 @@ def export(
         raise FacemsmError("--whole and --detector are two files: give one of them at a time")
     if (whole or detector) and (given or mirror):
         option = given[0] if given else "--mirror"
-        raise FacemsmError(f"{option}: is for a model folder; --whole takes a finished one by --weights")
+        instead = "--whole takes a finished one by --weights" if whole else "--detector writes the bundled one"
+        raise FacemsmError(f"{option}: is for a model folder; {instead}")
     if whole or detector:
         if output.suffix != ".onnx":
             raise FacemsmError(f"{output}: name a file that ends with .onnx")

@@ -24,7 +24,7 @@ import onnxruntime
 from facemsm.aligner import Aligner
 from facemsm.assets import SAMPLE
 from facemsm.data.sample import BoxSource, FaceSample, evenly_chosen
-from facemsm.errors import FacemsmError
+from facemsm.errors import FacemsmError, first_line
 from facemsm.evaluation.markdown import markdown_table
 from facemsm.evaluation.metrics import nme
 from facemsm.evaluation.plots import new_figure
@@ -118,7 +118,7 @@ def measure_speed(
         try:
             methods.append(peer())
         except (FacemsmError, ImportError) as error:  # noqa: PERF203
-            warn(f"left out: {str(error).splitlines()[0]}")
+            warn(f"left out: {first_line(error)}")
     report["methods"] = _compare(methods, samples, photos, aligner, labelled=data is not None)
     return report
 
@@ -300,7 +300,7 @@ def _network(path: Path) -> Finder:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise FacemsmError(f"{path}: {str(error).splitlines()[0]}") from error
+        raise FacemsmError(f"{path}: {first_line(error)}") from error
     taken = session.get_inputs()[0]
     shape = [1, *(n if isinstance(n, int) else 128 for n in taken.shape[1:])]
     if len(shape) != 4 or 3 not in (shape[1], shape[3]):

@@ -36,7 +36,7 @@ from facemsm.confidence.model import (
     Logistic,
     neighbour_shares,
 )
-from facemsm.errors import FacemsmError
+from facemsm.errors import FacemsmError, first_line
 from facemsm.export.builder import Builder, Operand, Value
 from facemsm.files import atomic_write
 from facemsm.geometry import CROP_ENLARGEMENT, normalised_to_pixels, pixels_to_normalised, similarity
@@ -85,15 +85,21 @@ def export_whole(model: Model, path: Path, *, method: Method | None = None) -> N
         method: as in :class:`facemsm.stages.Settings`.
 
     Raises:
-        FacemsmError: the model cannot follow the method, the numbers differ, or the file cannot be written.
+        FacemsmError: the model cannot follow the method, ONNX Runtime cannot run the file, the numbers differ, or the
+            file cannot be written.
     """
     aligner = Aligner(model, settings=Settings(method))
     content = whole_graph(model, aligner.method).SerializeToString()
     photo, boxes = read_image(SAMPLE), SAMPLE_BOX[None]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    found = session.run(list(TOLERANCES), {"photo": photo, "boxes": boxes})
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        found = session.run(list(TOLERANCES), {"photo": photo, "boxes": boxes})
+    except Exception as error:  # ONNX Runtime's have no class in common
+        raise FacemsmError(
+            f"{model.folder}: ONNX Runtime cannot run its networks as one file ({first_line(error)})"
+        ) from error
     (face,) = aligner.align(photo, boxes)
     occlusion = face.occluded if face.occlusion is None else face.occlusion
     expected = (face.points, face.scores, occlusion, face.theta)

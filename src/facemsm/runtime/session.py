@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from facemsm.errors import FacemsmError, check_number, short
+from facemsm.errors import FacemsmError, check_number, first_line, short
 from facemsm.files import read_bytes
 from facemsm.heatmaps import HeatmapCodec
 from facemsm.runtime.network_file import LARGEST_FILE, check_network
@@ -82,9 +82,7 @@ class Session:
                 options.add_session_config_entry("session.use_env_allocators", "1")
             self._session = onnxruntime.InferenceSession(content, options, providers=chosen, enable_fallback=0)
         except Exception as error:
-            raise FacemsmError(
-                f"{self.path}: not a network that ONNX Runtime can run ({_first_line(error)})"
-            ) from error
+            raise FacemsmError(f"{self.path}: not a network that ONNX Runtime can run ({first_line(error)})") from error
         started = self._session.get_providers()
         if missing := [name for name, _ in chosen if name not in started]:  # ONNX Runtime goes on without it
             raise FacemsmError(
@@ -122,7 +120,7 @@ class Session:
         try:
             values: list[NDArray[Any]] = self._session.run(outputs, inputs)
         except Exception as error:
-            raise FacemsmError(f"{self.path}: cannot be run ({_first_line(error)}); export the model again") from error
+            raise FacemsmError(f"{self.path}: cannot be run ({first_line(error)}); export the model again") from error
         return values
 
 
@@ -236,7 +234,3 @@ def _fits(shape: Shape, expected: Shape) -> bool:
     """Whether sizes agree wherever both are known."""
     pairs = zip(shape, expected, strict=False)
     return len(shape) == len(expected) and all(a == b for a, b in pairs if isinstance(a, int) and b is not None)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
