@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from facemsm.data.augment import Augmentation
 from facemsm.errors import FacemsmError, check_number
@@ -132,6 +132,13 @@ class HourglassModule(LandmarkModule):
         for face, source in zip(faces.training, faces.source, strict=True):
             seen[known.index(face.data_set)] += faces.sources[source].share
         self._share = torch.tensor(seen / seen.sum(), dtype=torch.float32)
+
+    def hidden(self) -> list[Tensor]:
+        """Weights of the convolutions between features: all that neither see the image nor emit or read heatmaps."""
+        network = cast(StackedHourglass, self.network)
+        ends = {network.stem[0], *network.from_heatmaps, *(cast(nn.Sequential, head)[-1] for head in network.heads)}
+        inner = (module for module in network.modules() if module not in ends)
+        return [module.weight for module in inner if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)]
 
     @property
     def conventions(self) -> dict[str, list[float]]:

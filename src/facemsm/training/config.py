@@ -15,6 +15,7 @@ T = TypeVar("T")
 
 Decay = Literal["halve", "cosine"]
 Precision = Literal["auto", "32-true", "bf16-mixed"]
+Optimiser = Literal["adam", "muon"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Schedule:
         steps: optimiser steps instead of epochs, where above 0.
         batch_size: faces per step, of all processes together.
         learning_rate: of Adam at the start.
+        optimiser: ``adam``, or ``muon``: the hourglass's hidden convolutions by Muon instead, which needs fewer
+            steps (see :mod:`facemsm.training.muon`).
         decay: ``halve`` halves the rate every ``halve_every`` epochs, as we read "reduced by half after"; ``cosine``
             rises for ``warmup`` steps and then falls to nearly nothing at the end.
         halve_every, warmup: see ``decay``.
@@ -50,6 +53,7 @@ class Schedule:
     steps: int = 0
     batch_size: int = 16
     learning_rate: float = 5e-4
+    optimiser: Optimiser = "adam"
     decay: Decay = "halve"
     halve_every: int = 100
     warmup: int = 0
@@ -71,7 +75,8 @@ class Schedule:
             check_number(f"schedule.{name}", getattr(self, name), 0, 1e9, whole=True)
         for name, most in (("learning_rate", 1e3), ("weight_decay", 1e3), ("ema", 0.999999), ("clip", 1e9)):
             check_number(f"schedule.{name}", getattr(self, name), 0, most)
-        for name, choices in (("decay", get_args(Decay)), ("precision", get_args(Precision))):
+        for name, kind in (("optimiser", Optimiser), ("decay", Decay), ("precision", Precision)):
+            choices = get_args(kind)
             if (value := getattr(self, name)) not in choices:
                 raise FacemsmError(f"schedule.{name} is {short(value)}, choose from {', '.join(choices)}")
 

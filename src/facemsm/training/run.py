@@ -43,6 +43,7 @@ from facemsm.files import atomic_write
 from facemsm.schemes import LandmarkScheme, get_scheme, scheme_to_dict
 from facemsm.training.config import Schedule, as_json
 from facemsm.training.faces import Faces, load_faces
+from facemsm.training.muon import Muon
 from facemsm.training.stream import ExampleStream, FixedExamples, MakeExample, ResumableSampler, loader, stop_workers
 from facemsm.training.transfer import start_from
 from facemsm.training.trial import choose
@@ -89,7 +90,12 @@ class StageModule(lightning.LightningModule):
             "schedule.batch_size": self.schedule.batch_size,
             "schedule.seed": self.schedule.seed,
             "schedule.ema above 0": self.schedule.ema > 0,
+            **({"schedule.optimiser": self.schedule.optimiser} if self.schedule.optimiser != "adam" else {}),
         }
+
+    def hidden(self) -> list[Tensor]:
+        """Weights that Muon takes; none where it is not for the stage."""
+        return []
 
     def train_dataloader(self) -> Any:
         """Examples from the next step on, so that a resumed run sees what it would have seen."""
@@ -117,17 +123,23 @@ class StageModule(lightning.LightningModule):
         return float(0.01 + 0.99 * 0.5 * (1 + torch.cos(torch.tensor(min(1.0, progress) * torch.pi))))
 
     def configure_optimizers(self) -> Any:
-        """Adam for the network, its rate set step by step."""
+        """The schedule's optimiser for the network, its rate set step by step."""
         optimiser = self.optimiser(self.network)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self.rate)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimiser(self, network: nn.Module, factor: float = 1.0) -> torch.optim.Optimizer:
-        """Adam as the schedule says; ``factor`` multiplies the rate."""
-        schedule = self.schedule
-        return torch.optim.AdamW(
-            network.parameters(), lr=schedule.learning_rate * factor, weight_decay=schedule.weight_decay
-        )
+        """Of the schedule; ``factor`` multiplies the rate.
+
+        Raises:
+            FacemsmError: it is Muon, which the stage has no weights for.
+        """
+        rate, decay = self.schedule.learning_rate * factor, self.schedule.weight_decay
+        if self.schedule.optimiser == "adam":
+            return torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
+        if not (hidden := self.hidden()):
+            raise FacemsmError("schedule.optimiser is muon, which is for the hourglass; leave it at adam")
+        return Muon(network.parameters(), hidden, rate, decay)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """Keep the names of the faces, for errors."""
