@@ -88,6 +88,10 @@ def stgan(folder: Path, schedule: Schedule = SCHEDULE) -> StageModule:
     return STGANModule(config, get_scheme("68"), faces_of(folder, "provided"))
 
 
+def muon(folder: Path) -> StageModule:
+    return hourglass(folder, replace(SCHEDULE, optimiser="muon"))
+
+
 def train(module: Any, folder: Path, *, resume: bool = False) -> Path:
     return fit(module, module.config, folder, resume=resume, progress=False)
 
@@ -173,6 +177,7 @@ def test_a_file_of_settings_comes_before_those_of_the_command(tmp_path: Path) ->
         ("schedule.decay=slowly", "schedule.decay is 'slowly', choose from halve, cosine"),
         ("schedule.precision=half", "schedule.precision is 'half', choose from auto, 32-true, bf16-mixed"),
         ("schedule.batch_size=0", "schedule.batch_size is 0, expected a whole number from 1"),
+        ("schedule.optimiser=sgd", "schedule.optimiser is 'sgd', choose from adam, muon"),
         ("schedule.learning_rate=NaN", "schedule.learning_rate is nan, expected a number"),
         ("schedule.ema=1", "schedule.ema is 1.0, expected a number from 0 to"),
         ("schedule.seed=-1", "schedule.seed is -1, expected"),
@@ -506,7 +511,7 @@ def test_bad_arguments_get_one_line(
 
 # --- Stopping and going on -------------------------------------------------------------------------------------------
 
-STAGES = pytest.mark.parametrize("build", [hourglass, stgan])
+STAGES = pytest.mark.parametrize("build", [hourglass, stgan, muon])
 
 
 @pytest.fixture(scope="module")
@@ -515,7 +520,7 @@ def whole_runs(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[An
     runs = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("facemsm.stgan.networks.DISCRIMINATOR_WIDTHS", (4, 4, 8, 8, 8, 8))
-        for build in (hourglass, stgan):
+        for build in (hourglass, stgan, muon):
             runs[build] = tmp_path_factory.mktemp(build.__name__)
             train(build(drawn), runs[build])
     return runs
@@ -672,6 +677,7 @@ def test_a_checkpoint_of_another_run_is_refused(drawn: Path, tmp_path: Path) -> 
     refused(hourglass(drawn, replace(SCHEDULE, seed=5)), "schedule.seed is 0 there and 5 here")
     refused(hourglass(drawn, replace(SCHEDULE, ema=0.0)), "schedule.ema above 0 is True there and False here")
     refused(hourglass(drawn, replace(SCHEDULE, batch_size=1)), "schedule.batch_size is 2 there and 1 here")
+    refused(muon(drawn), "schedule.optimiser is None there and 'muon' here")
     part = hourglass(drawn)
     part.faces = replace(part.faces, sources=(Source("aflw2000", str(drawn), "train", 0.5),))
     refused(part, r"data is \['aflw2000:train@1@1'\] there and \['aflw2000:train@0.5@1'\] here")

@@ -55,7 +55,10 @@ class Muon(torch.optim.AdamW):
         directions: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
         for weight in group["params"]:
             if weight.grad is not None:
-                momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
+                state = self.state[weight]
+                if not state:  # AdamW, which loads it, expects a step
+                    state |= {"step": torch.tensor(0.0), "momentum": torch.zeros_like(weight)}
+                momentum = state["momentum"]
                 momentum.lerp_(weight.grad, 1 - MOMENTUM)
                 direction = weight.grad.lerp(momentum, MOMENTUM).flatten(1)  # Nesterov's
                 directions.setdefault(direction.shape, []).append((weight, direction))
