@@ -349,6 +349,7 @@ def test_given_boxes(run: Run) -> None:
         ([" "], "the argument after 'a.jpg' is empty"),
         (["--boxes", ""], "the argument after '--boxes' is empty"),
         (["--boxes="], "the argument after '--boxes' is empty"),
+        (["--output= "], "the argument after '--output' is empty"),
         (["--output", "a.jpg"], "cannot be written"),
         (["--output", "a.jpg/out"], "cannot be written"),
     ],

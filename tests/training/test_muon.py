@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from facemsm.schemes import SCHEME_68  # noqa: E402
 from facemsm.training.config import Schedule  # noqa: E402
 from facemsm.training.faces import Faces, load_faces  # noqa: E402
 from facemsm.training.muon import RATE, Muon, orthogonalised  # noqa: E402
+from facemsm.training.run import fit  # noqa: E402
 from synthetic_faces import write_faces  # noqa: E402
 
 SCHEDULE = Schedule(steps=4, batch_size=2, optimiser="muon", workers=0, threads=1)
@@ -46,7 +48,7 @@ def test_singular_values_become_one_and_vectors_stay(shape: tuple[int, ...]) -> 
     values = inner.diagonal(dim1=1, dim2=2)
     assert values[some].min() > 0.5
     assert values.max() < 1.3
-    assert (inner - torch.diag_embed(values)).abs().max() < 0.1  # bfloat16
+    assert (inner - torch.diag_embed(values)).abs().max() < 0.01
 
 
 def test_a_matrix_of_zeros_stays_one() -> None:
@@ -90,7 +92,8 @@ def test_weights_at_either_end_of_the_network_are_left_to_adam(faces: Faces) -> 
     assert len(rest["params"]) + len(muon["params"]) == len(list(module.network.parameters()))
 
 
-def test_other_stages_have_no_weights_for_it(faces: Faces) -> None:
-    module = ResNet50Module(ResNet50Training(ResNet50Config(68, width=4), SCHEDULE, Augmentation()), SCHEME_68, faces)
+def test_other_stages_have_no_weights_for_it(faces: Faces, tmp_path: Path) -> None:
+    config = ResNet50Training(ResNet50Config(68, width=4), SCHEDULE, Augmentation())
     with pytest.raises(FacemsmError, match="muon, which is for the hourglass; leave it at adam"):
-        module.configure_optimizers()
+        fit(ResNet50Module(config, SCHEME_68, faces), config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

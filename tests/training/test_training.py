@@ -677,7 +677,7 @@ def test_a_checkpoint_of_another_run_is_refused(drawn: Path, tmp_path: Path) -> 
     refused(hourglass(drawn, replace(SCHEDULE, seed=5)), "schedule.seed is 0 there and 5 here")
     refused(hourglass(drawn, replace(SCHEDULE, ema=0.0)), "schedule.ema above 0 is True there and False here")
     refused(hourglass(drawn, replace(SCHEDULE, batch_size=1)), "schedule.batch_size is 2 there and 1 here")
-    refused(muon(drawn), "schedule.optimiser is None there and 'muon' here")
+    refused(muon(drawn), "schedule.optimiser is 'adam' there and 'muon' here")
     part = hourglass(drawn)
     part.faces = replace(part.faces, sources=(Source("aflw2000", str(drawn), "train", 0.5),))
     refused(part, r"data is \['aflw2000:train@1@1'\] there and \['aflw2000:train@0.5@1'\] here")
@@ -728,6 +728,11 @@ def test_a_teacher_fills_in_what_labels_leave_open(drawn: Path, tmp_path: Path) 
 @pytest.mark.slow
 def test_a_checkpoint_of_an_earlier_version_is_resumed(drawn: Path, tmp_path: Path) -> None:
     old = interrupted(tmp_path, drawn)
+    del old["identity"]["schedule.optimiser"]
+    torch.save(old, tmp_path / CHECKPOINT)
+    with pytest.raises(FacemsmError, match=r"schedule\.optimiser is 'adam' there and 'muon' here"):
+        train(muon(drawn), tmp_path, resume=True)
+    train(hourglass(drawn), tmp_path, resume=True)
     del old["identity"], old["chosen"]
     torch.save(old, tmp_path / CHECKPOINT)
     train(hourglass(drawn), tmp_path, resume=True)

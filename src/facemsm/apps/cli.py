@@ -117,7 +117,7 @@ def _check_arguments() -> None:
     """Refuse empty arguments: as a path one would be the current folder, with all its photos. Blanks are as empty."""
     before = "facemsm"
     for argument in sys.argv[1:]:
-        if not argument.strip() or fullmatch(r"--[a-z-]+=", argument):
+        if not argument.strip() or fullmatch(r"--[a-z-]+=\s*", argument):
             after = argument.strip().rstrip("=") or before
             raise FacemsmError(f"the argument after {after!r} is empty: is it a variable that is not set?")
         before = argument

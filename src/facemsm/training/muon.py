@@ -23,7 +23,7 @@ class Muon(torch.optim.AdamW):
 
     Args:
         parameters: all of the network's.
-        hidden: those of them, (out, in, ...), that Muon takes, each as a matrix of so many rows.
+        hidden: those of them, (rows, ...), that Muon takes, each as a matrix.
         lr: of AdamW; hidden weights have ``RATE`` times that.
         weight_decay: decoupled from the gradient, times each group's rate.
     """
@@ -43,9 +43,11 @@ class Muon(torch.optim.AdamW):
             with torch.enable_grad():
                 loss = closure()
         groups = self.param_groups
-        self.param_groups = [group for group in groups if not group["hidden"]]
-        super().step()
-        self.param_groups = groups
+        try:
+            self.param_groups = [group for group in groups if not group["hidden"]]
+            super().step()
+        finally:
+            self.param_groups = groups
         for group in groups:
             if group["hidden"]:
                 self._update(group)
@@ -70,9 +72,9 @@ class Muon(torch.optim.AdamW):
 
 def orthogonalised(matrices: Tensor) -> Tensor:
     """The nearest matrices (N, rows, columns) whose singular values are one, roughly: by Newton and Schulz's iteration,
-    which needs products alone, in bfloat16."""
+    which needs products alone. On GPUs in bfloat16, which is enough; on many a CPU that would take 20 times as long."""
     a, b, c = _COEFFICIENTS
-    x = matrices.bfloat16()
+    x = matrices if matrices.device.type == "cpu" else matrices.bfloat16()
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)

@@ -90,7 +90,7 @@ class StageModule(lightning.LightningModule):
             "schedule.batch_size": self.schedule.batch_size,
             "schedule.seed": self.schedule.seed,
             "schedule.ema above 0": self.schedule.ema > 0,
-            **({"schedule.optimiser": self.schedule.optimiser} if self.schedule.optimiser != "adam" else {}),
+            "schedule.optimiser": self.schedule.optimiser,
         }
 
     def hidden(self) -> list[Tensor]:
@@ -129,17 +129,11 @@ class StageModule(lightning.LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimiser(self, network: nn.Module, factor: float = 1.0) -> torch.optim.Optimizer:
-        """Of the schedule; ``factor`` multiplies the rate.
-
-        Raises:
-            FacemsmError: it is Muon, which the stage has no weights for.
-        """
+        """Of the schedule; ``factor`` multiplies the rate."""
         rate, decay = self.schedule.learning_rate * factor, self.schedule.weight_decay
-        if self.schedule.optimiser == "adam":
-            return torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
-        if not (hidden := self.hidden()):
-            raise FacemsmError("schedule.optimiser is muon, which is for the hourglass; leave it at adam")
-        return Muon(network.parameters(), hidden, rate, decay)
+        if self.schedule.optimiser == "muon":
+            return Muon(network.parameters(), self.hidden(), rate, decay)
+        return torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """Keep the names of the faces, for errors."""
@@ -456,8 +450,9 @@ def fit(
 
     Raises:
         FacemsmError: the folder holds a run already and ``resume`` is False, there is nothing that ``module`` could
-            resume, no face to validate on, processes cannot share a batch, there is no such logger, a photo cannot be
-            read, the loss is not finite, something cannot be written, or Ctrl-C or SIGTERM stopped the run.
+            resume, no face to validate on, the stage has no weights for Muon, processes cannot share a batch, there is
+            no such logger, a photo cannot be read, the loss is not finite, something cannot be written, or Ctrl-C or
+            SIGTERM stopped the run.
     """
     last, best = folder / "last.ckpt", folder / "best.safetensors"
     if resume and not last.is_file():
@@ -466,6 +461,8 @@ def fit(
         raise FacemsmError(f"{folder}: holds a run already; resume it with --resume or name another folder")
     if not module.faces.validation:
         raise FacemsmError("no faces are held out to validate on, so no weights could be the best; raise --holdout")
+    if module.schedule.optimiser == "muon" and not module.hidden():
+        raise FacemsmError("schedule.optimiser is muon, which is for the hourglass; leave it at adam")
     done, chosen = _resumable(last, module) if resume else (0, {})
     if resume and done >= module.total_steps:
         rank_zero_only(print)(f"ended before: all {module.total_steps} steps are done", flush=True)
@@ -620,7 +617,8 @@ def _resumable(last: Path, module: StageModule) -> tuple[int, dict[str, Any]]:
     advice = f"resume with the settings in {last.parent / 'config.json'}, or name another folder"
     saved, wanted = checkpoint["state_dict"], module.state_dict()
     before, now = checkpoint.get("identity"), module.identity
-    if isinstance(before, dict):  # checkpoints of earlier versions have none
+    if isinstance(before, dict):  # checkpoints of earlier versions have none, or no optimiser in it
+        before = {"schedule.optimiser": "adam", **before}
         for name in dict.fromkeys((*before, *now)):
             if before.get(name) != now.get(name):
                 told = f"{name} is {short(before.get(name))} there and {short(now.get(name))} here"
