@@ -208,12 +208,18 @@ def test_the_window_ends_the_run_when_it_is_closed(
     assert len(records("o.jsonl")) == len(read_times(Path("o.mp4"))) == 3
 
 
-@pytest.mark.parametrize("text", ["-1", "front", " "])
+@pytest.mark.parametrize("text", ["-1", "front", "0 1"])
 def test_a_camera_is_named_by_its_number(run: Run, text: str) -> None:
     code, _, err = run("--camera", text)
     assert code == 2
     assert "is no camera's number" in err
     assert "--camera 0" in err
+
+
+def test_a_camera_has_a_name(run: Run) -> None:
+    code, _, err = run("--camera", " ")
+    assert code == 2
+    assert "the argument after '--camera' is empty" in err
 
 
 @pytest.mark.usefixtures("stub_aligner")
