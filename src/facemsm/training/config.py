@@ -97,7 +97,7 @@ def override(config: T, settings: Sequence[str], file: Path | None = None) -> T:
         FacemsmError: the file cannot be read, there is no such field, or a value is of another kind than the field's.
     """
     if file:
-        for path, value in _leaves(_read_object(file)):
+        for path, value in _leaves(read_settings(file)):
             config = _replaced(config, path, value, f"{file}: {'.'.join(path)}")
     for setting in settings:
         name, equals, text = setting.partition("=")
@@ -111,7 +111,12 @@ def override(config: T, settings: Sequence[str], file: Path | None = None) -> T:
     return config
 
 
-def _read_object(file: Path) -> dict[str, Any]:
+def read_settings(file: Path) -> dict[str, Any]:
+    """The settings in a run's ``config.json``, or in a part of one.
+
+    Raises:
+        FacemsmError: the file cannot be read, or is no JSON object.
+    """
     text = read_text(file)
     try:
         content = json.loads(text)
@@ -172,7 +177,7 @@ def read_config(run: Path) -> dict[str, Any]:
     """
     path = run / "config.json"
     try:
-        config = _read_object(path)
+        config = read_settings(path)
         if not isinstance(config["network"], dict):
             raise TypeError
     except (FacemsmError, KeyError, TypeError) as error:

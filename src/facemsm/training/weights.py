@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from facemsm.errors import FacemsmError
 from facemsm.files import atomic_write
@@ -30,12 +30,20 @@ def save_weights(
     Raises:
         FacemsmError: the file cannot be written.
     """
-    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     notes: dict[str, Any] = {"scheme": scheme.name if scheme else None, "conventions": dict(conventions or {})}
     if scheme and not scheme.built_in:
         notes["own scheme"] = scheme_to_dict(scheme)
+    write_tensors(path, network.state_dict(), notes)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+    """Write safetensors, whole or not at all, with the ``notes`` that :func:`read_notes` reads.
+
+    Raises:
+        FacemsmError: the file cannot be written.
+    """
     # one entry only: safetensors writes several in an order that differs from run to run
-    content = save(tensors, {_NOTES: json.dumps(notes)})
+    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {_NOTES: json.dumps(notes)})
     with atomic_write(path) as partial:
         partial.write_bytes(content)
 
