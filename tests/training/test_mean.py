@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from safetensors.torch import load_file  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
 from facemsm import FacemsmError  # noqa: E402
@@ -23,7 +25,7 @@ from facemsm.stgan.networks import Generator  # noqa: E402
 from facemsm.stgan.training import STGANTraining  # noqa: E402
 from facemsm.training.config import as_json  # noqa: E402
 from facemsm.training.mean import mean_of_runs  # noqa: E402
-from facemsm.training.weights import load_weights, read_notes, save_weights  # noqa: E402
+from facemsm.training.weights import load_weights, read_notes, save_weights, write_tensors  # noqa: E402
 
 
 def write_run(folder: Path, seed: int, scheme: LandmarkScheme = SCHEME_68, sigma: float = 1.5, **network: Any) -> Path:
@@ -65,8 +67,20 @@ def test_float16_weights_come_out_in_float32(tmp_path: Path) -> None:
         halved = load_hourglass(run, 68).half()
         save_weights(halved, run / "best.safetensors", SCHEME_68)
     mean_of_runs(tmp_path / "mean", runs)
-    found = load_hourglass(tmp_path / "mean", 68)
-    assert {parameter.dtype for parameter in found.parameters()} == {torch.float32}
+    found = load_file(tmp_path / "mean" / "best.safetensors")
+    assert {tensor.dtype for tensor in found.values()} == {torch.float32, torch.int64}
+
+
+def test_sums_lose_nothing_to_float16(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / str(seed), seed) for seed in range(1, 6)]
+    for run in runs:
+        save_weights(load_hourglass(run, 68).half(), run / "best.safetensors", SCHEME_68)
+    mean_of_runs(tmp_path / "mean", runs)
+    found, *parts = (load_file(run / "best.safetensors") for run in (tmp_path / "mean", *runs))
+    for name, tensor in found.items():
+        if tensor.is_floating_point():
+            expected = torch.stack([part[name].double() for part in parts]).mean(0)
+            torch.testing.assert_close(tensor, expected.float(), rtol=2e-7, atol=1e-12)
 
 
 def test_the_mean_of_a_run_with_itself_is_the_run(tmp_path: Path) -> None:
@@ -101,6 +115,57 @@ def test_runs_that_do_not_fit_are_refused(tmp_path: Path, other: dict[str, Any],
     assert not (tmp_path / "mean").exists()
 
 
+def test_own_schemes_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    scheme = replace(SCHEME_68, name="mine")
+    other = replace(scheme, names=("tip", *scheme.names[1:]))
+    runs = [write_run(tmp_path / "a", 1, scheme), write_run(tmp_path / "b", 2, other)]
+    mean_of_runs(tmp_path / "same", [runs[0], runs[0]])
+    with pytest.raises(FacemsmError, match="another landmark scheme"):
+        mean_of_runs(tmp_path / "mean", runs)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda tensors: {name: tensor for name, tensor in tensors.items() if name != "stem.0.weight"},
+            "other tensors",
+        ),
+        (lambda tensors: {**tensors, "stem.0.weight": tensors["stem.0.weight"][1:]}, "other tensors"),
+        (lambda tensors: {**tensors, "stem.0.weight": tensors["stem.0.weight"].int()}, "other tensors"),
+        (lambda tensors: {**tensors, "stem.0.weight": tensors["stem.0.weight"] * float("nan")}, "not finite"),
+        (lambda tensors: {**tensors, "stem.0.weight": tensors["stem.0.weight"] / 0}, "not finite"),
+    ],
+)
+def test_weights_that_make_no_mean_are_refused(tmp_path: Path, change: Callable[..., Any], says: str) -> None:
+    runs = [write_run(tmp_path / str(seed), seed) for seed in (1, 2)]
+    path = runs[1] / "best.safetensors"
+    write_tensors(path, change(load_file(path)), read_notes(path))
+    with pytest.raises(FacemsmError, match=f"{re.escape(str(runs[1]))}: .*{says}"):
+        mean_of_runs(tmp_path / "mean", runs)
+    assert not (tmp_path / "mean").exists()
+
+
+@pytest.mark.parametrize("shares", [(1e308, 1e308), (5e-324, 5e-324)])
+def test_the_size_of_shares_does_not_matter(tmp_path: Path, shares: Sequence[float]) -> None:
+    runs = [write_run(tmp_path / str(seed), seed) for seed in (1, 2)]
+    for name, given in (("a", ()), ("b", shares)):
+        mean_of_runs(tmp_path / name, runs, shares=given)
+    assert (tmp_path / "a/best.safetensors").read_bytes() == (tmp_path / "b/best.safetensors").read_bytes()
+
+
+def test_an_output_that_cannot_be_written_is_one_line_and_leaves_no_half(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / str(seed), seed) for seed in (1, 2)]
+    (tmp_path / "file").write_bytes(b"")
+    for output in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(FacemsmError, match="file"):
+            mean_of_runs(output, runs)
+    (tmp_path / "mean/config.json").mkdir(parents=True)
+    with pytest.raises(FacemsmError, match=r"config\.json"):
+        mean_of_runs(tmp_path / "mean", runs)
+    assert [path.name for path in (tmp_path / "mean").iterdir()] == ["config.json"]
+
+
 @pytest.mark.parametrize("shares", [(1,), (1, 0), (1, -1), (1, float("nan")), (1, float("inf"))])
 def test_shares_that_make_no_mean_are_refused(tmp_path: Path, shares: Sequence[float]) -> None:
     runs = [write_run(tmp_path / str(seed), seed) for seed in (1, 2)]
@@ -112,8 +177,9 @@ def test_one_run_or_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", 1)
     with pytest.raises(FacemsmError, match="at least two runs"):
         mean_of_runs(tmp_path / "mean", [run])
-    with pytest.raises(FacemsmError, match=r"missing.config\.json: no such file"):
-        mean_of_runs(tmp_path / "mean", [run, tmp_path / "missing"])
+    for named in (tmp_path / "missing", run / "best.safetensors"):
+        with pytest.raises(FacemsmError, match="no such file; name the run's folder"):
+            mean_of_runs(tmp_path / "mean", [run, named])
     broken = write_run(tmp_path / "broken", 2)
     (broken / "best.safetensors").write_bytes(b"{}")
     with pytest.raises(FacemsmError, match=r"broken.*cannot be read as weights"):
